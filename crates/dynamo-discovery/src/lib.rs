@@ -1,1 +1,20 @@
-//! placeholder
+//! Discovery of inference models by namespace, over a small storage trait.
+
+mod entry;
+mod instance;
+mod kind;
+mod model_key;
+mod store;
+mod worker_url;
+
+pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
+pub use instance::Instance;
+pub use kind::{Kind, Kinds, ParsedKinds};
+pub use model_key::{InstanceId, InvalidKey, MODEL_ROOT_PATH, ModelKey};
+pub use store::{
+    Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot,
+    StoreError, WatchItem, WatchStore,
+};
+#[cfg(any(test, feature = "test-util"))]
+pub use store::{MockLeaseStore, MockWatchStore};
+pub use worker_url::{InvalidUrl, WorkerUrl, is_link_local};

@@ -1,0 +1,300 @@
+//! The key of an entry: whose it is, told before the value is read.
+
+use std::fmt;
+use std::str::FromStr;
+
+use dynamo_namespace::{EndpointId, Namespace, NamespaceScope};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::store::{Key, KeyRange};
+
+/// Where entries are stored.
+pub const MODEL_ROOT_PATH: &str = "models/";
+
+/// All but RFC 3986's unreserved characters.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Number of a worker process, random, chosen once when it starts.
+///
+/// It is *not* its lease: when a lease is lost, the same key is written again with the same value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId(pub u64);
+
+impl InstanceId {
+    /// A new random one.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(fastrand::u64(..))
+    }
+}
+
+/// Small hexadecimal digits without leading zeros, as in keys.
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = u64::from_str_radix(text, 16).map(Self).map_err(|_| InvalidKey::Instance)?;
+        // One number, one spelling: else one instance could have two keys.
+        if id.to_string() == text { Ok(id) } else { Err(InvalidKey::Instance) }
+    }
+}
+
+/// What a key under the root says of its entry.
+///
+/// ```
+/// use dynamo_discovery::{InstanceId, ModelKey};
+///
+/// let key = ModelKey::Native {
+///     endpoint: "team-a.backend.generate".parse()?,
+///     instance: InstanceId(0x1f),
+///     model: "Qwen/Qwen3-0.6B".into(),
+/// };
+/// assert_eq!(key.to_string(), "team-a/backend/generate/1f/Qwen%2FQwen3-0.6B");
+/// assert_eq!(key.to_string().parse::<ModelKey>()?, key);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModelKey {
+    /// `{namespace}/{component}/{endpoint}/{instance:hex}/{model, percent-encoded}`: ours.
+    Native {
+        /// Where the worker serves.
+        endpoint: EndpointId,
+        /// Which worker process it is.
+        instance: InstanceId,
+        /// The model's name.
+        model: String,
+    },
+    /// `{anything}`: Dynamo up to 0.5.1 puts a UUID, a script whatever it likes.
+    Flat(String),
+}
+
+/// As under the root, without it.
+impl fmt::Display for ModelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Native { endpoint, instance, model } => write!(
+                f,
+                "{}/{}/{}/{instance}/{}",
+                endpoint.namespace(),
+                endpoint.component(),
+                endpoint.name(),
+                utf8_percent_encode(model, RESERVED)
+            ),
+            Self::Flat(name) => f.write_str(name),
+        }
+    }
+}
+
+impl FromStr for ModelKey {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let segments: Vec<&str> = text.splitn(6, '/').collect();
+        match segments[..] {
+            [name] if !name.is_empty() => Ok(Self::Flat(name.to_owned())),
+            [namespace, component, endpoint, instance, model] => {
+                // The empty namespace is `global` in a value; in a key it would be a second
+                // spelling of one place.
+                let namespace: Namespace = Some(namespace)
+                    .filter(|namespace| !namespace.is_empty())
+                    .and_then(|namespace| namespace.parse().ok())
+                    .ok_or(InvalidKey::Endpoint)?;
+                let endpoint = EndpointId::new(namespace, component, endpoint)
+                    .map_err(|_| InvalidKey::Endpoint)?;
+                let instance = instance.parse()?;
+                let decoded =
+                    percent_decode_str(model).decode_utf8().map_err(|_| InvalidKey::Encoding)?;
+                let canonical = utf8_percent_encode(&decoded, RESERVED);
+                if model.is_empty() || !canonical.flat_map(str::bytes).eq(model.bytes()) {
+                    return Err(InvalidKey::Encoding);
+                }
+                Ok(Self::Native { endpoint, instance, model: decoded.into_owned() })
+            }
+            _ => Err(InvalidKey::Segments),
+        }
+    }
+}
+
+/// Why a key under the root is no entry's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidKey {
+    /// It is not UTF-8.
+    #[error("the key is not UTF-8")]
+    NotUtf8,
+    /// It has neither one nor five segments after the root.
+    #[error("the key has neither one nor five segments after the root")]
+    Segments,
+    /// Its namespace, component or endpoint is invalid.
+    #[error("the namespace, component or endpoint in the key is invalid")]
+    Endpoint,
+    /// Its instance is no hexadecimal number in its one spelling.
+    #[error("the instance in the key is not a hexadecimal number in small letters")]
+    Instance,
+    /// Its model is not percent-encoded in the one canonical way.
+    #[error("the model in the key is not percent-encoded canonically")]
+    Encoding,
+    /// Key and value name different endpoints or models.
+    #[error("the key names another endpoint or model than the value")]
+    Disagrees,
+}
+
+/// Whether a key can belong to the scope, judged by its first segment alone.
+///
+/// A flat key does not show its namespace, so it can.
+pub(crate) fn may_belong(scope: &NamespaceScope, below_root: &[u8]) -> bool {
+    let Some(slash) = below_root.iter().position(|byte| *byte == b'/') else { return true };
+    let namespace = std::str::from_utf8(&below_root[..slash]).ok().filter(|name| !name.is_empty());
+    match (namespace.and_then(|name| name.parse::<Namespace>().ok()), scope) {
+        (Some(namespace), scope) => scope.contains(&namespace),
+        // No namespace: only who sees everything is told that it is malformed.
+        (None, scope) => *scope == NamespaceScope::All,
+    }
+}
+
+/// The narrowest range that covers all *native* keys of a scope; `None` where it is no narrower
+/// than the root.
+pub(crate) fn narrow_range(root: &str, scope: &NamespaceScope) -> Option<KeyRange> {
+    let below = |start: &str, last: &str, end: &str| {
+        KeyRange::new(format!("{root}{start}"), format!("{root}{last}{end}"))
+    };
+    match scope {
+        NamespaceScope::Only(only) => Some(KeyRange::prefix(&format!("{root}{only}/"))),
+        // `-` < `/` < `0`: from `base-…` to `base/…`, and a little between, which the catalog drops.
+        NamespaceScope::Generations(base) => Some(below(&format!("{base}-"), base.as_str(), "0")),
+        NamespaceScope::Prefix(prefix) if !prefix.is_empty() => {
+            Some(KeyRange::prefix(&format!("{root}{prefix}")))
+        }
+        NamespaceScope::AnyOf(set) => {
+            let (first, last) = (set.first()?, set.last()?);
+            // A name's keys are not in the order of names (`a-b/` < `a/`), so the range begins at
+            // the shortest common start.
+            let common = common_prefix(first.as_str(), last.as_str());
+            (!common.is_empty()).then(|| KeyRange::prefix(&format!("{root}{common}")))
+        }
+        _ => None,
+    }
+}
+
+fn common_prefix<'a>(a: &'a str, b: &str) -> &'a str {
+    // Namespaces are ASCII, so every byte is a character.
+    &a[..a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()]
+}
+
+/// The full key of an entry.
+pub(crate) fn full_key(root: &str, key: &ModelKey) -> Key {
+    format!("{root}{key}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<ModelKey, InvalidKey> {
+        text.parse()
+    }
+
+    #[test]
+    fn keys_have_one_or_five_segments() {
+        assert_eq!(
+            parse("0b68fe75-8fdc-442f-a23a-99df3cdf0087"),
+            Ok(ModelKey::Flat("0b68fe75-8fdc-442f-a23a-99df3cdf0087".into()))
+        );
+        assert!(matches!(parse("a/backend/generate/1/m"), Ok(ModelKey::Native { .. })));
+        for text in ["", "a/b", "a/b/c", "a/b/c/1", "a/b/c/1/m/n", "a/b/c/1/m/", "/", "a/"] {
+            assert_eq!(parse(text), Err(InvalidKey::Segments), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_place_has_one_spelling() {
+        for (text, expected) in [
+            ("/b/c/1/m", InvalidKey::Endpoint),
+            ("a b/b/c/1/m", InvalidKey::Endpoint),
+            ("../b/c/1/m", InvalidKey::Endpoint),
+            ("a//c/1/m", InvalidKey::Endpoint),
+            ("a/b/c//m", InvalidKey::Instance),
+            ("a/b/c/01/m", InvalidKey::Instance),
+            ("a/b/c/F/m", InvalidKey::Instance),
+            ("a/b/c/+1/m", InvalidKey::Instance),
+            ("a/b/c/10000000000000000/m", InvalidKey::Instance),
+            ("a/b/c/1/", InvalidKey::Encoding),
+            ("a/b/c/1/%2f", InvalidKey::Encoding),
+            ("a/b/c/1/%6D", InvalidKey::Encoding),
+            ("a/b/c/1/a:b", InvalidKey::Encoding),
+            ("a/b/c/1/%", InvalidKey::Encoding),
+            ("a/b/c/1/%FF", InvalidKey::Encoding),
+            ("a/b/c/1/é", InvalidKey::Encoding),
+        ] {
+            assert_eq!(parse(text), Err(expected), "{text}");
+        }
+        let Ok(ModelKey::Native { instance, .. }) = parse("a/b/c/ffffffffffffffff/m") else {
+            panic!("the largest instance is valid")
+        };
+        assert_eq!(instance, InstanceId(u64::MAX));
+    }
+
+    #[test]
+    fn the_narrow_range_of_one_namespace_ends_at_its_slash() {
+        let scope = NamespaceScope::Only("team-a".parse().unwrap());
+        let range = narrow_range("models/", &scope).unwrap();
+        assert!(range.contains(&"models/team-a/b/c/1/m".into()));
+        assert!(!range.contains(&"models/team-a-deadbeef/b/c/1/m".into()));
+        assert!(!range.contains(&"models/team-ab/b/c/1/m".into()));
+        assert_eq!(narrow_range("models/", &NamespaceScope::All), None);
+    }
+
+    proptest! {
+        #[test]
+        fn display_of_a_native_key_parses_back(
+            namespace in "[A-Za-z0-9_-]{1,20}",
+            instance in any::<u64>(),
+            model in ".{1,40}",
+        ) {
+            let endpoint = EndpointId::new(namespace.parse().unwrap(), "backend", "generate").unwrap();
+            let key = ModelKey::Native { endpoint, instance: InstanceId(instance), model };
+            prop_assert_eq!(key.to_string().parse::<ModelKey>().unwrap(), key);
+        }
+
+        #[test]
+        fn a_key_that_parses_displays_as_it_was(text in "[ab/%2Ff1-]{0,16}") {
+            if let Ok(key) = text.parse::<ModelKey>() {
+                prop_assert_eq!(key.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn the_narrow_range_covers_every_native_key_of_its_scope(
+            base in "[ab-]{1,3}",
+            others in proptest::collection::btree_set("[ab-]{1,3}", 0..3),
+            namespace in "[ab-]{1,3}(-[0-9a-f]{8})?",
+        ) {
+            let namespace: Namespace = namespace.parse().unwrap();
+            let base: Namespace = base.parse().unwrap();
+            let key: Key = format!("models/{namespace}/backend/generate/1/m").into();
+            for scope in [
+                NamespaceScope::Only(base.clone()),
+                NamespaceScope::Generations(base.clone()),
+                NamespaceScope::Prefix(base.as_str().into()),
+                NamespaceScope::AnyOf(
+                    others.iter().map(|name| name.parse().unwrap()).chain([base.clone()]).collect(),
+                ),
+            ] {
+                if scope.contains(&namespace) {
+                    let range = narrow_range("models/", &scope);
+                    prop_assert!(range.is_none_or(|range| range.contains(&key)), "{}", scope);
+                    prop_assert!(may_belong(&scope, &key.as_bytes()["models/".len()..]));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The storage contract: all that a frontend and a worker may ask of a store.
+//!
+//! A store is an ordered map with one revision counter, as etcd is. [`WatchStore`] is what a
+//! frontend can do, [`LeaseStore`] what a worker can do; neither can do more.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+/// A point in a store's history: every change gets a higher one than all before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A key. Stores allow any bytes; it displays escaped, so it is fit for a log. A clone is cheap.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<[u8]>);
+
+impl Key {
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The key as text, if it is UTF-8.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+}
+
+impl<T: AsRef<[u8]>> From<T> for Key {
+    fn from(bytes: T) -> Self {
+        Self(bytes.as_ref().into())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.escape_ascii().fmt(f)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// The keys from `start` up to, and without, `end`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    start: Key,
+    end: Key,
+}
+
+impl KeyRange {
+    /// The keys in `[start, end)`.
+    pub fn new(start: impl Into<Key>, end: impl Into<Key>) -> Self {
+        Self { start: start.into(), end: end.into() }
+    }
+
+    /// The keys that begin with `prefix`.
+    ///
+    /// ```
+    /// use dynamo_discovery::KeyRange;
+    ///
+    /// let range = KeyRange::prefix("models/");
+    /// assert!(range.contains(&"models/a".into()));
+    /// assert!(!range.contains(&"models-other/a".into()));
+    /// ```
+    #[must_use]
+    pub fn prefix(prefix: &str) -> Self {
+        // UTF-8 has no byte 0xff, so some last byte can always be raised; the empty prefix
+        // begins every key, and no key of ours lies past a 0xff.
+        let mut end = prefix.as_bytes().to_vec();
+        match end.last_mut() {
+            Some(last) => *last += 1,
+            None => end.push(u8::MAX),
+        }
+        Self::new(prefix, end)
+    }
+
+    /// The first key.
+    #[must_use]
+    pub fn start(&self) -> &Key {
+        &self.start
+    }
+
+    /// The end, not part of the range.
+    #[must_use]
+    pub fn end(&self) -> &Key {
+        &self.end
+    }
+
+    /// Whether the key lies in the range.
+    #[must_use]
+    pub fn contains(&self, key: &Key) -> bool {
+        (&self.start..&self.end).contains(&key)
+    }
+}
+
+/// A key with its value and the revision that last wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: Key,
+    /// The value, as stored.
+    pub value: Bytes,
+    /// When the key was last written.
+    pub mod_revision: Revision,
+}
+
+/// All entries of a range at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The store's revision at which the entries were read.
+    pub revision: Revision,
+    /// The entries, ordered by key.
+    pub entries: Vec<Entry>,
+}
+
+/// One key's change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The key was created or written.
+    Put(Entry),
+    /// The key was deleted, or its lease ended. Stores do not say which.
+    Delete(Key),
+}
+
+/// Where to resume a watch, and what proves that it is the same history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The last revision that was delivered; the watch begins after it.
+    pub revision: Revision,
+    /// A key that was live at [`revision`](Self::revision), with the revision that had written it.
+    ///
+    /// A store that was wiped and refilled can have passed our revision; it does not have this.
+    pub anchor: Option<(Key, Revision)>,
+}
+
+/// What a watch delivers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchItem {
+    /// Everything that one or more whole revisions changed in the range, in order.
+    Batch {
+        /// The last revision in the batch, higher than that of every batch before.
+        revision: Revision,
+        /// The changes; each key's in the order in which they happened.
+        changes: Vec<Change>,
+    },
+    /// Nothing changed, but the store is there. At least every 5 seconds.
+    Alive,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The history after the cursor is gone: list again.
+    #[error("the store has compacted the requested revision")]
+    Compacted,
+    /// The store holds another history than the one the cursor is from: list again.
+    #[error("the store was replaced: its history is not the one we know")]
+    Replaced,
+    /// The lease has ended: grant another and put again.
+    #[error("the lease is gone")]
+    LeaseGone,
+    /// The store refused us: wrong credentials, or no permission for the range.
+    #[error("the store denied access")]
+    Denied(#[source] Cause),
+    /// The store could not be reached or did not answer.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Cause),
+}
+
+/// What the backend said.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// All that a frontend does with a store.
+#[cfg_attr(any(test, feature = "test-util"), mockall::automock)]
+#[async_trait]
+pub trait WatchStore: Send + Sync + 'static {
+    /// Lists a range at one revision.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] or [`StoreError::Unavailable`]. A backend that reads in pages starts
+    /// again by itself when the store compacts between two of them.
+    async fn list(&self, range: &KeyRange) -> Result<Snapshot, StoreError>;
+
+    /// Watches a range from the revision after the cursor's on.
+    ///
+    /// A resume is proven: the store has reached the cursor's revision, and the anchor had at that
+    /// revision the `mod_revision` that the cursor remembers.
+    ///
+    /// The stream delivers whole revisions, in order, each once. It may end, with or without an
+    /// error; after either one it is not polled again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Compacted`] and [`StoreError::Replaced`] say that only a new list helps. Both
+    /// may also come from the stream.
+    async fn watch(
+        &self,
+        range: &KeyRange,
+        after: &Cursor,
+    ) -> Result<BoxStream<'static, Result<WatchItem, StoreError>>, StoreError>;
+}
+
+/// A lease's name in its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub i64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// A lease as the store granted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Its name.
+    pub id: LeaseId,
+    /// How long it lives without being renewed. A store may grant more than was asked for.
+    pub ttl: Duration,
+}
+
+/// All that a worker does with a store.
+#[cfg_attr(any(test, feature = "test-util"), mockall::automock)]
+#[async_trait]
+pub trait LeaseStore: Send + Sync + 'static {
+    /// Grants a lease that lives for about `ttl` without being renewed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError>;
+
+    /// Renews a lease and returns how long it lives now; `None` when it is gone.
+    ///
+    /// Returns only with the store's answer: that a request was sent proves nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] or [`StoreError::Unavailable`]; the lease may live on.
+    async fn renew(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError>;
+
+    /// Puts a key under a lease; it is deleted when the lease ends.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::LeaseGone`] when the lease has ended; else as above.
+    async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Deletes a key if it is under this lease, and returns whether it was.
+    ///
+    /// The key's *lease* is compared: a creation revision survives an overwrite, so comparing that
+    /// would delete the successor's entry.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
+    async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError>;
+
+    /// Ends a lease and deletes its keys. One that is gone already is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_range_ends_at_its_boundary() {
+        let range = KeyRange::prefix("models/");
+        assert_eq!(range.end().as_bytes(), b"models0");
+        for (key, inside) in
+            [("models/", true), ("models/zzz", true), ("models0", false), ("models", false)]
+        {
+            assert_eq!(range.contains(&key.into()), inside, "{key}");
+        }
+        assert!(KeyRange::prefix("").contains(&"anything".into()));
+    }
+
+    #[test]
+    fn a_key_displays_without_control_characters() {
+        assert_eq!(Key::from(b"a\x1b[31m\xff\n").to_string(), r"a\x1b[31m\xff\n");
+    }
+}

@@ -1,0 +1,223 @@
+//! The base URL of an OpenAI-compatible server.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::Uri;
+use http::uri::Scheme;
+
+/// Where a worker answers: `http` or `https`, a host, maybe a port and a path.
+///
+/// No user info, no query, no fragment, and never a link-local address (where clouds keep their
+/// metadata services). Two spellings of one URL are equal: scheme and host in small letters, no
+/// default port, no slash at the end. A clone is cheap.
+///
+/// ```
+/// use dynamo_discovery::WorkerUrl;
+///
+/// let url: WorkerUrl = "HTTP://Engine.Local:80/llm/".parse()?;
+/// assert_eq!(url.as_str(), "http://engine.local/llm");
+/// assert!("http://user@engine".parse::<WorkerUrl>().is_err());
+/// assert!("http://169.254.169.254/".parse::<WorkerUrl>().is_err());
+/// # Ok::<(), dynamo_discovery::InvalidUrl>(())
+/// ```
+///
+/// A name may still resolve to a link-local address; [`is_link_local`] is for whoever connects.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerUrl(Arc<str>);
+
+impl WorkerUrl {
+    /// The longest URL in bytes.
+    pub const MAX_LEN: usize = 2048;
+
+    /// The URL, normalized.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The URL as its parts.
+    #[must_use]
+    pub fn to_uri(&self) -> Uri {
+        self.0.parse().unwrap_or_else(|_| unreachable!("the constructor parsed it"))
+    }
+}
+
+impl FromStr for WorkerUrl {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > Self::MAX_LEN {
+            return Err(InvalidUrl::TooLong);
+        }
+        // `Uri` drops a fragment without a word.
+        if text.contains('#') {
+            return Err(InvalidUrl::QueryOrFragment);
+        }
+        let uri: Uri = text.parse().map_err(|_| InvalidUrl::Malformed)?;
+        let default_port = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => 80,
+            Some(scheme) if *scheme == Scheme::HTTPS => 443,
+            _ => return Err(InvalidUrl::Scheme),
+        };
+        let authority = uri.authority().ok_or(InvalidUrl::Malformed)?;
+        if authority.as_str().contains('@') {
+            return Err(InvalidUrl::UserInfo);
+        }
+        if uri.query().is_some() {
+            return Err(InvalidUrl::QueryOrFragment);
+        }
+        let host = authority.host();
+        if host.is_empty() {
+            return Err(InvalidUrl::Malformed);
+        }
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse();
+        if literal.is_ok_and(is_link_local) {
+            return Err(InvalidUrl::LinkLocal);
+        }
+        let port = match authority.as_str()[host.len()..].strip_prefix(':') {
+            None => None,
+            Some(port) => Some(port.parse::<u16>().map_err(|_| InvalidUrl::Malformed)?),
+        };
+        let port = port.filter(|port| *port != default_port);
+        let mut url = format!(
+            "{}://{}",
+            if default_port == 443 { "https" } else { "http" },
+            host.to_ascii_lowercase()
+        );
+        if let Some(port) = port {
+            url.push_str(&format!(":{port}"));
+        }
+        url.push_str(uri.path().trim_end_matches('/'));
+        Ok(Self(url.into()))
+    }
+}
+
+impl fmt::Display for WorkerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for WorkerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// Whether an address is link-local, also one that an IPv6 address wraps.
+///
+/// ```
+/// use dynamo_discovery::is_link_local;
+///
+/// assert!(is_link_local("169.254.169.254".parse()?));
+/// assert!(is_link_local("fe80::1".parse()?));
+/// assert!(is_link_local("::ffff:169.254.0.1".parse()?));
+/// assert!(!is_link_local("10.0.0.1".parse()?));
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[must_use]
+pub fn is_link_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => {
+            // The IPv4-compatible form `::a.b.c.d` (RFC 4291, deprecated) is no canonical one.
+            v6.is_unicast_link_local() || v6.to_ipv4().is_some_and(|v4| v4.is_link_local())
+        }
+    }
+}
+
+/// Why a text is no [`WorkerUrl`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidUrl {
+    /// It is not `scheme://host[:port][/path]`.
+    #[error("it is not of the form http://host[:port][/path]")]
+    Malformed,
+    /// It is longer than [`WorkerUrl::MAX_LEN`].
+    #[error("it is longer than {} bytes", WorkerUrl::MAX_LEN)]
+    TooLong,
+    /// Its scheme is neither `http` nor `https`.
+    #[error("its scheme is neither http nor https")]
+    Scheme,
+    /// It has user info.
+    #[error("it has user info")]
+    UserInfo,
+    /// It has a query or a fragment.
+    #[error("it has a query or a fragment")]
+    QueryOrFragment,
+    /// Its host is a link-local address.
+    #[error("its host is a link-local address")]
+    LinkLocal,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_url_are_equal() {
+        for (text, expected) in [
+            ("http://10.0.0.5:8001", "http://10.0.0.5:8001"),
+            ("http://10.0.0.5:8001/", "http://10.0.0.5:8001"),
+            ("HTTP://HOST/", "http://host"),
+            ("http://host:80", "http://host"),
+            ("https://host:443/v/", "https://host/v"),
+            ("https://host:80/", "https://host:80"),
+            ("http://[::1]:9/a/b//", "http://[::1]:9/a/b"),
+            // Resolved by whoever connects, and checked there.
+            ("http://0x7f000001:1", "http://0x7f000001:1"),
+        ] {
+            assert_eq!(text.parse::<WorkerUrl>().unwrap().as_str(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_lead_elsewhere_is_refused() {
+        for (text, expected) in [
+            ("", InvalidUrl::Malformed),
+            ("host", InvalidUrl::Scheme),
+            ("host:8000", InvalidUrl::Scheme),
+            ("/path", InvalidUrl::Scheme),
+            ("ftp://host", InvalidUrl::Scheme),
+            ("unix:/run/x", InvalidUrl::Malformed),
+            ("http://", InvalidUrl::Malformed),
+            ("http://:80", InvalidUrl::Malformed),
+            ("http://host:", InvalidUrl::Malformed),
+            ("http://host:99999", InvalidUrl::Malformed),
+            ("http://a b", InvalidUrl::Malformed),
+            ("http://host/\r\nX: y", InvalidUrl::Malformed),
+            ("http://u@host", InvalidUrl::UserInfo),
+            ("http://u:p@169.254.169.254", InvalidUrl::UserInfo),
+            ("http://host?q", InvalidUrl::QueryOrFragment),
+            ("http://host/#f", InvalidUrl::QueryOrFragment),
+            ("http://169.254.169.254/latest", InvalidUrl::LinkLocal),
+            ("http://[fe80::1]:80", InvalidUrl::LinkLocal),
+            ("http://[::ffff:169.254.1.1]", InvalidUrl::LinkLocal),
+            ("http://[::169.254.1.1]", InvalidUrl::LinkLocal),
+        ] {
+            assert_eq!(text.parse::<WorkerUrl>(), Err(expected), "{text}");
+        }
+        let long = format!("http://host/{}", "a".repeat(WorkerUrl::MAX_LEN));
+        assert_eq!(long.parse::<WorkerUrl>(), Err(InvalidUrl::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn a_url_parses_back_to_itself(text in "https?://[a-zA-Z0-9.-]{1,20}(:[0-9]{1,5})?(/[a-z]{0,3}){0,3}") {
+            if let Ok(url) = text.parse::<WorkerUrl>() {
+                prop_assert_eq!(&url.as_str().parse::<WorkerUrl>().unwrap(), &url);
+                let _ = url.to_uri();
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in any::<String>()) {
+            let _ = text.parse::<WorkerUrl>();
+        }
+    }
+}
