@@ -1,1 +1,61 @@
-fn main(){}
+//! Chores of this workspace: `cargo xtask --help`.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is for people")]
+
+mod apt;
+mod bench;
+mod ci;
+mod demo;
+mod etcd;
+mod http;
+mod itest;
+mod layering;
+mod poll;
+mod process;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Chores of this workspace
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    /// Run the integration tests against a real etcd
+    Itest(itest::Args),
+    /// Run everything that must hold before a change lands
+    Ci,
+    /// Show the main job on this machine: two teams, their frontends and workers
+    Demo(demo::Args),
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Build the compose file's etcd image from the machine's own binary, where no registry can be reached
+    EtcdImage,
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    match process::catch_signals().and_then(|()| run(command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let interrupted = error.is::<process::Interrupted>();
+            ExitCode::from(if interrupted { 130 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Itest(args) => itest::run(&args),
+        Command::Ci => ci::run(),
+        Command::Demo(args) => demo::run(&args),
+        Command::Bench(bench) => bench::run(&bench),
+        Command::EtcdImage => {
+            println!("built {}", etcd::build_image()?);
+            Ok(())
+        }
+    }
+}

@@ -12,7 +12,9 @@ fn main() -> ExitCode {
                 .map_err(|error| error.to_string())
         });
     match status {
-        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+        Ok(status) => {
+            ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+        }
         #[expect(clippy::print_stderr, reason = "a compiler driver reports on standard error")]
         Err(error) => {
             eprintln!("xtask-protoc: cannot run the vendored protoc: {error}");

@@ -1,0 +1,125 @@
+//! Debian packages, unpacked into `target/tools`: no root, no service started, nothing installed.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    process::{Interrupted, capture},
+    workspace,
+};
+
+/// A program and where to look for its shared libraries.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    path: PathBuf,
+    libraries: Option<PathBuf>,
+}
+
+impl Program {
+    /// A program that finds its libraries by itself.
+    pub(crate) fn installed(path: PathBuf) -> Self {
+        Self { path, libraries: None }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        command
+    }
+}
+
+/// The program on the machine, else the one that an earlier call has unpacked.
+pub(crate) fn find(name: &str, package: &str) -> Result<Option<Program>> {
+    // Servers are in sbin, which not every user has on the path.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from);
+    let installed = env::split_paths(&path).chain(sbin).map(|dir| dir.join(name));
+    if let Some(found) = installed.into_iter().find(|path| path.is_file()) {
+        return Ok(Some(Program::installed(found)));
+    }
+    let root = workspace::tools()?.join(package);
+    let unpacked = ["usr/bin", "usr/sbin"].map(|dir| root.join(dir).join(name));
+    let libraries = library_directory(&root);
+    Ok(unpacked.into_iter().find(|path| path.is_file()).map(|path| Program { path, libraries }))
+}
+
+/// The program on the machine, else from its package.
+pub(crate) fn find_or_fetch(name: &str, package: &str) -> Result<Program> {
+    if let Some(found) = find(name, package)? {
+        return Ok(found);
+    }
+    fetch(package).with_context(|| format!("no {name} here, and its package cannot be had"))?;
+    find(name, package)?.with_context(|| format!("the package {package} holds no {name}"))
+}
+
+/// Unpacks a package, and what it needs and the machine lacks, into a folder of its name.
+fn fetch(package: &str) -> Result<()> {
+    let tools = workspace::tools()?;
+    fs::create_dir_all(&tools)?;
+    // A folder of this run, moved in place when it is complete: others may be doing the same.
+    let scratch = tempfile::tempdir_in(&tools)?;
+    let archives = scratch.path().join("archives");
+    fs::create_dir_all(archives.join("partial"))?;
+    if let Err(error) = download(package, &archives) {
+        if error.is::<Interrupted>() {
+            return Err(error);
+        }
+        // A fresh machine has no list of packages. Getting it needs root.
+        capture(apt().arg("update")).with_context(|| {
+            format!("{error}; then `apt-get update` failed, as it does without root")
+        })?;
+        download(package, &archives)?;
+    }
+    let root = scratch.path().join("root");
+    for archive in fs::read_dir(&archives)? {
+        let archive = archive?.path();
+        if archive.extension() == Some(OsStr::new("deb")) {
+            capture(Command::new("dpkg").arg("-x").arg(&archive).arg(&root))?;
+        }
+    }
+    let place = tools.join(package);
+    match fs::rename(&root, &place) {
+        Err(_) if place.exists() => Ok(()),
+        other => other.with_context(|| format!("cannot create {}", place.display())),
+    }
+}
+
+/// Downloads as for an installation, so that missing libraries come along; needs no lock, since
+/// nothing is installed.
+fn download(package: &str, archives: &Path) -> Result<()> {
+    let cache = format!("Dir::Cache::archives={}", archives.display());
+    let mut command = apt();
+    command.args(["install", "--yes", "--download-only", "--no-install-recommends"]);
+    command.args(["--option", "Debug::NoLocking=1", "--option", &cache, package]);
+    capture(&mut command)?;
+    if fs::read_dir(archives)?.count() <= 1 {
+        bail!("apt-get downloaded nothing for {package}");
+    }
+    Ok(())
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// Debian keeps libraries in `usr/lib/<architecture triplet>`.
+fn library_directory(root: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(root.join("usr/lib")).ok()?;
+    let mut directories = entries.flatten().map(|entry| entry.path());
+    directories.find(|path| path.to_string_lossy().contains("-linux-"))
+}

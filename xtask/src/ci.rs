@@ -1,0 +1,94 @@
+//! `cargo xtask ci`: everything that must hold before a change lands.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    etcd::{self, Mode},
+    itest, layering, process, workspace,
+};
+
+const CRATES: [&str; 5] =
+    ["dynamo-namespace", "dynamo-discovery", "dynamo-http", "dynamo-cli", "xtask"];
+
+/// Features that must build without the others. Each crate is built alone: a build of the whole
+/// workspace would unify the features and hide what is missing.
+const FEATURES: [&[&str]; 8] = [
+    &["-p", "dynamo-namespace", "--features", "serde"],
+    &["-p", "dynamo-discovery", "--no-default-features"],
+    &["-p", "dynamo-discovery", "--features", "etcd"],
+    &["-p", "dynamo-discovery", "--features", "etcd-tls"],
+    &["-p", "dynamo-discovery", "--features", "test-util"],
+    &["-p", "dynamo-http", "--no-default-features"],
+    &["-p", "dynamo-http", "--features", "tls"],
+    &["-p", "dynamo-cli", "--no-default-features"],
+];
+
+pub(crate) fn run() -> Result<()> {
+    let mut steps = Steps::default();
+    let outcome = all(&mut steps);
+    steps.summary();
+    outcome
+}
+
+fn all(steps: &mut Steps) -> Result<()> {
+    steps.run("lockfile", || {
+        let mut command = workspace::cargo(["metadata", "--locked", "--format-version", "1"]);
+        process::capture(&mut command).map(drop)
+    })?;
+    steps.run("formatting", || cargo(&["fmt", "--all", "--check"]))?;
+    steps.run("layering", layering::check)?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--"];
+    steps.run("clippy", || cargo(&[&clippy[..], &["-D", "warnings"]].concat()))?;
+    for name in CRATES {
+        steps.run(&format!("tests of {name}"), || cargo(&["test", "-p", name]))?;
+    }
+    steps.run("features", || {
+        FEATURES.iter().try_for_each(|features| cargo(&[&["check"], *features].concat()))
+    })?;
+    steps.run("documentation", || {
+        let mut command = workspace::cargo(["doc", "--workspace", "--no-deps", "--all-features"]);
+        process::run(command.env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    steps.run("itest, etcd local", || itest(Mode::Local))?;
+    if etcd::engine_runs() {
+        steps.run("itest, etcd in compose", || {
+            etcd::build_image_if_absent()?;
+            itest(Mode::Compose)
+        })?;
+    } else {
+        println!("\nno Docker engine here: the compose path is not tried");
+    }
+    Ok(())
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    process::run(&mut workspace::cargo(args.iter().copied()))
+}
+
+fn itest(mode: Mode) -> Result<()> {
+    itest::run(&itest::Args { etcd: etcd::Source::of(mode), cargo_test: Vec::new() })
+}
+
+/// The steps so far, with the time that each took.
+#[derive(Default)]
+struct Steps(Vec<(String, Duration, bool)>);
+
+impl Steps {
+    fn run(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+        println!("\n== {name}");
+        let started = Instant::now();
+        let outcome = step();
+        self.0.push((name.into(), started.elapsed(), outcome.is_ok()));
+        outcome.with_context(|| format!("ci: the step \"{name}\" failed"))
+    }
+
+    fn summary(&self) {
+        println!("\n== summary");
+        for (name, took, passed) in &self.0 {
+            let mark = if *passed { "" } else { "  FAILED" };
+            println!("{:7.1} s  {name}{mark}", took.as_secs_f64());
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! An etcd image without a registry: the machine's own binary and its libraries, `FROM scratch`.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{binary, compose};
+use crate::process::capture;
+
+/// Where upstream's images have it, and where the compose file expects it.
+const PLACE: &str = "usr/local/bin/etcd";
+
+/// Builds the image under the tag of the compose file; says which.
+pub(crate) fn build() -> Result<String> {
+    ensure!(compose::engine_runs(), "no Docker engine answers");
+    let binary = binary()?;
+    let image = compose::image()?;
+    let context = tempfile::tempdir()?;
+    let root = context.path().join("root");
+    let place = root.join(PLACE);
+    copy(&binary, &place)?;
+    // A fetched binary may have lost the bit on its way.
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
+    for library in libraries(&binary)? {
+        copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
+    }
+    fs::write(
+        context.path().join("Dockerfile"),
+        format!("FROM scratch\nCOPY root/ /\nENTRYPOINT []\nCMD [\"/{PLACE}\"]\n"),
+    )?;
+    capture(Command::new("docker").args(["build", "--tag", &image]).arg(context.path()))?;
+    Ok(image)
+}
+
+/// Builds the image unless the engine has it.
+pub(crate) fn build_if_absent() -> Result<()> {
+    if !compose::image_is_there()? {
+        build()?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().unwrap_or(to))?;
+    fs::copy(from, to)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// What the loader would map, itself included; nothing for a static binary.
+fn libraries(binary: &Path) -> Result<Vec<PathBuf>> {
+    // On a static binary, ldd fails on some systems and says so on others.
+    let output = Command::new("ldd").arg(binary).env("LC_ALL", "C").output();
+    let output = output.context("cannot run ldd")?;
+    Ok(paths(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// `libc.so.6 => /lib/libc.so.6 (0x…)` and `/lib64/ld-linux-x86-64.so.2 (0x…)`; what has no path is
+/// the kernel's.
+fn paths(ldd: &str) -> Vec<PathBuf> {
+    let words = ldd.lines().flat_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));
+    words.map(PathBuf::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loader_is_among_the_libraries() {
+        let ldd = "\tlinux-vdso.so.1 (0x00007fce43b93000)\n\
+                   \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fce439a0000)\n\
+                   \t/lib64/ld-linux-x86-64.so.2 (0x00007fce43b95000)\n";
+        let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"];
+        assert_eq!(paths(ldd), expected.map(PathBuf::from));
+        assert_eq!(paths("\tstatically linked\n"), Vec::<PathBuf>::new());
+    }
+}

@@ -1,0 +1,132 @@
+//! An etcd for a run: one that is there, one in a container, or one of our own.
+
+mod binary;
+mod compose;
+mod image;
+mod local;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde_json::json;
+
+pub(crate) use self::{
+    binary::{BINARY_VAR, provision as binary},
+    compose::engine_runs,
+    image::{build as build_image, build_if_absent as build_image_if_absent},
+};
+use self::{compose::Compose, local::Local};
+use crate::{http, poll};
+
+/// Names the endpoints of the etcd that tests use, comma-separated.
+pub(crate) const ENDPOINTS_VAR: &str = "DYN_TEST_ETCD_ENDPOINTS";
+
+/// Where etcd comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// external where endpoints are given, else compose where an engine and the image are there, else local
+    Auto,
+    /// A container, by tests/compose.yaml
+    Compose,
+    /// A process of our own: $ETCD_BIN, from PATH, or fetched by apt-get into target/tools
+    Local,
+    /// One that already runs
+    External,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Source {
+    /// Where etcd comes from
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    etcd: Mode,
+    /// Endpoints of the external etcd, comma-separated
+    #[arg(long, env = ENDPOINTS_VAR, value_name = "URLS")]
+    etcd_endpoints: Option<String>,
+}
+
+impl Source {
+    pub(crate) fn of(mode: Mode) -> Self {
+        Self { etcd: mode, etcd_endpoints: None }
+    }
+
+    /// The mode, `auto` resolved.
+    fn mode(&self) -> Mode {
+        match self.etcd {
+            Mode::Auto if self.endpoints().is_some() => Mode::External,
+            Mode::Auto if compose::ready_to_run() => Mode::Compose,
+            Mode::Auto => Mode::Local,
+            mode => mode,
+        }
+    }
+
+    fn endpoints(&self) -> Option<&str> {
+        self.etcd_endpoints.as_deref().map(str::trim).filter(|endpoints| !endpoints.is_empty())
+    }
+}
+
+/// A running etcd; ours ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Etcd {
+    pub(crate) endpoints: String,
+    /// For people: what it is.
+    pub(crate) origin: String,
+    _guard: Guard,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for their Drop")]
+enum Guard {
+    External,
+    Compose(Compose),
+    Local(Local),
+}
+
+/// Finds or starts an etcd, and waits until it answers.
+pub(crate) fn provision(args: &Source) -> Result<Etcd> {
+    match args.mode() {
+        Mode::External => {
+            let endpoints = args.endpoints().with_context(|| {
+                format!("--etcd external needs --etcd-endpoints or {ENDPOINTS_VAR}")
+            })?;
+            // Ours is a plain HTTP client; behind TLS, the first test will tell.
+            if let Some(plain) = endpoints.split(',').find(|url| url.starts_with("http://")) {
+                wait_until_ready(plain, || Ok(()))?;
+            }
+            Ok(Etcd {
+                endpoints: endpoints.into(),
+                origin: "external".into(),
+                _guard: Guard::External,
+            })
+        }
+        Mode::Compose => {
+            let compose = Compose::up()?;
+            Ok(Etcd {
+                endpoints: compose.endpoint()?,
+                origin: format!("the compose project {}", compose.project()),
+                _guard: Guard::Compose(compose),
+            })
+        }
+        Mode::Local | Mode::Auto => {
+            let binary = binary()?;
+            let local = Local::start(&binary)?;
+            Ok(Etcd {
+                endpoints: local.endpoint().into(),
+                origin: binary.display().to_string(),
+                _guard: Guard::Local(local),
+            })
+        }
+    }
+}
+
+/// Ready is the first linearizable read that is answered: it needs a leader. Asked from outside and
+/// by etcd's JSON gateway, since the image may have neither shell nor etcdctl.
+fn wait_until_ready(endpoint: &str, mut check: impl FnMut() -> Result<()>) -> Result<()> {
+    let url = format!("{}/v3/kv/range", endpoint.trim_end_matches('/'));
+    let any_key = json!({ "key": "AA==" });
+    let event = format!("an answer from etcd at {endpoint}");
+    poll::until(&event, Duration::from_secs(30), || {
+        check()?;
+        Ok(http::post(&url, &any_key).is_ok_and(|answer| answer.status == 200).then_some(()))
+    })
+}

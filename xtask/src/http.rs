@@ -1,0 +1,64 @@
+//! A small HTTP client, and free ports for servers.
+
+use std::{
+    io::BufReader,
+    net::{Ipv4Addr, TcpListener},
+    time::Duration,
+};
+
+use anyhow::Result;
+use serde_json::Value;
+use ureq::{Agent, Body, http::Response};
+
+/// An answer, whatever its status.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+pub(crate) fn get(url: &str) -> Result<Answer> {
+    answer(agent().get(url).call()?)
+}
+
+pub(crate) fn post(url: &str, body: &Value) -> Result<Answer> {
+    answer(agent().post(url).send_json(body)?)
+}
+
+/// The answer's body as it arrives.
+pub(crate) fn stream(
+    url: &str,
+    body: &Value,
+) -> Result<(u16, BufReader<impl std::io::Read + use<>>)> {
+    let answer = agent().post(url).send_json(body)?;
+    Ok((answer.status().as_u16(), BufReader::new(answer.into_body().into_reader())))
+}
+
+fn answer(mut answer: Response<Body>) -> Result<Answer> {
+    let status = answer.status().as_u16();
+    Ok(Answer { status, body: answer.body_mut().read_to_string()? })
+}
+
+/// No pool: each request tells about the server as it is now.
+fn agent() -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_idle_connections(0)
+        .proxy(None)
+        .timeout_global(Some(Duration::from_secs(10)))
+        .build()
+        .into()
+}
+
+/// Loopback ports that are free now.
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    // All are held until all are known, so that they differ.
+    let mut held = Vec::with_capacity(N);
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        *port = listener.local_addr()?.port();
+        held.push(listener);
+    }
+    Ok(ports)
+}

@@ -1,0 +1,131 @@
+//! `cargo xtask itest`: the integration tests against a real etcd.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    etcd,
+    process::{self, Group, shown},
+    workspace,
+};
+
+/// Names the directory of the workspace's own binaries.
+const BINARIES_VAR: &str = "DYN_TEST_BIN_DIR";
+
+/// The packages and test targets that need an etcd.
+const SUITES: [&[&str]; 2] = [
+    &["-p", "dynamo-tests"],
+    &["-p", "dynamo-discovery", "--features", "etcd,test-util", "--test", "etcd"],
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) etcd: etcd::Source,
+    /// Passed to `cargo test`, for instance `-- NAME` or `-- --no-fail-fast -- --nocapture`
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) cargo_test: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    process::run(&mut workspace::cargo(["build", "-p", "dynamo-cli", "--bins"]))?;
+    let binaries = workspace::debug_binaries()?;
+    // Some tests stop and wipe an etcd, for which each starts its own, whatever the others use.
+    let binary = etcd::binary()
+        .inspect_err(|error| {
+            println!("note: tests that start an etcd of their own will fail: {error:#}");
+        })
+        .ok();
+    let etcd = etcd::provision(&args.etcd)?;
+    println!("itest: etcd at {} ({})", etcd.endpoints, etcd.origin);
+
+    let mut total = Counts::default();
+    for suite in SUITES {
+        let mut command = workspace::cargo(["test"]);
+        command.args(suite).args(&args.cargo_test);
+        command.env(etcd::ENDPOINTS_VAR, &etcd.endpoints).env(BINARIES_VAR, &binaries);
+        if let Some(binary) = &binary {
+            command.env(etcd::BINARY_VAR, binary);
+        }
+        let counts = test(&mut command)?;
+        // A name that the user gave may be in one suite only.
+        ensure!(
+            counts.passed > 0 || !args.cargo_test.is_empty(),
+            "no test ran: {}",
+            shown(&command)
+        );
+        total.add(&counts);
+    }
+    println!("itest: {} passed, {} failed", total.passed, total.failed);
+    ensure!(total.passed > 0, "no test ran: no name matches {}", args.cargo_test.join(" "));
+    Ok(())
+}
+
+/// What `cargo test` said about the tests.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+
+    /// `test result: ok. 5 passed; 0 failed; 1 ignored; …`; any other line counts nothing.
+    fn of_line(line: &str) -> Self {
+        let Some(result) = line.strip_prefix("test result: ") else { return Self::default() };
+        let words: Vec<_> = result.split_whitespace().collect();
+        let before = |unit: &str| {
+            let place = words.iter().position(|word| word.trim_end_matches(';') == unit)?;
+            words.get(place.checked_sub(1)?)?.parse().ok()
+        };
+        Self { passed: before("passed").unwrap_or(0), failed: before("failed").unwrap_or(0) }
+    }
+}
+
+/// Runs `cargo test`, passes its output through and counts.
+fn test(command: &mut std::process::Command) -> Result<Counts> {
+    println!("itest: {}", shown(command));
+    let mut group = Group::spawn(command.stdout(Stdio::piped()))?;
+    let stdout = group.take_stdout().context("no pipe to cargo test")?;
+    let (result, counted) = mpsc::channel();
+    thread::spawn(move || {
+        let mut counts = Counts::default();
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            println!("{line}");
+            counts.add(&Counts::of_line(&line));
+        }
+        // Nobody listens after an interrupt.
+        let _ = result.send(counts);
+    });
+    let status = group.wait()?;
+    // The pipe stays open while anyone holds it.
+    let counts = counted
+        .recv_timeout(Duration::from_secs(5))
+        .context("the tests left a process behind that holds their output")?;
+    ensure!(status.success(), "{}: {status}", shown(command));
+    Ok(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_counted_and_others_not() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.01s";
+        assert_eq!(Counts::of_line(line), Counts { passed: 12, failed: 3 });
+        assert_eq!(Counts::of_line("test a ... ok, 3 passed; 1 failed"), Counts::default());
+        assert_eq!(Counts::of_line("test result: passed"), Counts::default());
+    }
+}

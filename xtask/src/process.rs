@@ -1,0 +1,263 @@
+//! Child processes that end when their owner does, and the signals that ask us to end.
+//!
+//! Every child leads a process group of its own. So Ctrl-C reaches us alone, we end the children in
+//! our order, and what they started ends with them.
+
+use std::{
+    fmt::{self, Display, Formatter},
+    fs::{self, File},
+    io::{Read, Seek},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::poll::INTERVAL;
+
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Turns the signals that ask for an end into a flag, which everything that waits looks at: so all
+/// teardown is done by `Drop`, on every path.
+pub(crate) fn catch_signals() -> Result<()> {
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED))?;
+    }
+    Ok(())
+}
+
+/// The error that a signal becomes.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl Display for Interrupted {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Fails once a signal has asked us to end.
+pub(crate) fn check_interrupt() -> Result<()> {
+    ensure!(!INTERRUPTED.load(Ordering::Relaxed), Interrupted);
+    Ok(())
+}
+
+/// A process and all that it starts, until dropped.
+#[derive(Debug)]
+pub(crate) struct Group {
+    child: Child,
+    reaped: bool,
+}
+
+impl Group {
+    /// Starts a command, without standard input.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        let child = command
+            .stdin(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        Ok(Self { child, reaped: false })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The exit status, if it has ended.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let status = self.child.try_wait()?;
+        self.reaped |= status.is_some();
+        Ok(status)
+    }
+
+    /// Waits for the end, or for a signal to us.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.ended()? {
+                return Ok(status);
+            }
+            if let Err(interrupted) = check_interrupt() {
+                self.ask_to_end();
+                self.end_within(Duration::from_secs(10))?;
+                return Err(interrupted);
+            }
+            thread::sleep(INTERVAL);
+        }
+    }
+
+    /// Sends SIGTERM.
+    fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits for the end; after `limit`, SIGKILL.
+    fn end_within(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some(status) = self.ended()? {
+                return Ok(Some(status));
+            }
+            thread::sleep(INTERVAL);
+        }
+        self.kill();
+        Ok(None)
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Once the leader is reaped, its id may belong to somebody else.
+        if self.reaped {
+            return;
+        }
+        if let Some(group) = i32::try_from(self.id()).ok().and_then(Pid::from_raw) {
+            // It fails only where the group is gone already.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        if !self.reaped && self.child.wait().is_ok() {
+            self.reaped = true;
+        }
+    }
+
+    pub(crate) fn take_stdout(&mut self) -> Option<impl std::io::Read + Send + use<>> {
+        self.child.stdout.take()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A server in the background, with its log in a file.
+#[derive(Debug)]
+pub(crate) struct Service {
+    name: String,
+    log: PathBuf,
+    group: Group,
+}
+
+impl Service {
+    pub(crate) fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        if let Some(parent) = log.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        command.stdout(file.try_clone()?).stderr(file);
+        let group = Group::spawn(command)?;
+        Ok(Self { name: name.into(), log: log.into(), group })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.group.id()
+    }
+
+    /// Fails, with the end of its log, if the process has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let Some(status) = self.group.ended()? else { return Ok(()) };
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let mut tail: Vec<_> = log.lines().rev().take(5).collect();
+        tail.reverse();
+        Err(anyhow!("{} ended early, {status}; its last words:\n{}", self.name, tail.join("\n")))
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn ask_to_end(&self) {
+        self.group.ask_to_end();
+    }
+
+    /// Waits for the end; fails where it had to be killed.
+    pub(crate) fn end_within(mut self, limit: Duration) -> Result<ExitStatus> {
+        self.group
+            .end_within(limit)?
+            .with_context(|| format!("{} did not end within {} s", self.name, limit.as_secs()))
+    }
+}
+
+/// Runs a command to its end, with our own standard output and error.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = Group::spawn(command)?.wait()?;
+    ensure!(status.success(), "{}: {status}", shown(command));
+    Ok(())
+}
+
+/// What a command printed; an error holds its last line on standard error.
+pub(crate) fn capture(command: &mut Command) -> Result<String> {
+    // Files and not pipes: nobody has to read them while we wait.
+    let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    command.stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+    let status = Group::spawn(command)?.wait()?;
+    let said = content(&mut stderr)?;
+    let reason = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    ensure!(status.success(), "{}: {status}: {reason}", shown(command));
+    content(&mut stdout)
+}
+
+fn content(file: &mut File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A command as one would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let program = program.file_name().unwrap_or(program.as_os_str());
+    let words = std::iter::once(program).chain(command.get_args());
+    words.map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_command_can_be_pasted_into_a_shell() {
+        let mut command = Command::new("/usr/bin/curl");
+        command.args(["-d", r#"{"a":1}"#, "it's", "", "http://[::1]/"]);
+        assert_eq!(shown(&command), r#"curl -d '{"a":1}' 'it'\''s' '' 'http://[::1]/'"#);
+    }
+
+    #[test]
+    fn a_dropped_group_takes_its_grandchildren_along() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & echo $!; wait"]).stdout(Stdio::piped());
+        let mut group = Group::spawn(&mut command).unwrap();
+        let mut line = String::new();
+        let stdout = group.take_stdout().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
+        let grandchild = PathBuf::from(format!("/proc/{}/stat", line.trim()));
+        assert!(grandchild.exists());
+        drop(group);
+        let gone = || {
+            let stat = fs::read_to_string(&grandchild).unwrap_or_default();
+            Ok((stat.is_empty() || stat.contains(") Z ")).then_some(()))
+        };
+        crate::poll::until("the grandchild ends", Duration::from_secs(5), gone).unwrap();
+    }
+}
