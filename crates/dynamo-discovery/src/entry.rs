@@ -214,6 +214,11 @@ impl RawEntry {
         &self.endpoint
     }
 
+    /// The model's name, not yet checked.
+    pub(crate) fn name(&self) -> &str {
+        &self.wire.name
+    }
+
     pub(crate) fn validate(self) -> Result<ModelEntry, InvalidEntry> {
         let Self { endpoint, wire } = self;
         let parsed = Kinds::parse(&wire.model_type);

@@ -1,12 +1,17 @@
 //! Discovery of inference models by namespace, over a small storage trait.
 
+mod backoff;
+mod catalog;
 mod entry;
 mod instance;
 mod kind;
 mod model_key;
 mod store;
+mod store_watcher;
+mod watcher;
 mod worker_url;
 
+pub use catalog::{Applied, Catalog, Gone, ModelUpdate, Refusal, Refused, StoreEvent};
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
 pub use instance::Instance;
 pub use kind::{Kind, Kinds, ParsedKinds};
@@ -17,4 +22,9 @@ pub use store::{
 };
 #[cfg(any(test, feature = "test-util"))]
 pub use store::{MockLeaseStore, MockWatchStore};
+pub use store_watcher::Timing;
+pub use watcher::{
+    DiscoveryBatch, DiscoveryEvent, ModelWatcher, WatchScope, WatcherConfig, WatcherError,
+    run_watcher,
+};
 pub use worker_url::{InvalidUrl, WorkerUrl, is_link_local};

@@ -1,0 +1,358 @@
+//! The watcher: one scope's models, kept current for as long as it is polled.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use dynamo_namespace::{InvalidNamespace, NamespaceScope};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::catalog::{Applied, Catalog, Gone, ModelUpdate, Refused, StoreEvent};
+use crate::instance::Instance;
+use crate::model_key::{MODEL_ROOT_PATH, narrow_range};
+use crate::store::{Key, KeyRange, Revision, WatchStore};
+use crate::store_watcher::{Signal, StoreWatcher, Timing};
+
+/// What a watcher tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DiscoveryEvent {
+    /// The store said something; the first one says what there is, maybe nothing.
+    Batch(DiscoveryBatch),
+    /// The watch runs.
+    Connected,
+    /// It does not, and is being tried again. What was known stands.
+    Disconnected,
+}
+
+/// Everything that one answer of the store changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiscoveryBatch {
+    /// The store's revision that is applied now.
+    pub revision: Revision,
+    /// Whether this follows from a full list.
+    pub resync: bool,
+    /// The changes, in order.
+    pub updates: Vec<ModelUpdate>,
+    /// How many entries were refused.
+    pub refused: usize,
+    /// How many entries were out of scope.
+    pub out_of_scope: usize,
+}
+
+/// Which keys the store is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchScope {
+    /// All under the root; the catalog takes what is in scope. Sees flat keys, which do not show
+    /// their namespace.
+    #[default]
+    Value,
+    /// The scope's own key range: the cost follows the namespace and not the cluster, and the
+    /// store's own roles can fence teams off. Flat keys are invisible.
+    Key,
+}
+
+/// What to watch, and how.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct WatcherConfig {
+    /// The store.
+    pub store: Arc<dyn WatchStore>,
+    /// Where the entries are; ends in `/`. Default [`MODEL_ROOT_PATH`].
+    pub network_prefix: String,
+    /// Whose entries. Default all.
+    pub target_namespace: NamespaceScope,
+    /// Which keys the store is asked for.
+    pub watch_scope: WatchScope,
+    /// How long to wait for what.
+    pub timing: Timing,
+}
+
+impl WatcherConfig {
+    /// The default configuration: everything under [`MODEL_ROOT_PATH`].
+    #[must_use]
+    pub fn new(store: Arc<dyn WatchStore>) -> Self {
+        Self {
+            store,
+            network_prefix: MODEL_ROOT_PATH.to_owned(),
+            target_namespace: NamespaceScope::All,
+            watch_scope: WatchScope::default(),
+            timing: Timing::default(),
+        }
+    }
+
+    /// The same, for another scope.
+    #[must_use]
+    pub fn with_target_namespace(self, target_namespace: NamespaceScope) -> Self {
+        Self { target_namespace, ..self }
+    }
+
+    /// The same, under another root, which ends in `/`.
+    #[must_use]
+    pub fn with_network_prefix(self, network_prefix: impl Into<String>) -> Self {
+        Self { network_prefix: network_prefix.into(), ..self }
+    }
+
+    /// The same, asking the store for other keys.
+    #[must_use]
+    pub fn with_watch_scope(self, watch_scope: WatchScope) -> Self {
+        Self { watch_scope, ..self }
+    }
+
+    /// The same, waiting otherwise.
+    #[must_use]
+    pub fn with_timing(self, timing: Timing) -> Self {
+        Self { timing, ..self }
+    }
+
+    fn range(&self) -> Result<KeyRange, WatcherError> {
+        match self.watch_scope {
+            WatchScope::Value => Ok(KeyRange::prefix(&self.network_prefix)),
+            WatchScope::Key => narrow_range(&self.network_prefix, &self.target_namespace)
+                .ok_or_else(|| WatcherError::NothingToNarrow(self.target_namespace.clone())),
+        }
+    }
+}
+
+impl fmt::Debug for WatcherConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatcherConfig")
+            .field("network_prefix", &self.network_prefix)
+            .field("target_namespace", &self.target_namespace)
+            .field("watch_scope", &self.watch_scope)
+            .field("timing", &self.timing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a watcher cannot be configured so. Once it runs, nothing ends it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WatcherError {
+    /// The target is no namespace.
+    #[error(transparent)]
+    Namespace(#[from] InvalidNamespace),
+    /// [`WatchScope::Key`] with a scope that has no key range of its own.
+    #[error("the scope \"{0}\" has no key range of its own to watch")]
+    NothingToNarrow(NamespaceScope),
+}
+
+/// Discovers the models of one scope.
+///
+/// It lists, watches, resumes and lists again for as long as it is polled, and never ends. While
+/// the store is away, what was known stands.
+///
+/// ```
+/// use std::sync::Arc;
+/// use dynamo_discovery::{DiscoveryEvent, MemoryStore, ModelWatcher};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut watcher = ModelWatcher::watch(Arc::new(MemoryStore::new()), Some("team-a"))?;
+///
+/// // The first event says what there is: nothing yet.
+/// let DiscoveryEvent::Batch(first) = watcher.next().await else { unreachable!() };
+/// assert!(first.resync && first.updates.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+pub struct ModelWatcher {
+    store: StoreWatcher,
+    catalog: Catalog,
+    target_namespace: NamespaceScope,
+    prefix: String,
+    begun: bool,
+    told: Told,
+}
+
+impl ModelWatcher {
+    /// Watches one namespace, or all without one or with the global one.
+    ///
+    /// # Errors
+    ///
+    /// [`WatcherError::Namespace`] when the target is no namespace.
+    pub fn watch(
+        store: Arc<dyn WatchStore>,
+        target_namespace: Option<&str>,
+    ) -> Result<Self, WatcherError> {
+        let scope = NamespaceScope::from_target(target_namespace)?;
+        Self::new(WatcherConfig::new(store).with_target_namespace(scope))
+    }
+
+    /// Watches what the configuration says.
+    ///
+    /// # Errors
+    ///
+    /// [`WatcherError::NothingToNarrow`].
+    pub fn new(config: WatcherConfig) -> Result<Self, WatcherError> {
+        let range = config.range()?;
+        Ok(Self {
+            store: StoreWatcher::new(config.store, range, config.timing),
+            catalog: Catalog::new(config.network_prefix.clone(), config.target_namespace.clone()),
+            target_namespace: config.target_namespace,
+            prefix: config.network_prefix,
+            begun: false,
+            told: Told::default(),
+        })
+    }
+
+    /// The next event. Never ends; may be dropped and called again.
+    pub async fn next(&mut self) -> DiscoveryEvent {
+        if !std::mem::replace(&mut self.begun, true) {
+            info!(target_namespace = %self.target_namespace, prefix = %self.prefix, "watching");
+        }
+        let (revision, event) = match self.store.next().await {
+            Signal::Snapshot(snapshot) => (snapshot.revision, StoreEvent::Resync(snapshot)),
+            Signal::Batch { revision, changes } => (revision, StoreEvent::Batch(changes)),
+            Signal::Up => {
+                info!("connected to the store");
+                return DiscoveryEvent::Connected;
+            }
+            Signal::Down(error) => {
+                warn!(
+                    error = %Chain(&error),
+                    "store unavailable, retrying; what is known stays in service"
+                );
+                return DiscoveryEvent::Disconnected;
+            }
+        };
+        let resync = matches!(event, StoreEvent::Resync(_));
+        let applied = self.catalog.apply(event);
+        self.told.tell(&applied, revision, resync);
+        DiscoveryEvent::Batch(DiscoveryBatch {
+            revision,
+            resync,
+            updates: applied.updates,
+            refused: applied.refused.len(),
+            out_of_scope: applied.out_of_scope,
+        })
+    }
+
+    /// The events as a stream that never ends.
+    #[must_use]
+    pub fn into_stream(self) -> BoxStream<'static, DiscoveryEvent> {
+        stream::unfold(self, |mut watcher| async {
+            let event = watcher.next().await;
+            Some((event, watcher))
+        })
+        .boxed()
+    }
+}
+
+impl fmt::Debug for ModelWatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelWatcher")
+            .field("target_namespace", &self.target_namespace)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Watches and sends every event to `events`; returns when the receiver is gone.
+///
+/// # Errors
+///
+/// [`WatcherError::NothingToNarrow`], before anything is watched.
+pub async fn run_watcher(
+    config: WatcherConfig,
+    events: mpsc::Sender<DiscoveryEvent>,
+) -> Result<(), WatcherError> {
+    let mut watcher = ModelWatcher::new(config)?;
+    loop {
+        let event = tokio::select! {
+            event = watcher.next() => event,
+            () = events.closed() => return Ok(()),
+        };
+        if events.send(event).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// What was logged, so that nothing is logged twice and a flood stays short.
+#[derive(Default)]
+struct Told {
+    refused: HashSet<Key>,
+}
+
+impl Told {
+    /// How many refused keys are remembered.
+    const REMEMBERED: usize = 1024;
+    /// How many changes of one batch are told at info level.
+    const CHANGES: usize = 16;
+
+    fn tell(&mut self, applied: &Applied, revision: Revision, resync: bool) {
+        if resync {
+            info!(
+                %revision,
+                changes = applied.updates.len(),
+                refused = applied.refused.len(),
+                out_of_scope = applied.out_of_scope,
+                "listed"
+            );
+        }
+        for (index, update) in applied.updates.iter().enumerate() {
+            tell_update(update, index < Self::CHANGES);
+        }
+        for refused in &applied.refused {
+            self.tell_refused(refused);
+        }
+        for key in &applied.unknown_deletes {
+            debug!(%key, "deleted key was not known");
+        }
+    }
+
+    fn tell_refused(&mut self, refused: &Refused) {
+        if self.refused.len() >= Self::REMEMBERED {
+            self.refused.clear();
+        }
+        if self.refused.insert(refused.key.clone()) {
+            warn!(
+                error = %Chain(&refused.error),
+                model_name = refused.model.as_deref(),
+                namespace = refused.namespace.as_ref().map(AsRef::<str>::as_ref),
+                key = %refused.key,
+                "entry refused"
+            );
+        }
+    }
+}
+
+fn tell_update(update: &ModelUpdate, prominent: bool) {
+    let tell = |instance: &Instance, gone: Option<Gone>, what: &str| {
+        let entry = instance.entry();
+        let (model_name, endpoint) = (entry.name(), entry.endpoint());
+        let gone = gone.map(tracing::field::debug);
+        if prominent {
+            info!(model_name, %endpoint, key = %instance.key(), gone, "{what}");
+        } else {
+            debug!(model_name, %endpoint, key = %instance.key(), gone, "{what}");
+        }
+        for flag in entry.unknown_kinds() {
+            debug!(model_name, flag = %flag.escape_default(), "unknown flag skipped");
+        }
+    };
+    match update {
+        ModelUpdate::Added(new) => tell(new, None, "instance added"),
+        ModelUpdate::Changed { new, .. } => tell(new, None, "instance changed"),
+        ModelUpdate::Removed(old, gone) => tell(old, Some(*gone), "instance removed"),
+    }
+}
+
+/// An error with its causes, on one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
