@@ -5,6 +5,7 @@ mod catalog;
 mod entry;
 mod instance;
 mod kind;
+mod memory;
 mod model_key;
 mod store;
 mod store_watcher;
@@ -15,6 +16,7 @@ pub use catalog::{Applied, Catalog, Gone, ModelUpdate, Refusal, Refused, StoreEv
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
 pub use instance::Instance;
 pub use kind::{Kind, Kinds, ParsedKinds};
+pub use memory::MemoryStore;
 pub use model_key::{InstanceId, InvalidKey, MODEL_ROOT_PATH, ModelKey};
 pub use store::{
     Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot,

@@ -265,6 +265,21 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// [`StoreError::LeaseGone`] when the lease has ended; else as above.
     async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError>;
 
+    /// Puts a key again if it is still under this lease, and returns whether it was.
+    ///
+    /// A worker that withdraws late must not write over its successor's entry, nor take it back
+    /// under its own lease.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
+    async fn put_if_leased(
+        &self,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<bool, StoreError>;
+
     /// Deletes a key if it is under this lease, and returns whether it was.
     ///
     /// The key's *lease* is compared: a creation revision survives an overwrite, so comparing that
