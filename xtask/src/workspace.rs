@@ -47,21 +47,15 @@ pub(crate) fn tools() -> Result<PathBuf> {
 
 /// A cargo command as the user would type it in the workspace's root.
 ///
-/// `cargo xtask` runs us with variables that describe the xtask package. Build scripts that watch
-/// such variables would be run again, and again on the user's next plain `cargo build`.
+/// `cargo xtask` runs us with variables that describe the xtask package. ring's build script watches
+/// them: it would be run again, with all that depends on it, and again on the next plain `cargo build`.
 pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(args);
-    for (name, value) in env::vars_os() {
-        let Some(name) = name.to_str() else { continue };
-        let about_xtask = name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-        let from_our_config = name == "PROTOC" && Path::new(&value) == root().join(LAUNCHER);
-        if about_xtask || from_our_config {
+    for name in env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
             command.env_remove(name);
         }
     }
     command
 }
-
-/// What `.cargo/config.toml` sets `PROTOC` to; cargo sets it again by itself.
-const LAUNCHER: &str = "xtask/protoc/protoc.sh";
