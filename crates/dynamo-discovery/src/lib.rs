@@ -2,6 +2,8 @@
 
 mod backoff;
 mod catalog;
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
 mod entry;
 mod instance;
 mod kind;
