@@ -9,6 +9,7 @@ mod instance;
 mod kind;
 mod memory;
 mod model_key;
+mod registration;
 mod store;
 mod store_watcher;
 mod watcher;
@@ -20,6 +21,7 @@ pub use instance::Instance;
 pub use kind::{Kind, Kinds, ParsedKinds};
 pub use memory::MemoryStore;
 pub use model_key::{InstanceId, InvalidKey, MODEL_ROOT_PATH, ModelKey};
+pub use registration::{Registration, RegistrationConfig};
 pub use store::{
     Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot,
     StoreError, WatchItem, WatchStore,
