@@ -41,9 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("Building …");
     process::run(&mut workspace::cargo(["build", "-p", "dynamo-cli", "--bins"]))?;
 
-    let mut stage = Stage::new(&etcd.endpoints)?;
     println!("\netcd: {} ({})", etcd.endpoints, etcd.origin);
     println!("logs: {}", workspace::target()?.join("demo").display());
+    let mut stage = Stage::new(&etcd.endpoints)?;
     stage.play()?;
     if args.once {
         return Ok(());

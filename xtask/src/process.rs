@@ -22,7 +22,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::poll::INTERVAL;
+use crate::{poll::INTERVAL, workspace};
 
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
@@ -215,10 +215,13 @@ fn content(file: &mut File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A command as one would type it.
+/// A command as one would type it in the workspace's root.
 pub(crate) fn shown(command: &Command) -> String {
-    let program = Path::new(command.get_program());
-    let program = program.file_name().unwrap_or(program.as_os_str());
+    let path = Path::new(command.get_program());
+    let program = match path.strip_prefix(workspace::root()) {
+        Ok(inside) => inside.as_os_str(),
+        Err(_) => path.file_name().unwrap_or(path.as_os_str()),
+    };
     let words = std::iter::once(program).chain(command.get_args());
     words.map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }

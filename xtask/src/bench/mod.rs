@@ -2,6 +2,7 @@
 
 mod contender;
 mod cpu;
+mod discovery;
 mod proxy;
 
 use anyhow::Result;
@@ -11,10 +12,13 @@ use clap::Subcommand;
 pub(crate) enum Bench {
     /// Our frontend beside nginx and haproxy: requests/s, latency, CPU per request and per token
     Proxy(proxy::Args),
+    /// A put until the route is open, beside a put until etcd's own event
+    Discovery(discovery::Args),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Proxy(args) => proxy::run(args),
+        Bench::Discovery(args) => discovery::run(args),
     }
 }
