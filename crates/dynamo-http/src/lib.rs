@@ -1,1 +1,39 @@
-//! placeholder
+//! Routes that open and close with the models behind them, and a streaming OpenAI-compatible proxy.
+//!
+//! Data runs one way: discovery → [`Feed`] → [`Switchboard`] → [`View`] → route → worker.
+//!
+//! - [`Switchboard`] turns model updates into views; readers take no lock.
+//! - [`gate`] is a layer that toggles the routes of anyone's own axum `Router`.
+//! - [`Frontend`], behind the default feature `proxy`, is the whole front door, and [`serve`] serves
+//!   it with deadlines and limits.
+//!
+//! This crate knows discovery's types and no storage backend.
+
+mod error;
+mod feed;
+mod gate;
+mod route;
+mod switchboard;
+mod upstream;
+mod view;
+
+#[cfg(feature = "proxy")]
+mod frontend;
+#[cfg(feature = "proxy")]
+mod proxy;
+#[cfg(feature = "proxy")]
+mod serve;
+#[cfg(feature = "proxy")]
+mod system;
+
+pub use error::{ApiError, ErrorShape};
+pub use feed::{DiscoveryStatus, Feed, Source, SourceStatus};
+pub use gate::{Gate, GateLayer, gate};
+pub use route::Route;
+pub use switchboard::{RouteChange, Switchboard, SwitchboardWriter, update_http_endpoints};
+pub use view::{Model, View};
+
+#[cfg(feature = "proxy")]
+pub use frontend::{Frontend, FrontendConfig};
+#[cfg(feature = "proxy")]
+pub use serve::{ServeOptions, serve};

@@ -1,0 +1,198 @@
+//! The errors that we answer ourselves, in the shapes that clients understand.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+/// Whose clients read the error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorShape {
+    /// `{"error":{"message","type","param","code"}}`, of the OpenAI API reference.
+    #[default]
+    OpenAi,
+    /// `{"type":"error","error":{"type","message"}}`, of the Anthropic API reference.
+    Anthropic,
+}
+
+/// An error of our own. What a worker answers is passed through instead.
+///
+/// The message never names a worker or another namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    code: Option<&'static str>,
+    param: Option<&'static str>,
+    message: Cow<'static, str>,
+    shape: ErrorShape,
+}
+
+/// How long a client should wait before it asks again, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+impl ApiError {
+    /// An error with a status and a message.
+    pub fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            code: None,
+            param: None,
+            message: message.into(),
+            shape: ErrorShape::default(),
+        }
+    }
+
+    /// The same with OpenAI's `code`.
+    #[must_use]
+    pub fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    /// The same with OpenAI's `param`: the field of the request that was wrong.
+    #[must_use]
+    pub fn with_param(self, param: &'static str) -> Self {
+        Self { param: Some(param), ..self }
+    }
+
+    /// The same for other clients.
+    #[must_use]
+    pub fn with_shape(self, shape: ErrorShape) -> Self {
+        Self { shape, ..self }
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// No source has told yet what there is.
+    pub(crate) fn not_ready() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Model discovery is still starting; try again shortly.",
+        )
+        .with_code("discovery_not_ready")
+    }
+
+    /// No model in scope serves the route.
+    pub(crate) fn endpoint_disabled() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "No model is currently available for this endpoint.",
+        )
+        .with_code("endpoint_disabled")
+    }
+
+    /// The type by which OpenAI's clients choose their exception.
+    fn openai_type(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// The type by which Anthropic's clients do.
+    fn anthropic_type(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            504 => "timeout_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        }
+    }
+
+    /// The body, as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        match self.shape {
+            ErrorShape::OpenAi => json!({
+                "error": {
+                    "message": self.message,
+                    "type": self.openai_type(),
+                    "param": self.param,
+                    "code": self.code,
+                }
+            }),
+            ErrorShape::Anthropic => json!({
+                "type": "error",
+                "error": { "type": self.anthropic_type(), "message": self.message },
+            }),
+        }
+    }
+
+    /// The code, for events and metrics.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn code(&self) -> Option<&'static str> {
+        self.code
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.to_json().to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_5xx_is_a_server_error_to_openai_clients() {
+        for (status, expected) in [
+            (400, "invalid_request_error"),
+            (401, "authentication_error"),
+            (404, "invalid_request_error"),
+            (405, "invalid_request_error"),
+            (413, "invalid_request_error"),
+            (429, "rate_limit_error"),
+            (500, "server_error"),
+            (502, "server_error"),
+            (503, "server_error"),
+            (504, "server_error"),
+        ] {
+            let error = ApiError::new(StatusCode::from_u16(status).unwrap(), "m").with_code("c");
+            assert_eq!(
+                error.to_json(),
+                json!({"error": {"message": "m", "type": expected, "param": null, "code": "c"}})
+            );
+        }
+    }
+
+    #[test]
+    fn anthropic_clients_get_their_own_shape() {
+        let error = ApiError::endpoint_disabled().with_shape(ErrorShape::Anthropic);
+        assert_eq!(error.to_json()["type"], "error");
+        assert_eq!(error.to_json()["error"]["type"], "overloaded_error");
+    }
+
+    #[test]
+    fn every_503_and_429_says_when_to_try_again() {
+        for (status, expected) in [(503, true), (429, true), (502, false), (404, false)] {
+            let error = ApiError::new(StatusCode::from_u16(status).unwrap(), "m");
+            let response = error.into_response();
+            assert_eq!(response.headers().contains_key(header::RETRY_AFTER), expected, "{status}");
+        }
+    }
+}

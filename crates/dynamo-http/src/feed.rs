@@ -1,0 +1,213 @@
+//! The task between discovery and the switchboard.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use dynamo_discovery::{DiscoveryEvent, Revision};
+use futures_util::stream::{BoxStream, SelectAll, StreamExt as _};
+use tracing::info;
+
+use crate::switchboard::SwitchboardWriter;
+
+/// Where models are discovered.
+pub struct Source {
+    name: &'static str,
+    events: BoxStream<'static, DiscoveryEvent>,
+}
+
+impl Source {
+    /// A source, such as the stream of a [`ModelWatcher`](dynamo_discovery::ModelWatcher).
+    ///
+    /// Two sources must not use the same keys. The name appears in metrics.
+    #[must_use]
+    pub fn new(name: &'static str, events: BoxStream<'static, DiscoveryEvent>) -> Self {
+        Self { name, events }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// How discovery fares, for metrics and the health page. A clone is the same status.
+#[derive(Clone, Debug, Default)]
+pub struct DiscoveryStatus {
+    sources: Arc<[SourceStatus]>,
+}
+
+impl DiscoveryStatus {
+    /// The sources, in the order in which they were given.
+    #[must_use]
+    pub fn sources(&self) -> &[SourceStatus] {
+        &self.sources
+    }
+}
+
+/// How one source fares.
+#[derive(Debug)]
+pub struct SourceStatus {
+    name: &'static str,
+    began: Instant,
+    synced: AtomicBool,
+    /// Milliseconds after `began` since when it is disconnected; `CONNECTED` when it is not.
+    disconnected: AtomicU64,
+    revision: AtomicU64,
+    resyncs: AtomicU64,
+    refused: AtomicU64,
+    out_of_scope: AtomicU64,
+}
+
+const CONNECTED: u64 = u64::MAX;
+
+impl SourceStatus {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            began: Instant::now(),
+            synced: AtomicBool::new(false),
+            disconnected: AtomicU64::new(0),
+            revision: AtomicU64::new(0),
+            resyncs: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            out_of_scope: AtomicU64::new(0),
+        }
+    }
+
+    /// The source's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether it has told once what there is.
+    #[must_use]
+    pub fn synced(&self) -> bool {
+        self.synced.load(Ordering::Relaxed)
+    }
+
+    /// Whether its watch runs now.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.disconnected.load(Ordering::Relaxed) == CONNECTED
+    }
+
+    /// For how many seconds what we know may be stale; 0 while connected.
+    #[must_use]
+    pub fn stale_seconds(&self) -> f64 {
+        match self.disconnected.load(Ordering::Relaxed) {
+            CONNECTED => 0.0,
+            since => (self.began.elapsed().as_secs_f64() - since as f64 / 1e3).max(0.0),
+        }
+    }
+
+    /// The revision that is applied.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        Revision(self.revision.load(Ordering::Relaxed))
+    }
+
+    /// How often everything was listed again, the first list not counted.
+    #[must_use]
+    pub fn resyncs(&self) -> u64 {
+        self.resyncs.load(Ordering::Relaxed)
+    }
+
+    /// How many entries were refused.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// How many entries were out of scope.
+    #[must_use]
+    pub fn out_of_scope(&self) -> u64 {
+        self.out_of_scope.load(Ordering::Relaxed)
+    }
+
+    /// Notes what an event says of the source.
+    fn note(&self, event: &DiscoveryEvent) {
+        match event {
+            DiscoveryEvent::Batch(batch) => {
+                self.revision.store(batch.revision.0, Ordering::Relaxed);
+                self.refused.fetch_add(batch.refused as u64, Ordering::Relaxed);
+                self.out_of_scope.fetch_add(batch.out_of_scope as u64, Ordering::Relaxed);
+                if batch.resync && self.synced.swap(true, Ordering::Relaxed) {
+                    self.resyncs.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            DiscoveryEvent::Connected => self.disconnected.store(CONNECTED, Ordering::Relaxed),
+            DiscoveryEvent::Disconnected => {
+                let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(CONNECTED - 1);
+                self.disconnected.store(now, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Feeds a switchboard from its sources.
+///
+/// Everything that is ready is published at once. The switchboard is ready when every source has
+/// told once what there is; a source that fails later takes nothing back.
+pub struct Feed {
+    writer: SwitchboardWriter,
+    status: DiscoveryStatus,
+    events: SelectAll<BoxStream<'static, (usize, DiscoveryEvent)>>,
+}
+
+impl Feed {
+    /// A feed that has not begun. [`run`](Self::run) does the work.
+    pub fn new(writer: SwitchboardWriter, sources: impl IntoIterator<Item = Source>) -> Self {
+        let mut statuses = Vec::new();
+        let mut events = SelectAll::new();
+        for (index, source) in sources.into_iter().enumerate() {
+            statuses.push(SourceStatus::new(source.name));
+            events.push(source.events.map(move |event| (index, event)).boxed());
+        }
+        Self { writer, status: DiscoveryStatus { sources: statuses.into() }, events }
+    }
+
+    /// How the sources fare.
+    #[must_use]
+    pub fn status(&self) -> DiscoveryStatus {
+        self.status.clone()
+    }
+
+    /// Feeds until the last source ends, which a watcher never does.
+    pub async fn run(self) {
+        /// How many events one publication takes at most.
+        const AT_ONCE: usize = 1024;
+
+        let Self { mut writer, status, events } = self;
+        let mut ready = false;
+        let mut events = events.ready_chunks(AT_ONCE);
+        while let Some(chunk) = events.next().await {
+            for (source, event) in &chunk {
+                status.sources[*source].note(event);
+                if let DiscoveryEvent::Batch(batch) = event {
+                    writer.stage(&batch.updates);
+                }
+            }
+            if !ready && status.sources.iter().all(SourceStatus::synced) {
+                ready = true;
+                writer.stage_ready();
+                info!("discovery is ready");
+            }
+            for change in writer.publish() {
+                let path = change.route.path();
+                let what = if change.open { "route opened" } else { "route closed" };
+                info!(path, scope = %change.scope, "{what}");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("status", &self.status).finish_non_exhaustive()
+    }
+}

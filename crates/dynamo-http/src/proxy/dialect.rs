@@ -1,0 +1,235 @@
+//! How a stream of each route ends, and how it says that it broke.
+
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::error::ApiError;
+use crate::route::Route;
+
+/// What is known of a stream of server-sent events while it passes.
+///
+/// Nothing is parsed: only the ends of events are followed, where one could be put in between,
+/// and, where the framing cannot tell a whole stream from a broken one, the route's end marker.
+pub(crate) struct EventStream {
+    dialect: Dialect,
+    /// The last bytes that passed; empty at the start.
+    tail: Vec<u8>,
+    /// Whether the route's end marker passed; `None` where it does not matter.
+    ended: Option<bool>,
+    /// The last `sequence_number` that passed, on routes that count.
+    sequence: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Dialect {
+    /// Chat and completions: `data: {"error":…}`; ends with `data: [DONE]`.
+    OpenAi,
+    /// Responses: `event: error`, flat; ends with `response.completed`.
+    Responses,
+    /// Messages: `event: error` in Anthropic's shape; ends with `message_stop`.
+    Anthropic,
+    /// No known error event, no known end.
+    Other,
+}
+
+impl Dialect {
+    fn of(route: Route) -> Self {
+        match route {
+            Route::ChatCompletions | Route::Completions => Self::OpenAi,
+            Route::Responses => Self::Responses,
+            Route::Messages => Self::Anthropic,
+            _ => Self::Other,
+        }
+    }
+
+    /// What a whole stream has in it; any of them ends it.
+    fn end_markers(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::OpenAi => &[b"data: [DONE]", b"data:[DONE]"],
+            Self::Responses => &[b"response.completed", b"response.failed", b"response.incomplete"],
+            Self::Anthropic => &[b"message_stop"],
+            Self::Other => &[],
+        }
+    }
+}
+
+/// Longer than any marker, and than a number behind `"sequence_number":`.
+const TAIL: usize = 48;
+
+impl EventStream {
+    /// A stream of a route; `close_delimited` when only its end ends it, broken or not.
+    pub(crate) fn new(route: Route, close_delimited: bool) -> Self {
+        let dialect = Dialect::of(route);
+        let watched = close_delimited && !dialect.end_markers().is_empty();
+        Self { dialect, tail: Vec::new(), ended: watched.then_some(false), sequence: None }
+    }
+
+    /// Sees data pass.
+    pub(crate) fn pass(&mut self, data: &[u8]) {
+        if self.ended == Some(false) {
+            let ended =
+                self.dialect.end_markers().iter().any(|marker| self.spots(marker, data).is_some());
+            self.ended = Some(ended);
+        }
+        if self.dialect == Dialect::Responses {
+            self.sequence = self.spots(br#""sequence_number":"#, data).or(self.sequence);
+        }
+        if data.len() >= TAIL {
+            self.tail.clear();
+            self.tail.extend_from_slice(&data[data.len() - TAIL..]);
+        } else {
+            let excess = (self.tail.len() + data.len()).saturating_sub(TAIL);
+            self.tail.drain(..excess);
+            self.tail.extend_from_slice(data);
+        }
+    }
+
+    /// The number behind the last `needle` in what passes now, also where it lies across two
+    /// pieces; 0 where none is behind it.
+    fn spots(&self, needle: &[u8], data: &[u8]) -> Option<u64> {
+        let number = |rest: &[u8]| {
+            let digits = rest.iter().skip_while(|byte| **byte == b' ');
+            digits.take_while(|byte| byte.is_ascii_digit()).fold(0_u64, |n, digit| {
+                n.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+            })
+        };
+        let last = |hay: &[u8]| {
+            let at = hay.windows(needle.len()).rposition(|window| window == needle)?;
+            Some(number(&hay[at + needle.len()..]))
+        };
+        last(data).or_else(|| {
+            let seam: Vec<u8> = self.tail.iter().chain(data.iter().take(TAIL)).copied().collect();
+            last(&seam)
+        })
+    }
+
+    /// Whether an end of the connection here would be the end of the stream.
+    pub(crate) fn may_end(&self) -> bool {
+        self.ended != Some(false)
+    }
+
+    /// The event that tells of the break, where one can be put: between two events.
+    pub(crate) fn broken(&self, error: &ApiError) -> Option<Bytes> {
+        let at_boundary = self.tail.is_empty()
+            || [b"\n\n".as_slice(), b"\r\n\r\n", b"\r\r"]
+                .iter()
+                .any(|end| self.tail.ends_with(end));
+        if !at_boundary {
+            return None;
+        }
+        let event = match self.dialect {
+            Dialect::OpenAi => format!("data: {}\n\n", error.to_json()),
+            Dialect::Responses => {
+                let data = json!({
+                    "type": "error",
+                    "code": error.code(),
+                    "message": error.message(),
+                    "param": null,
+                    "sequence_number": self.sequence.map_or(0, |last| last + 1),
+                });
+                format!("event: error\ndata: {data}\n\n")
+            }
+            Dialect::Anthropic => format!("event: error\ndata: {}\n\n", error.to_json()),
+            Dialect::Other => return None,
+        };
+        Some(event.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lost(route: Route) -> ApiError {
+        ApiError::new(StatusCode::BAD_GATEWAY, "lost")
+            .with_code("c")
+            .with_shape(route.error_shape())
+    }
+
+    fn told(route: Route, passed: &[&str]) -> Option<String> {
+        let mut stream = EventStream::new(route, false);
+        for data in passed {
+            stream.pass(data.as_bytes());
+        }
+        stream.broken(&lost(route)).map(|event| String::from_utf8(event.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn each_route_tells_a_break_in_its_own_dialect() {
+        let passed = ["data: {}\n\n"];
+        for route in [Route::ChatCompletions, Route::Completions] {
+            assert_eq!(
+                told(route, &passed).unwrap(),
+                "data: {\"error\":{\"code\":\"c\",\"message\":\"lost\",\"param\":null,\"type\":\"server_error\"}}\n\n"
+            );
+        }
+        assert_eq!(
+            told(Route::Messages, &passed).unwrap(),
+            "event: error\ndata: {\"error\":{\"message\":\"lost\",\"type\":\"api_error\"},\"type\":\"error\"}\n\n"
+        );
+        let counted = ["data: {\"sequence_number\": 41}\n\n", "data: {\"x\":1}\n\n"];
+        assert_eq!(
+            told(Route::Responses, &counted).unwrap(),
+            "event: error\ndata: {\"code\":\"c\",\"message\":\"lost\",\"param\":null,\"sequence_number\":42,\"type\":\"error\"}\n\n"
+        );
+        assert_eq!(told(Route::AudioSpeech, &passed), None);
+    }
+
+    #[test]
+    fn nothing_is_put_into_the_middle_of_an_event() {
+        let route = Route::ChatCompletions;
+        for passed in [["data: {"].as_slice(), &["data: {}\n"], &["a\n\n", "b"], &["a\r\n", "\r"]] {
+            assert_eq!(told(route, passed), None, "{passed:?}");
+        }
+        for passed in [[].as_slice(), &["a\n", "\n"], &["a\r\n\r", "\n"], &["a\r", "\r"]] {
+            assert!(told(route, passed).is_some(), "{passed:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_close_delimited_stream_needs_its_end_marker() {
+        for (route, marker) in [
+            (Route::ChatCompletions, "data: [DONE]\n\n"),
+            (Route::Responses, "event: response.completed\n"),
+            (Route::Messages, "event: message_stop\n"),
+        ] {
+            assert!(EventStream::new(route, false).may_end());
+            let mut stream = EventStream::new(route, true);
+            stream.pass(b"data: x\n\n");
+            assert!(!stream.may_end());
+            stream.pass(marker.as_bytes());
+            stream.pass(b"\n");
+            assert!(stream.may_end());
+        }
+        assert!(EventStream::new(Route::AudioSpeech, true).may_end());
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_pieces_are_cut_does_not_matter(
+            text in "(data: [a-z]{0,9}\n\n|\"sequence_number\":[0-9]{1,4}\n){0,6}",
+            end in any::<bool>(),
+            cuts in proptest::collection::vec(1_usize..20, 1..20),
+        ) {
+            let text = format!("{text}{}", if end { "data: [DONE]\n\n" } else { "" });
+            for route in [Route::ChatCompletions, Route::Responses] {
+                let mut whole = EventStream::new(route, true);
+                whole.pass(text.as_bytes());
+                let mut pieces = EventStream::new(route, true);
+                let mut rest = text.as_bytes();
+                for cut in cuts.iter().cycle() {
+                    if rest.is_empty() { break; }
+                    let (piece, later) = rest.split_at((*cut).min(rest.len()));
+                    pieces.pass(piece);
+                    rest = later;
+                }
+                prop_assert_eq!(pieces.may_end(), whole.may_end());
+                let (pieces, whole) = (pieces.broken(&lost(route)), whole.broken(&lost(route)));
+                prop_assert_eq!(pieces.is_some(), whole.is_some());
+            }
+        }
+    }
+}

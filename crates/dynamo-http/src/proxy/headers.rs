@@ -1,0 +1,137 @@
+//! Which headers pass a proxy, and under which id.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// The id of a request, from the client to the worker and back.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Headers that are between two hops only (RFC 9110 section 7.6.1), and their older relatives.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Drops the headers that end here, also those that `Connection` names.
+pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    // Almost always there is one such header or none.
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            // What frames or addresses the message is not up for dropping.
+            .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Turns a client's headers into those for a worker, but for `Host`, which is each worker's own.
+pub(crate) fn for_upstream(headers: &mut HeaderMap, length: usize, id: &HeaderValue) {
+    drop_hop_by_hop(headers);
+    headers.remove(header::HOST);
+    // We have the whole body, so there is nothing to expect.
+    headers.remove(header::EXPECT);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(X_REQUEST_ID, id.clone());
+}
+
+/// The id that the client gave, if it is fit for a log; else a new one.
+///
+/// New ones are UUIDs (version 4 of RFC 9562), since one engine refuses anything else.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(X_REQUEST_ID).filter(|id| {
+        (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    });
+    given.cloned().unwrap_or_else(|| {
+        let id = (fastrand::u128(..) & !(0xf << 76) & !(0b11 << 62)) | (4 << 76) | (0b10 << 62);
+        let text = format!(
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            id >> 96,
+            id >> 80 & 0xffff,
+            id >> 64 & 0xffff,
+            id >> 48 & 0xffff,
+            id & 0xffff_ffff_ffff
+        );
+        HeaderValue::try_from(text)
+            .unwrap_or_else(|_| unreachable!("hexadecimal digits and dashes"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_between_two_hops_does_not_pass() {
+        let mut headers = map(&[
+            ("connection", "close, X-Private"),
+            ("x-private", "secret"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("expect", "100-continue"),
+            ("host", "front"),
+            ("content-length", "7"),
+            ("authorization", "Bearer k"),
+            ("accept-encoding", "gzip"),
+        ]);
+        for_upstream(&mut headers, 3, &HeaderValue::from_static("id"));
+        let expected = map(&[
+            ("content-length", "3"),
+            ("authorization", "Bearer k"),
+            ("accept-encoding", "gzip"),
+            ("x-request-id", "id"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_client_cannot_have_the_framing_dropped() {
+        let mut headers = map(&[("connection", "content-length"), ("content-length", "5")]);
+        drop_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("content-length", "5")]));
+    }
+
+    #[test]
+    fn an_id_is_taken_over_if_it_is_fit_for_a_log() {
+        assert_eq!(request_id(&map(&[("x-request-id", "abc-1")])), "abc-1");
+        for unfit in ["", "a b", "\u{e9}"] {
+            let headers = [(X_REQUEST_ID, HeaderValue::from_bytes(unfit.as_bytes()).unwrap())];
+            assert_ne!(request_id(&headers.into_iter().collect()), unfit);
+        }
+    }
+
+    #[test]
+    fn a_new_id_is_a_random_uuid() {
+        let id = request_id(&HeaderMap::new());
+        let id = id.to_str().unwrap();
+        let groups: Vec<_> = id.split('-').map(str::len).collect();
+        assert_eq!(groups, [8, 4, 4, 4, 12]);
+        assert_eq!(&id[14..15], "4");
+        assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
+        assert_ne!(id, request_id(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,348 @@
+//! What is counted, under Dynamo's names.
+//!
+//! The handles of a model's series hang at the model, so a request finds them without a lock.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use http::StatusCode;
+use prometheus::{
+    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::feed::DiscoveryStatus;
+use crate::route::Route;
+use crate::view::{Model, View};
+
+/// The label of requests for models that are not there.
+const UNKNOWN_MODEL: &str = "unknown_model";
+/// The label of models past the first [`MAX_MODELS`] that were ever asked for.
+const OTHER_MODELS: &str = "other_models";
+/// How many models have series of their own.
+const MAX_MODELS: usize = 1000;
+
+/// Seconds, from a cached answer to a long generation.
+const DURATION: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+];
+const FIRST_BYTE: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// The series of one frontend.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    inflight: IntGaugeVec,
+    duration: HistogramVec,
+    first_byte: HistogramVec,
+    labelled: AtomicUsize,
+    unknown: Arc<ModelMeter>,
+}
+
+/// The series of one model.
+#[derive(Default)]
+pub(crate) struct ModelMeter {
+    label: OnceLock<Box<str>>,
+    routes: [OnceLock<RouteMeter>; Route::ALL.len()],
+}
+
+/// The series of one model on one route.
+struct RouteMeter {
+    inflight: IntGauge,
+    duration: Histogram,
+    first_byte: Histogram,
+    /// Answers with 200, plain and streamed: nearly all.
+    ok: [IntCounter; 2],
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        let by = |labels: &[&'static str]| labels.to_vec();
+        let metrics = Self {
+            requests: valid(IntCounterVec::new(
+                opts("requests_total", "Requests by model, route and status"),
+                &by(&["model", "endpoint", "request_type", "status", "code"]),
+            )),
+            inflight: valid(IntGaugeVec::new(
+                opts("inflight_requests", "Requests that are being answered"),
+                &by(&["model", "endpoint"]),
+            )),
+            duration: valid(HistogramVec::new(
+                HistogramOpts::from(opts(
+                    "request_duration_seconds",
+                    "From a request's head to the end of its answer",
+                ))
+                .buckets(DURATION.to_vec()),
+                &by(&["model", "endpoint"]),
+            )),
+            first_byte: valid(HistogramVec::new(
+                HistogramOpts::from(opts(
+                    "time_to_first_byte_seconds",
+                    "From a request's head to the first byte of its answer",
+                ))
+                .buckets(FIRST_BYTE.to_vec()),
+                &by(&["model", "endpoint"]),
+            )),
+            labelled: AtomicUsize::new(0),
+            unknown: Arc::default(),
+            registry,
+        };
+        let Self { registry, requests, inflight, duration, first_byte, .. } = &metrics;
+        valid(registry.register(Box::new(requests.clone())));
+        valid(registry.register(Box::new(inflight.clone())));
+        valid(registry.register(Box::new(duration.clone())));
+        valid(registry.register(Box::new(first_byte.clone())));
+        let _ = metrics.unknown.label.set(UNKNOWN_MODEL.into());
+        metrics
+    }
+
+    fn label<'a>(&self, meter: &'a ModelMeter, name: &str) -> &'a str {
+        meter.label.get_or_init(|| {
+            let own = self.labelled.fetch_add(1, Ordering::Relaxed) < MAX_MODELS;
+            if own { name.into() } else { OTHER_MODELS.into() }
+        })
+    }
+
+    fn route<'a>(&self, meter: &'a ModelMeter, name: &str, route: Route) -> &'a RouteMeter {
+        meter.routes[route as usize].get_or_init(|| {
+            let model = self.label(meter, name);
+            let labels = [model, route.name()];
+            RouteMeter {
+                inflight: self.inflight.with_label_values(&labels),
+                duration: self.duration.with_label_values(&labels),
+                first_byte: self.first_byte.with_label_values(&labels),
+                ok: [false, true].map(|stream| {
+                    self.requests.with_label_values(&request_labels(
+                        model,
+                        route,
+                        stream,
+                        StatusCode::OK,
+                        true,
+                    ))
+                }),
+            }
+        })
+    }
+
+    /// Everything, in Prometheus' text format; the state of things as it is now.
+    pub(crate) fn render(&self, view: &View, discovery: &DiscoveryStatus) -> Vec<u8> {
+        let mut families = self.registry.gather();
+        families.extend(state(view, discovery).gather());
+        let mut text = Vec::new();
+        // Writing to memory does not fail.
+        let _ = TextEncoder::new().encode(&families, &mut text);
+        text
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ModelMeter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelMeter").field("label", &self.label.get()).finish_non_exhaustive()
+    }
+}
+
+/// What a view and the sources say, as metrics. Derived when asked for, so it cannot drift.
+fn state(view: &View, discovery: &DiscoveryStatus) -> Registry {
+    let registry = Registry::new();
+    let gauges = |name: &str, help: &str, label: &str| {
+        let gauges = valid(IntGaugeVec::new(opts(name, help), &[label]));
+        valid(registry.register(Box::new(gauges.clone())));
+        gauges
+    };
+    let counters = |name: &str, help: &str| {
+        let counters = valid(IntCounterVec::new(opts(name, help), &["source"]));
+        valid(registry.register(Box::new(counters.clone())));
+        counters
+    };
+    let single = |name: &str, help: &str, value: usize| {
+        let gauge = valid(IntGauge::with_opts(opts(name, help)));
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        valid(registry.register(Box::new(gauge)));
+    };
+
+    let open = gauges("endpoint_open", "Whether the route is open", "endpoint");
+    let models = gauges("live_models", "Models that serve the route", "endpoint");
+    let instances = gauges("live_instances", "Instances that serve the route", "endpoint");
+    for route in Route::ALL {
+        let label = [route.name()];
+        open.with_label_values(&label).set(view.is_open(route.kind()).into());
+        let count = i64::try_from(view.models_of(route.kind())).unwrap_or(i64::MAX);
+        models.with_label_values(&label).set(count);
+        instances.with_label_values(&label).set(0);
+    }
+    for instance in view.instances() {
+        for route in Route::of(instance.kinds()) {
+            instances.with_label_values(&[route.name()]).inc();
+        }
+    }
+    let disagreeing = view.models().filter(|model| model.disagrees()).count();
+    single(
+        "disagreeing_models",
+        "Models whose instances serve different kinds or context lengths",
+        disagreeing,
+    );
+    single("ready", "Whether every source has told once what there is", view.is_ready().into());
+
+    let connected = gauges("discovery_connected", "Whether the source's watch runs", "source");
+    let revision = gauges("discovery_revision", "The source's revision that is applied", "source");
+    let stale = valid(GaugeVec::new(
+        opts("discovery_stale_seconds", "For how long the source has been away"),
+        &["source"],
+    ));
+    valid(registry.register(Box::new(stale.clone())));
+    let resyncs = counters("discovery_resyncs_total", "Full lists after the first one");
+    let refused = counters("discovery_refused_total", "Entries that were refused");
+    let out_of_scope = counters("discovery_out_of_scope_total", "Entries that were out of scope");
+    for source in discovery.sources() {
+        let label = [source.name()];
+        connected.with_label_values(&label).set(source.connected().into());
+        revision.with_label_values(&label).set(source.revision().0.try_into().unwrap_or(i64::MAX));
+        stale.with_label_values(&label).set(source.stale_seconds());
+        resyncs.with_label_values(&label).inc_by(source.resyncs());
+        refused.with_label_values(&label).inc_by(source.refused());
+        out_of_scope.with_label_values(&label).inc_by(source.out_of_scope());
+    }
+    registry
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("dynamo_frontend_{name}"), help)
+}
+
+/// Names and labels are literals of this file.
+fn valid<T>(result: prometheus::Result<T>) -> T {
+    result.unwrap_or_else(|error| unreachable!("a metric is invalid: {error}"))
+}
+
+fn request_labels(
+    model: &str,
+    route: Route,
+    stream: bool,
+    code: StatusCode,
+    success: bool,
+) -> [String; 5] {
+    [
+        model.to_owned(),
+        route.name().to_owned(),
+        if stream { "stream" } else { "unary" }.to_owned(),
+        if success { "success" } else { "error" }.to_owned(),
+        code.as_str().to_owned(),
+    ]
+}
+
+/// One request from its head to the end of its answer; counted when it is dropped.
+pub(crate) struct Record {
+    metrics: Arc<Metrics>,
+    meter: Arc<ModelMeter>,
+    model: Option<Arc<Model>>,
+    route: Route,
+    stream: bool,
+    began: Instant,
+    first_byte: bool,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy)]
+enum Outcome {
+    /// The client left before its answer was complete.
+    Left,
+    /// The answer's head was sent, the rest has not been yet.
+    Begun(StatusCode),
+    /// It was answered in full.
+    Answered(StatusCode),
+    /// The answer broke.
+    Broken(StatusCode),
+}
+
+impl Record {
+    pub(crate) fn begin(metrics: &Arc<Metrics>, route: Route) -> Self {
+        Self {
+            meter: metrics.unknown.clone(),
+            metrics: metrics.clone(),
+            model: None,
+            route,
+            stream: false,
+            began: Instant::now(),
+            first_byte: false,
+            outcome: Outcome::Left,
+        }
+    }
+
+    /// The request is for this model, which is there.
+    pub(crate) fn is_for(&mut self, model: &Arc<Model>, stream: bool) {
+        self.meter = model.meter.clone();
+        self.model = Some(model.clone());
+        self.stream = stream;
+        self.route_meter().inflight.inc();
+    }
+
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.outcome = Outcome::Answered(status);
+    }
+
+    pub(crate) fn begun(&mut self, status: StatusCode) {
+        self.outcome = Outcome::Begun(status);
+    }
+
+    /// The rest of the answer was passed on.
+    pub(crate) fn ended(&mut self) {
+        if let Outcome::Begun(status) = self.outcome {
+            self.outcome = Outcome::Answered(status);
+        }
+    }
+
+    pub(crate) fn broke(&mut self) {
+        if let Outcome::Begun(status) = self.outcome {
+            self.outcome = Outcome::Broken(status);
+        }
+    }
+
+    pub(crate) fn first_byte(&mut self) {
+        if !std::mem::replace(&mut self.first_byte, true) {
+            self.route_meter().first_byte.observe(self.began.elapsed().as_secs_f64());
+        }
+    }
+
+    fn route_meter(&self) -> &RouteMeter {
+        let name = self.model.as_ref().map_or(UNKNOWN_MODEL, |model| model.name());
+        self.metrics.route(&self.meter, name, self.route)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        /// nginx's code for a client that closed before it was answered.
+        const CLIENT_CLOSED: u16 = 499;
+
+        let (status, whole) = match self.outcome {
+            Outcome::Answered(status) => (status, true),
+            Outcome::Broken(status) => (status, false),
+            Outcome::Left | Outcome::Begun(_) => {
+                (StatusCode::from_u16(CLIENT_CLOSED).unwrap_or(StatusCode::BAD_REQUEST), false)
+            }
+        };
+        let meter = self.route_meter();
+        if whole && status == StatusCode::OK {
+            meter.ok[usize::from(self.stream)].inc();
+        } else {
+            let model = self.meter.label.get().map_or(UNKNOWN_MODEL, |label| label);
+            let success = whole && status.is_success();
+            let labels = request_labels(model, self.route, self.stream, status, success);
+            self.metrics.requests.with_label_values(&labels).inc();
+        }
+        meter.duration.observe(self.began.elapsed().as_secs_f64());
+        if self.model.is_some() {
+            meter.inflight.dec();
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! A worker's answer on its way to the client.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::warn;
+
+use super::answer::Answer;
+use super::dialect::EventStream;
+use super::metrics::Record;
+use crate::error::{ApiError, ErrorShape};
+
+/// The body of the answer as the client gets it.
+///
+/// When the worker fails in the middle of it, the client is told where the route has a way to, and
+/// then the connection is cut: a clean end would be taken for a whole answer by every client.
+pub(crate) struct Passage {
+    pub(crate) answer: Answer,
+    /// Followed for unencoded streams of server-sent events.
+    pub(crate) events: Option<EventStream>,
+    pub(crate) shape: ErrorShape,
+    pub(crate) record: Record,
+    pub(crate) request_id: HeaderValue,
+    pub(crate) idle: Idle,
+    pub(crate) phase: Phase,
+}
+
+pub(crate) enum Phase {
+    Flowing,
+    /// The client was told that the stream broke; the server gets a turn to send that.
+    Told,
+    /// Next, the connection is cut.
+    Cut,
+}
+
+/// How long nothing has come from the worker.
+///
+/// The timer is set again only when it fires, not with every frame.
+pub(crate) struct Idle {
+    limit: Duration,
+    last: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { limit, last: Instant::now(), timer: None }
+    }
+
+    /// Ready when the limit has passed since data was seen.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let deadline = self.last + self.limit;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            std::task::ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+/// What ends a connection without the last chunk.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker failed in the middle of its answer")]
+pub(crate) struct Broken;
+
+impl Passage {
+    /// The worker failed: tells the client if that is possible, and cuts.
+    fn break_off(
+        &mut self,
+        reason: &dyn std::fmt::Display,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        warn!(request_id = ?self.request_id, %reason, "the worker failed in the middle of its answer");
+        self.record.broke();
+        let error = ApiError::new(
+            StatusCode::BAD_GATEWAY,
+            "The connection to the worker was lost before the response was complete.",
+        )
+        .with_code("bad_gateway")
+        .with_shape(self.shape);
+        match self.events.as_ref().and_then(|events| events.broken(&error)) {
+            Some(event) => {
+                self.phase = Phase::Told;
+                Poll::Ready(Some(Ok(Frame::data(event))))
+            }
+            None => {
+                self.phase = Phase::Cut;
+                Poll::Ready(Some(Err(Broken)))
+            }
+        }
+    }
+}
+
+impl Body for Passage {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        match this.phase {
+            Phase::Flowing => {}
+            Phase::Told => {
+                this.phase = Phase::Cut;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Phase::Cut => return Poll::Ready(Some(Err(Broken))),
+        }
+        match Pin::new(&mut this.answer).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.record.first_byte();
+                this.idle.last = Instant::now();
+                if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
+                    events.pass(data);
+                }
+                if this.answer.is_end_stream() {
+                    this.record.ended();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                if this.events.as_ref().is_some_and(|events| !events.may_end()) {
+                    return this.break_off(&"the stream ended without its end marker");
+                }
+                this.record.ended();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => this.break_off(&error),
+            Poll::Pending => match this.idle.poll(cx) {
+                Poll::Ready(()) => this.break_off(&"it sent nothing for too long"),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // A close-delimited stream has to be looked at when it ends.
+        matches!(self.phase, Phase::Flowing)
+            && self.answer.is_end_stream()
+            && self.events.as_ref().is_none_or(EventStream::may_end)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
+    }
+}

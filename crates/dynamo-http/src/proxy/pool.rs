@@ -1,0 +1,205 @@
+//! Connections to one worker, and one exchange over one of them.
+//!
+//! A connection has no task of its own: whoever uses it polls it. So the bytes that a worker sends
+//! wake the request that waits for them and nothing else, and what is readable together leaves
+//! together. An idle connection is polled by nobody, hence it is asked whether it still lives when
+//! it is taken, and swept out when it has been idle for too long.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_queue::SegQueue;
+use dynamo_discovery::WorkerUrl;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+
+use super::connect::{Connector, Transport};
+
+/// How many idle connections a worker keeps.
+const MAX_IDLE: usize = 256;
+
+/// The idle connections to one worker, and what every request to it needs.
+pub(crate) struct Pool {
+    uri: Uri,
+    host: HeaderValue,
+    idle: SegQueue<Box<Connection>>,
+}
+
+/// A connection that is not in use.
+pub(crate) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: Driver,
+    idle_since: Instant,
+    /// Whether it has carried an exchange before.
+    reused: bool,
+}
+
+/// The half of a connection that reads and writes; done when the connection is closed.
+struct Driver {
+    connection: Option<http1::Connection<Transport, Full<Bytes>>>,
+}
+
+impl Driver {
+    /// Reads and writes what is possible now. Ready when the connection is closed.
+    ///
+    /// Why it closed does not matter here: whoever waits for an answer is told.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(connection) = &mut self.connection {
+            std::task::ready!(Pin::new(connection).poll(cx)).ok();
+            self.connection = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum ExchangeError {
+    /// No connection: nothing was sent.
+    Connect(io::Error),
+    /// The connection ended after the request was sent, or while it was.
+    Lost { reused: bool, error: hyper::Error },
+    /// The answer is no HTTP that we take.
+    Invalid(hyper::Error),
+}
+
+impl Pool {
+    pub(crate) fn new(url: &WorkerUrl) -> Self {
+        let uri = url.to_uri();
+        let host = uri.authority().map_or("", |authority| authority.as_str());
+        let host = HeaderValue::from_str(host)
+            .unwrap_or_else(|_| unreachable!("an authority is visible ASCII"));
+        Self { uri, host, idle: SegQueue::new() }
+    }
+
+    /// The `Host` of requests to this worker.
+    pub(crate) fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
+    /// The target of a request for `path`, below the worker's base path.
+    pub(crate) fn target(&self, path: &'static str, query: Option<&str>) -> Uri {
+        let base = self.uri.path().trim_end_matches('/');
+        let target = match (base, query) {
+            ("", None) => PathAndQuery::from_static(path),
+            (base, query) => {
+                let mut target = format!("{base}{path}");
+                if let Some(query) = query {
+                    target.push('?');
+                    target.push_str(query);
+                }
+                PathAndQuery::try_from(target)
+                    .unwrap_or_else(|_| unreachable!("parts of valid URIs"))
+            }
+        };
+        Uri::from(target)
+    }
+
+    /// Takes a connection that still lives.
+    async fn take(&self, max_idle: Duration) -> Option<Box<Connection>> {
+        while let Some(mut connection) = self.idle.pop() {
+            let fresh = connection.idle_since.elapsed() < max_idle;
+            if fresh && connection.is_alive().await {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    fn put(&self, connection: Box<Connection>) {
+        if self.idle.len() < MAX_IDLE {
+            self.idle.push(connection);
+        }
+    }
+
+    /// Closes what has been idle for too long. Others may use the pool meanwhile.
+    pub(crate) fn sweep(&self, max_idle: Duration) {
+        for _ in 0..self.idle.len() {
+            match self.idle.pop() {
+                Some(connection) if connection.idle_since.elapsed() < max_idle => {
+                    self.idle.push(connection);
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Sends a request over an idle connection, or a new one, and waits for the head of the answer.
+    pub(crate) async fn exchange(
+        &self,
+        connector: &Connector,
+        request: Request<Full<Bytes>>,
+        max_idle: Option<Duration>,
+    ) -> Result<(Response<Incoming>, Box<Connection>), ExchangeError> {
+        let idle = match max_idle {
+            Some(max_idle) => self.take(max_idle).await,
+            None => None,
+        };
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.open(connector).await.map_err(ExchangeError::Connect)?,
+        };
+        connection.exchange(request).await
+    }
+
+    async fn open(&self, connector: &Connector) -> io::Result<Box<Connection>> {
+        let transport = connector.connect(&self.uri).await?;
+        let (sender, connection) =
+            http1::Builder::new().handshake(transport).await.map_err(io::Error::other)?;
+        let driver = Driver { connection: Some(connection) };
+        Ok(Box::new(Connection { sender, driver, idle_since: Instant::now(), reused: false }))
+    }
+}
+
+impl Connection {
+    /// Whether the worker has not closed it, as far as is known here.
+    async fn is_alive(&mut self) -> bool {
+        let closed = poll_fn(|cx| Poll::Ready(self.driver.poll(cx).is_ready())).await;
+        !closed && self.sender.is_ready()
+    }
+
+    async fn exchange(
+        mut self: Box<Self>,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, Box<Self>), ExchangeError> {
+        let answer = {
+            let mut answer = pin!(self.sender.send_request(request));
+            let driver = &mut self.driver;
+            poll_fn(|cx| {
+                // First the bytes, then what they mean. Once closed, the answer knows why.
+                let _closed = driver.poll(cx);
+                answer.as_mut().poll(cx)
+            })
+            .await
+        };
+        match answer {
+            Ok(response) => Ok((response, self)),
+            Err(error) if error.is_parse() => Err(ExchangeError::Invalid(error)),
+            Err(error) => Err(ExchangeError::Lost { reused: self.reused, error }),
+        }
+    }
+
+    /// Reads and writes what is possible now.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        let _closed = self.driver.poll(cx);
+    }
+
+    /// Gives the connection back after a whole answer, unless it is closed or about to be.
+    pub(crate) fn recycle(mut self: Box<Self>, cx: &mut Context<'_>, pool: &Pool) {
+        // Lets the connection see that the answer ended.
+        let closed = self.driver.poll(cx).is_ready();
+        if !closed && self.sender.is_ready() {
+            self.idle_since = Instant::now();
+            self.reused = true;
+            pool.put(self);
+        }
+    }
+}

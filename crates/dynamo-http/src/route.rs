@@ -1,0 +1,120 @@
+//! The HTTP routes of a front door, and what each of them needs and speaks.
+
+use dynamo_discovery::{Kind, Kinds};
+
+use crate::error::ErrorShape;
+
+/// A route that is proxied to workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Route {
+    /// `POST /v1/chat/completions`, OpenAI's chat completions.
+    ChatCompletions,
+    /// `POST /v1/responses`, OpenAI's responses.
+    Responses,
+    /// `POST /v1/messages`, Anthropic's messages.
+    Messages,
+    /// `POST /v1/completions`, OpenAI's text completions.
+    Completions,
+    /// `POST /v1/embeddings`, OpenAI's embeddings.
+    Embeddings,
+    /// `POST /v1/images/generations`, OpenAI's image generation.
+    ImageGenerations,
+    /// `POST /v1/audio/speech`, OpenAI's speech generation.
+    AudioSpeech,
+    /// `POST /classify`, as vLLM has it.
+    Classify,
+    /// `POST /pooling`, as vLLM has it.
+    Pooling,
+    /// `POST /v1/rerank`, as vLLM and Jina have it.
+    Rerank,
+    /// `POST /v1/score`, as vLLM has it.
+    Score,
+}
+
+impl Route {
+    /// Every route.
+    pub const ALL: [Self; 11] = [
+        Self::ChatCompletions,
+        Self::Responses,
+        Self::Messages,
+        Self::Completions,
+        Self::Embeddings,
+        Self::ImageGenerations,
+        Self::AudioSpeech,
+        Self::Classify,
+        Self::Pooling,
+        Self::Rerank,
+        Self::Score,
+    ];
+
+    /// The path, at the front door and at the worker.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+            Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+            Self::ImageGenerations => "/v1/images/generations",
+            Self::AudioSpeech => "/v1/audio/speech",
+            Self::Classify => "/classify",
+            Self::Pooling => "/pooling",
+            Self::Rerank => "/v1/rerank",
+            Self::Score => "/v1/score",
+        }
+    }
+
+    /// The name in metrics, as Dynamo's where it has the route.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "chat_completions",
+            Self::Responses => "responses",
+            Self::Messages => "messages",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+            Self::ImageGenerations => "images_generations",
+            Self::AudioSpeech => "audio_speech",
+            Self::Classify => "classify",
+            Self::Pooling => "pooling",
+            Self::Rerank => "rerank",
+            Self::Score => "score",
+        }
+    }
+
+    /// The kind that opens the route. Prefill, raw tensors, videos and realtime open none.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::ChatCompletions | Self::Responses | Self::Messages => Kind::Chat,
+            Self::Completions => Kind::Completions,
+            Self::Embeddings => Kind::Embedding,
+            Self::ImageGenerations => Kind::Images,
+            Self::AudioSpeech => Kind::Audios,
+            Self::Classify => Kind::Classify,
+            Self::Pooling | Self::Rerank | Self::Score => Kind::Pooling,
+        }
+    }
+
+    /// The routes that these kinds open.
+    pub fn of(kinds: Kinds) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |route| kinds.contains(route.kind()))
+    }
+
+    /// The kinds that open any route at all.
+    #[must_use]
+    pub fn all_kinds() -> Kinds {
+        Self::ALL.into_iter().map(Self::kind).collect()
+    }
+
+    /// The shape of the errors that clients of this route understand.
+    #[must_use]
+    pub const fn error_shape(self) -> ErrorShape {
+        match self {
+            Self::Messages => ErrorShape::Anthropic,
+            _ => ErrorShape::OpenAi,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What a front door says about itself: its models, its health, its metrics.
+//!
+//! Everything here is written against a view, so it shows nothing of another scope.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use dynamo_discovery::{Instance, InstanceId};
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::frontend::Inner;
+use crate::proxy::known;
+use crate::route::Route;
+use crate::view::Model;
+
+/// `GET /v1/models`, as in the OpenAI API reference.
+pub(crate) async fn models(State(inner): State<Arc<Inner>>) -> Json<Value> {
+    let view = inner.proxy.view();
+    let data: Vec<Value> = view.models().map(|model| describe(model)).collect();
+    Json(json!({ "object": "list", "data": data }))
+}
+
+/// `GET /v1/models/{id}`; ids have slashes, plain or encoded.
+pub(crate) async fn model(
+    State(inner): State<Arc<Inner>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    known(&inner.proxy.view(), &id).map(|model| Json(describe(model)))
+}
+
+fn describe(model: &Model) -> Value {
+    let mut value = json!({
+        "id": model.name(),
+        "object": "model",
+        "created": model.created(),
+        "owned_by": "dynamo",
+    });
+    if let Some(context_length) = model.context_length() {
+        value["context_length"] = context_length.into();
+    }
+    value
+}
+
+/// `GET /health`: always 200, in Dynamo's shape with our own fields beside it.
+pub(crate) async fn health(State(inner): State<Arc<Inner>>) -> Json<Value> {
+    let view = inner.proxy.view();
+    let draining = inner.draining.load(Ordering::Relaxed);
+    let mut endpoints: Vec<String> =
+        view.instances().map(|instance| instance.entry().endpoint().as_url()).collect();
+    endpoints.sort_unstable();
+    endpoints.dedup();
+    let instances: Vec<Value> =
+        view.instances().map(|instance| describe_instance(instance)).collect();
+    let sources: Vec<Value> = inner
+        .discovery
+        .sources()
+        .iter()
+        .map(|source| {
+            json!({
+                "source": source.name(),
+                "connected": source.connected(),
+                "synced": source.synced(),
+                "revision": source.revision().0,
+                "stale_seconds": source.stale_seconds(),
+            })
+        })
+        .collect();
+    let routes: Vec<&str> = Route::of(view.open_kinds()).map(Route::path).collect();
+    Json(json!({
+        "status": if draining { "draining" } else if view.is_ready() { "healthy" } else { "starting" },
+        "endpoints": endpoints,
+        "instances": instances,
+        "routes": routes,
+        "discovery": sources,
+    }))
+}
+
+fn describe_instance(instance: &Instance) -> Value {
+    let endpoint = instance.entry().endpoint();
+    let mut value = json!({
+        "namespace": endpoint.namespace().as_str(),
+        "component": endpoint.component(),
+        "endpoint": endpoint.name(),
+        // As text: ids are beyond what a double holds.
+        "instance_id": instance.id().as_ref().map(InstanceId::to_string),
+        "model": instance.model(),
+    });
+    if instance.entry().url().is_none() {
+        value["unroutable"] = true.into();
+    }
+    value
+}
+
+/// `GET /live`: the process answers.
+pub(crate) async fn live() -> Json<Value> {
+    Json(json!({ "status": "live" }))
+}
+
+/// `GET /ready`: every source has told once what there is, and we do not drain.
+///
+/// An outage of the store never turns it off: else all frontends would be restarted at once.
+pub(crate) async fn ready(State(inner): State<Arc<Inner>>) -> Response {
+    let (status, text) = if inner.draining.load(Ordering::Relaxed) {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if inner.proxy.view().is_ready() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting")
+    };
+    (status, Json(json!({ "status": text }))).into_response()
+}
+
+/// `GET /metrics`, in Prometheus' text format.
+pub(crate) async fn metrics(State(inner): State<Arc<Inner>>) -> Response {
+    let text = inner.proxy.metrics.render(&inner.proxy.view(), &inner.discovery);
+    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
+}

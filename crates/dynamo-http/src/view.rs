@@ -1,0 +1,233 @@
+//! What one scope may see: models, instances, and which routes are open.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dynamo_discovery::{Instance, Key, Kind, Kinds};
+use dynamo_namespace::NamespaceScope;
+use imbl::{OrdMap, OrdSet};
+
+use crate::error::ApiError;
+use crate::upstream::Upstream;
+
+/// All that a handler may see, at one moment.
+///
+/// Immutable: a handler that holds a view sees no route flap under it. Everything in it belongs to
+/// its scope, and whatever shows models is written against a view, so it cannot show more.
+#[derive(Clone)]
+pub struct View {
+    pub(crate) scope: NamespaceScope,
+    pub(crate) ready: bool,
+    pub(crate) models: OrdMap<Arc<str>, Arc<Model>>,
+    pub(crate) by_kind: [OrdSet<Arc<str>>; Kind::ALL.len()],
+    pub(crate) instances: OrdMap<Key, Arc<Instance>>,
+}
+
+impl View {
+    /// A view in which nothing is.
+    pub(crate) fn empty(scope: NamespaceScope) -> Self {
+        Self {
+            scope,
+            ready: false,
+            models: OrdMap::new(),
+            by_kind: Default::default(),
+            instances: OrdMap::new(),
+        }
+    }
+
+    /// Whose view it is.
+    #[must_use]
+    pub fn scope(&self) -> &NamespaceScope {
+        &self.scope
+    }
+
+    /// Whether every source has told once what there is.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether a model of this kind is there.
+    #[must_use]
+    pub fn is_open(&self, kind: Kind) -> bool {
+        !self.by_kind[index(kind)].is_empty()
+    }
+
+    /// The kinds of which a model is there.
+    #[must_use]
+    pub fn open_kinds(&self) -> Kinds {
+        Kind::ALL.into_iter().filter(|kind| self.is_open(*kind)).collect()
+    }
+
+    /// How many models serve a kind.
+    #[must_use]
+    pub fn models_of(&self, kind: Kind) -> usize {
+        self.by_kind[index(kind)].len()
+    }
+
+    /// The model of this name, if an instance of it opens a route.
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
+        self.models.get(name)
+    }
+
+    /// The models that open a route, by name.
+    pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.models.values()
+    }
+
+    /// Every instance, by key; also those that open no route.
+    pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.instances.values()
+    }
+
+    /// Lets a request for a route of this kind in, or says why not.
+    ///
+    /// # Errors
+    ///
+    /// 503 when the route is closed, or when it is not known yet whether it is.
+    pub fn admit(&self, kind: Kind) -> Result<(), ApiError> {
+        if self.is_open(kind) {
+            Ok(())
+        } else if self.ready {
+            Err(ApiError::endpoint_disabled())
+        } else {
+            Err(ApiError::not_ready())
+        }
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("scope", &self.scope)
+            .field("ready", &self.ready)
+            .field("models", &self.models.len())
+            .field("open", &self.open_kinds())
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn index(kind: Kind) -> usize {
+    (kind as u16).trailing_zeros() as usize
+}
+
+/// A model: what its instances in scope have in common.
+#[derive(Debug)]
+pub struct Model {
+    name: Arc<str>,
+    created: u64,
+    kinds: Kinds,
+    context_length: Option<u64>,
+    instances: Box<[Arc<Instance>]>,
+    targets: Box<[Target]>,
+    next: Arc<AtomicUsize>,
+    #[cfg(feature = "proxy")]
+    pub(crate) meter: Arc<crate::proxy::metrics::ModelMeter>,
+}
+
+/// A server of the model, and what it serves.
+#[derive(Debug)]
+struct Target {
+    kinds: Kinds,
+    upstream: Arc<Upstream>,
+}
+
+impl Model {
+    /// A model of these instances, which all open a route.
+    ///
+    /// What stays the same while instances come and go is taken over from `before`.
+    pub(crate) fn new(
+        name: Arc<str>,
+        instances: &[Arc<Instance>],
+        before: Option<&Self>,
+        now: u64,
+        mut upstream: impl FnMut(&dynamo_discovery::WorkerUrl) -> Arc<Upstream>,
+    ) -> Self {
+        let mut targets: Vec<Target> = Vec::new();
+        for instance in instances {
+            let Some(url) = instance.entry().url() else { continue };
+            let upstream = upstream(url);
+            // A worker that was killed and came back has two keys until the first lease ends.
+            match targets.iter_mut().find(|target| Arc::ptr_eq(&target.upstream, &upstream)) {
+                Some(target) => target.kinds = target.kinds.union(instance.kinds()),
+                None => targets.push(Target { kinds: instance.kinds(), upstream }),
+            }
+        }
+        let entries = || instances.iter().map(|instance| instance.entry());
+        let created = || entries().filter_map(|entry| entry.created()).min().unwrap_or(now);
+        Self {
+            created: before.map_or_else(created, |before| before.created),
+            kinds: instances.iter().fold(Kinds::NONE, |kinds, i| kinds.union(i.kinds())),
+            context_length: entries().filter_map(|entry| entry.context_length()).min(),
+            instances: instances.into(),
+            targets: targets.into(),
+            next: before.map_or_else(Arc::default, |before| before.next.clone()),
+            #[cfg(feature = "proxy")]
+            meter: before.map_or_else(Arc::default, |before| before.meter.clone()),
+            name,
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When it was created, in unix seconds: as registered, else when it was first seen. It stays
+    /// the same for as long as the model is there.
+    #[must_use]
+    pub fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// The kinds that any of its instances serves.
+    #[must_use]
+    pub fn kinds(&self) -> Kinds {
+        self.kinds
+    }
+
+    /// The smallest context length among its instances, in tokens.
+    #[must_use]
+    pub fn context_length(&self) -> Option<u64> {
+        self.context_length
+    }
+
+    /// Its instances, by key.
+    #[must_use]
+    pub fn instances(&self) -> &[Arc<Instance>] {
+        &self.instances
+    }
+
+    /// Whether its instances disagree on what they serve or on the context length.
+    ///
+    /// None hides another: a request goes to those of its kind, and the list shows the smallest
+    /// length.
+    #[must_use]
+    pub fn disagrees(&self) -> bool {
+        let facts =
+            |instance: &Arc<Instance>| (instance.kinds(), instance.entry().context_length());
+        self.instances.windows(2).any(|pair| facts(&pair[0]) != facts(&pair[1]))
+    }
+
+    /// The servers of a kind, each once, beginning with the one whose turn it is.
+    pub(crate) fn upstreams(&self, kind: Kind) -> impl Iterator<Item = &Arc<Upstream>> {
+        let turn = match self.targets.len() {
+            0 | 1 => 0,
+            len => self.next.fetch_add(1, Ordering::Relaxed) % len,
+        };
+        let (before, from) = self.targets.split_at(turn);
+        from.iter()
+            .chain(before)
+            .filter(move |target| target.kinds.contains(kind))
+            .map(|target| &target.upstream)
+    }
+
+    /// Every server, for upkeep.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn all_upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.targets.iter().map(|target| &target.upstream)
+    }
+}
