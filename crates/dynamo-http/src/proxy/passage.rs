@@ -32,8 +32,8 @@ pub(crate) struct Passage {
 
 pub(crate) enum Phase {
     Flowing,
-    /// The client was told that the stream broke; the server gets a turn to send that.
-    Told,
+    /// It broke. The server gets a turn to send what it has, and the error event, if there is one.
+    Broke,
     /// Next, the connection is cut.
     Cut,
 }
@@ -75,6 +75,7 @@ impl Passage {
     /// The worker failed: tells the client if that is possible, and cuts.
     fn break_off(
         &mut self,
+        cx: &mut Context<'_>,
         reason: &dyn std::fmt::Display,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         warn!(request_id = ?self.request_id, %reason, "the worker failed in the middle of its answer");
@@ -85,16 +86,18 @@ impl Passage {
         )
         .with_code("bad_gateway")
         .with_shape(self.shape);
+        self.phase = Phase::Broke;
         match self.events.as_ref().and_then(|events| events.broken(&error)) {
-            Some(event) => {
-                self.phase = Phase::Told;
-                Poll::Ready(Some(Ok(Frame::data(event))))
-            }
-            None => {
-                self.phase = Phase::Cut;
-                Poll::Ready(Some(Err(Broken)))
-            }
+            Some(event) => Poll::Ready(Some(Ok(Frame::data(event)))),
+            None => self.let_flush(cx),
         }
+    }
+
+    /// A server flushes when a body is pending, and drops what it has when a body fails.
+    fn let_flush(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.phase = Phase::Cut;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -109,11 +112,7 @@ impl Body for Passage {
         let this = self.get_mut();
         match this.phase {
             Phase::Flowing => {}
-            Phase::Told => {
-                this.phase = Phase::Cut;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+            Phase::Broke => return this.let_flush(cx),
             Phase::Cut => return Poll::Ready(Some(Err(Broken))),
         }
         match Pin::new(&mut this.answer).poll_frame(cx) {
@@ -130,14 +129,14 @@ impl Body for Passage {
             }
             Poll::Ready(None) => {
                 if this.events.as_ref().is_some_and(|events| !events.may_end()) {
-                    return this.break_off(&"the stream ended without its end marker");
+                    return this.break_off(cx, &"the stream ended without its end marker");
                 }
                 this.record.ended();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => this.break_off(&error),
+            Poll::Ready(Some(Err(error))) => this.break_off(cx, &error),
             Poll::Pending => match this.idle.poll(cx) {
-                Poll::Ready(()) => this.break_off(&"it sent nothing for too long"),
+                Poll::Ready(()) => this.break_off(cx, &"it sent nothing for too long"),
                 Poll::Pending => Poll::Pending,
             },
         }

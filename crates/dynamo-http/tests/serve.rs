@@ -1,0 +1,174 @@
+//! The server itself: deadlines, limits, drain.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, post, send, soon, whole};
+use dynamo_http::{FrontendConfig, ServeOptions};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+const CHAT: &str = "/v1/chat/completions";
+
+async fn door(options: ServeOptions) -> Door {
+    let mut config = FrontendConfig::default();
+    config.body_stall_timeout = Duration::from_millis(100);
+    let mut door = Door::with("a", config, options).await;
+    door.writer.stage_ready();
+    door.writer.publish();
+    door
+}
+
+fn short() -> ServeOptions {
+    let mut options = ServeOptions::default();
+    options.header_timeout = Duration::from_millis(100);
+    options
+}
+
+/// Reads until the server closes.
+async fn end(mut stream: TcpStream) -> String {
+    let mut raw = Vec::new();
+    let _ = soon(stream.read_to_end(&mut raw)).await;
+    String::from_utf8_lossy(&raw).into_owned()
+}
+
+#[tokio::test]
+async fn silent_and_slow_heads_are_closed_by_a_deadline() {
+    let door = door(short()).await;
+    for part in ["", "G", "GET /live HTTP/1.1\r\nhost: d\r\nx: "] {
+        let mut stream = TcpStream::connect(&door.address).await.unwrap();
+        stream.write_all(part.as_bytes()).await.unwrap();
+        assert_eq!(end(stream).await, "", "{part:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_may_be_idle_for_longer_than_a_head_may_take() {
+    let door = door(short()).await;
+    let mut stream = TcpStream::connect(&door.address).await.unwrap();
+    let request = b"GET /live HTTP/1.1\r\nhost: d\r\n\r\n";
+    let mut buffer = [0; 4096];
+    for _ in 0..2 {
+        stream.write_all(request).await.unwrap();
+        let n = soon(stream.read(&mut buffer)).await.unwrap();
+        assert!(buffer[..n].starts_with(b"HTTP/1.1 200"));
+        // Several times the head's deadline: nothing must happen, so there is nothing to wait for.
+        let idle = tokio::time::timeout(Duration::from_millis(400), stream.read(&mut buffer));
+        assert!(idle.await.is_err(), "closed while idle");
+    }
+    // The next head is on the clock again.
+    stream.write_all(b"GET /live").await.unwrap();
+    assert_eq!(end(stream).await, "");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_in_the_end() {
+    let mut options = short();
+    options.keep_alive_timeout = Duration::from_millis(300);
+    let door = door(options).await;
+    let mut stream = TcpStream::connect(&door.address).await.unwrap();
+    stream.write_all(b"GET /live HTTP/1.1\r\nhost: d\r\n\r\n").await.unwrap();
+    assert!(end(stream).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_answered_408() {
+    let worker = Worker::start([whole("{}")]).await;
+    let mut door = door(ServeOptions::default()).await;
+    door.add(&worker.instance("a", "m"));
+    let request = post(CHAT, &chat("m")).replace("content-length: ", "content-length: 1");
+    let answer = door.ask(request).await;
+    assert_eq!(answer.status(), 408, "{}", answer.raw);
+}
+
+#[tokio::test]
+async fn heads_over_the_limits_are_refused() {
+    let door = door(ServeOptions::default()).await;
+    let get = |extra: String| {
+        door.ask(format!("GET /live HTTP/1.1\r\nhost: d\r\nconnection: close\r\n{extra}\r\n"))
+    };
+    let fields = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    assert_eq!(get(fields(90)).await.status(), 200);
+    assert_eq!(get(fields(150)).await.status(), 431);
+    assert_eq!(get(format!("x: {}\r\n", "y".repeat(30_000))).await.status(), 200);
+    assert_eq!(get(format!("x: {}\r\n", "y".repeat(1 << 20))).await.status(), 431);
+}
+
+#[tokio::test]
+async fn ambiguous_framing_never_reaches_a_worker_twice() {
+    let worker = Worker::start([whole("{}")]).await;
+    let mut door = door(ServeOptions::default()).await;
+    door.add(&worker.instance("a", "m"));
+    let body = chat("m");
+    let head = |framing: &str| {
+        format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: d\r\nconnection: close\r\ncontent-type: application/json\r\n{framing}\r\n\r\n{body}"
+        )
+    };
+    let length = body.len();
+    for framing in [
+        format!("content-length: {length}\r\ncontent-length: {}", length + 1),
+        format!("content-length: +{length}"),
+        "transfer-encoding: gzip".to_owned(),
+        format!("content-length : {length}"),
+        format!("x: y\r\n z\r\ncontent-length: {length}"),
+    ] {
+        let answer = door.ask(head(&framing)).await;
+        assert_eq!(answer.status(), 400, "{framing}: {}", answer.raw);
+    }
+    assert_eq!(worker.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_drain_lets_streams_end_and_takes_no_new_connections() {
+    let go_on = Arc::new(Notify::new());
+    let worker = Worker::start([vec![
+        send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
+        Act::Await(go_on.clone()),
+        send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n"))),
+    ]])
+    .await;
+    let mut door = door(ServeOptions::default()).await;
+    door.add(&worker.instance("a", "m"));
+    let idle = TcpStream::connect(&door.address).await.unwrap();
+    let mut stream = TcpStream::connect(&door.address).await.unwrap();
+    stream.write_all(post(CHAT, &chat("m")).as_bytes()).await.unwrap();
+    soon(async {
+        while worker.asked() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    door.shut_down();
+    assert_eq!(end(idle).await, "");
+    assert!(TcpStream::connect(&door.address).await.is_err());
+    go_on.notify_one();
+    let answer = soon(Answer::read(stream)).await;
+    assert!(answer.raw.contains("[DONE]") && answer.is_whole(), "{}", answer.raw);
+    assert!(soon(&mut door.served).await.unwrap(), "everything ended in time");
+}
+
+#[tokio::test]
+async fn a_drain_cuts_what_is_left_at_its_deadline() {
+    let worker = Worker::start([vec![send(STREAM_HEAD), Act::AwaitPeer]]).await;
+    let mut options = ServeOptions::default();
+    options.drain_timeout = Duration::from_millis(100);
+    let mut door = door(options).await;
+    door.add(&worker.instance("a", "m"));
+    let mut stream = TcpStream::connect(&door.address).await.unwrap();
+    stream.write_all(post(CHAT, &chat("m")).as_bytes()).await.unwrap();
+    soon(async {
+        while worker.asked() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let begun = Instant::now();
+    door.shut_down();
+    assert!(!soon(&mut door.served).await.unwrap(), "a stream was left");
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+}
