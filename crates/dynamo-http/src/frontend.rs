@@ -60,7 +60,7 @@ impl Default for FrontendConfig {
 /// let scope = NamespaceScope::from_target(Some("team-a"))?;
 /// let (switchboard, writer) = Switchboard::new([scope.clone()]);
 /// let feed = Feed::new(writer, []); // Its sources, such as a `ModelWatcher`'s stream.
-/// let frontend = Frontend::new(switchboard, scope, feed.status(), FrontendConfig::default());
+/// let frontend = Frontend::new(switchboard, scope, feed.status(), &FrontendConfig::default());
 /// tokio::spawn(feed.run());
 /// let router = frontend.router();
 /// # let _ = router;
@@ -90,9 +90,9 @@ impl Frontend {
         switchboard: Switchboard,
         scope: NamespaceScope,
         discovery: DiscoveryStatus,
-        config: FrontendConfig,
+        config: &FrontendConfig,
     ) -> Self {
-        let proxy = Proxy::new(switchboard, scope, &config);
+        let proxy = Proxy::new(switchboard, scope, config);
         let inner = Arc::new(Inner { proxy, discovery, draining: AtomicBool::new(false) });
         let upkeep = Arc::downgrade(&inner);
         tokio::spawn(async move {

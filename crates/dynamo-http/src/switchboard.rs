@@ -302,10 +302,8 @@ mod tests {
             (instance("a", 1, "m", "Chat"), instance("a", 1, "m", "Chat | Completions"));
         update_http_endpoints(&mut writer, &[added(&old)]);
         let held = switchboard.view(&NamespaceScope::All);
-        let changed = update_http_endpoints(
-            &mut writer,
-            &[ModelUpdate::Changed { old: old.clone(), new: new.clone() }],
-        );
+        let changed =
+            update_http_endpoints(&mut writer, &[ModelUpdate::Changed { old, new: new.clone() }]);
         assert_eq!(changes(&changed), [(Route::Completions, true)]);
         // Gone and back in one batch: no one sees it closed.
         assert_eq!(update_http_endpoints(&mut writer, &[removed(&new), added(&new)]), []);
@@ -346,7 +344,7 @@ mod tests {
         update_http_endpoints(&mut writer, &[added(&a), added(&b), added(&again)]);
         let view = switchboard.view(&NamespaceScope::All);
         let model = view.model("m").unwrap();
-        let first = |kind| model.upstreams(kind).next().unwrap().url.to_string();
+        let first = |kind| model.urls(kind).next().unwrap().to_string();
         let turns: Vec<_> = (0..4).map(|_| first(Kind::Chat)).collect();
         assert_eq!(turns, ["http://h1", "http://h2", "http://h1", "http://h2"]);
         assert_eq!(model.upstreams(Kind::Completions).count(), 1);

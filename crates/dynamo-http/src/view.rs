@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dynamo_discovery::{Instance, Key, Kind, Kinds};
+use dynamo_discovery::{Instance, Key, Kind, Kinds, WorkerUrl};
 use dynamo_namespace::NamespaceScope;
 use imbl::{OrdMap, OrdSet};
 
@@ -143,7 +143,7 @@ impl Model {
         instances: &[Arc<Instance>],
         before: Option<&Self>,
         now: u64,
-        mut upstream: impl FnMut(&dynamo_discovery::WorkerUrl) -> Arc<Upstream>,
+        mut upstream: impl FnMut(&WorkerUrl) -> Arc<Upstream>,
     ) -> Self {
         let mut targets: Vec<Target> = Vec::new();
         for instance in instances {
@@ -210,6 +210,12 @@ impl Model {
         let facts =
             |instance: &Arc<Instance>| (instance.kinds(), instance.entry().context_length());
         self.instances.windows(2).any(|pair| facts(&pair[0]) != facts(&pair[1]))
+    }
+
+    /// Where the model is served for a kind, each server once, beginning with the one whose turn it
+    /// is: for those who bring their own proxy.
+    pub fn urls(&self, kind: Kind) -> impl Iterator<Item = &WorkerUrl> {
+        self.upstreams(kind).map(|upstream| &upstream.url)
     }
 
     /// The servers of a kind, each once, beginning with the one whose turn it is.

@@ -9,7 +9,7 @@ const CHAT: &str = "/v1/chat/completions";
 
 #[tokio::test]
 async fn an_unknown_path_is_404_and_a_wrong_method_405_with_allow_before_anything_else() {
-    let door = Door::with("a", FrontendConfig::default(), ServeOptions::default()).await;
+    let door = Door::with("a", &FrontendConfig::default(), ServeOptions::default()).await;
     let answer = door.get("/v1/nothing").await;
     assert_eq!((answer.status(), answer.code().as_str()), (404, "not_found"));
     let answer = door.get(CHAT).await;
@@ -20,7 +20,7 @@ async fn an_unknown_path_is_404_and_a_wrong_method_405_with_allow_before_anythin
 #[tokio::test]
 async fn until_discovery_is_ready_closed_and_unknown_are_not_told_apart() {
     let worker = Worker::start([whole("{}")]).await;
-    let mut door = Door::with("a", FrontendConfig::default(), ServeOptions::default()).await;
+    let mut door = Door::with("a", &FrontendConfig::default(), ServeOptions::default()).await;
     let answer = door.post(CHAT, &chat("m")).await;
     assert_eq!((answer.status(), answer.code().as_str()), (503, "discovery_not_ready"));
     assert_eq!(answer.header("retry-after"), Some("1"));
@@ -64,7 +64,7 @@ async fn what_is_wrong_with_a_request_is_told_in_the_order_of_the_table() {
     let worker = Worker::start([whole("{}")]).await;
     let mut config = FrontendConfig::default();
     config.body_limit = 64;
-    let mut door = Door::with("a", config, ServeOptions::default()).await;
+    let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.writer.stage_ready();
     door.add(&worker.instance("a", "m"));
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{
-    Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, instance, post, send, soon, whole,
+    Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, instance, nowhere, post, send, soon, whole,
 };
 use dynamo_http::{FrontendConfig, ServeOptions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,12 +20,6 @@ async fn door(worker: &Worker) -> Door {
     let mut door = Door::open("a").await;
     door.add(&worker.instance("a", "m"));
     door
-}
-
-/// An address where nothing listens.
-async fn nowhere() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
 }
 
 #[tokio::test]
@@ -255,7 +249,7 @@ async fn a_worker_that_does_not_begin_in_time_is_a_gateway_timeout() {
     let worker = Worker::start([vec![Act::AwaitPeer]]).await;
     let mut config = FrontendConfig::default();
     config.first_byte_timeout = Duration::from_millis(50);
-    let mut door = Door::with("a", config, ServeOptions::default()).await;
+    let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.add(&worker.instance("a", "m"));
     let answer = door.post(CHAT, &chat("m")).await;
     assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout"));
@@ -331,7 +325,7 @@ async fn a_stream_that_falls_silent_for_too_long_is_broken_off() {
     let worker = Worker::start([script]).await;
     let mut config = FrontendConfig::default();
     config.idle_stream_timeout = Duration::from_millis(50);
-    let mut door = Door::with("a", config, ServeOptions::default()).await;
+    let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.add(&worker.instance("a", "m"));
     let answer = door.post(CHAT, &chat("m")).await;
     assert!(answer.body().contains("data: {\"error\"") && !answer.is_whole(), "{}", answer.raw);

@@ -16,7 +16,7 @@ const CHAT: &str = "/v1/chat/completions";
 async fn door(options: ServeOptions) -> Door {
     let mut config = FrontendConfig::default();
     config.body_stall_timeout = Duration::from_millis(100);
-    let mut door = Door::with("a", config, options).await;
+    let mut door = Door::with("a", &config, options).await;
     door.writer.stage_ready();
     door.writer.publish();
     door

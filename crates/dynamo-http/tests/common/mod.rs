@@ -1,6 +1,7 @@
 //! A front door on a real port, workers that do as they are told, and a client that sees every byte.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, missing_debug_implementations, missing_docs, reason = "test code")]
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -40,14 +41,14 @@ pub fn scope(namespace: &str) -> NamespaceScope {
 impl Door {
     pub async fn open(namespace: &str) -> Self {
         let mut door =
-            Self::with(namespace, FrontendConfig::default(), ServeOptions::default()).await;
+            Self::with(namespace, &FrontendConfig::default(), ServeOptions::default()).await;
         door.writer.stage_ready();
         door.writer.publish();
         door
     }
 
     /// A door before discovery has told anything.
-    pub async fn with(namespace: &str, config: FrontendConfig, options: ServeOptions) -> Self {
+    pub async fn with(namespace: &str, config: &FrontendConfig, options: ServeOptions) -> Self {
         let scope = scope(namespace);
         let (switchboard, writer) = Switchboard::new([scope.clone()]);
         // A feed of its own, for the status only.
@@ -105,6 +106,12 @@ pub fn post(path: &str, body: &str) -> String {
 
 pub fn chat(model: &str) -> String {
     format!(r#"{{"model":"{model}","messages":[]}}"#)
+}
+
+/// An address where nothing listens.
+pub async fn nowhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
 }
 
 /// The bytes of an answer, to the end of the connection.
