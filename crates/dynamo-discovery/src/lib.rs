@@ -5,6 +5,8 @@ mod catalog;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 mod entry;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod instance;
 mod kind;
 mod memory;
@@ -17,6 +19,10 @@ mod worker_url;
 
 pub use catalog::{Applied, Catalog, Gone, ModelUpdate, Refusal, Refused, StoreEvent};
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
+#[cfg(feature = "etcd-tls")]
+pub use etcd::{ClientIdentity, Tls};
+#[cfg(feature = "etcd")]
+pub use etcd::{Credentials, EtcdConfig, EtcdConfigError, EtcdStore};
 pub use instance::Instance;
 pub use kind::{Kind, Kinds, ParsedKinds};
 pub use memory::MemoryStore;

@@ -1,0 +1,229 @@
+//! How to reach etcd.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::Scheme;
+
+/// How to reach etcd.
+///
+/// ```
+/// use dynamo_discovery::{EtcdConfig, EtcdStore};
+///
+/// let config = EtcdConfig {
+///     endpoints: vec!["http://10.0.0.1:2379".into(), "http://10.0.0.2:2379".into()],
+///     ..EtcdConfig::default()
+/// };
+/// let store = EtcdStore::new(config)?;
+/// # Ok::<(), dynamo_discovery::EtcdConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct EtcdConfig {
+    /// The members of one cluster, as `http://host:port` or `https://host:port`; without a scheme
+    /// it is `https` where TLS is configured, else `http`. By default
+    /// [`DEFAULT_ENDPOINT`](Self::DEFAULT_ENDPOINT).
+    pub endpoints: Vec<String>,
+    /// Who we are. By default nobody, for an etcd without authentication.
+    pub credentials: Option<Credentials>,
+    /// Files for TLS. By default none: an `https` endpoint is checked against the system's
+    /// certificates.
+    #[cfg(feature = "etcd-tls")]
+    pub tls: Option<super::Tls>,
+    /// How long connecting may take. By default 1 second.
+    pub connect_timeout: Duration,
+    /// How long one call may take, connecting included. By default 2 seconds.
+    pub call_timeout: Duration,
+}
+
+impl EtcdConfig {
+    /// Where etcd listens by itself.
+    pub const DEFAULT_ENDPOINT: &str = "http://localhost:2379";
+}
+
+impl Default for EtcdConfig {
+    fn default() -> Self {
+        Self {
+            endpoints: vec![Self::DEFAULT_ENDPOINT.to_owned()],
+            credentials: None,
+            #[cfg(feature = "etcd-tls")]
+            tls: None,
+            connect_timeout: Duration::from_secs(1),
+            call_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A user of etcd's authentication. It shows itself without the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The name.
+    pub username: String,
+    /// The password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// Why an [`EtcdConfig`] cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EtcdConfigError {
+    /// There is no endpoint.
+    #[error("no etcd endpoint is given")]
+    NoEndpoint,
+    /// An endpoint is not a URL of a host.
+    #[error("`{0}` is not an etcd endpoint of the form http://host:port")]
+    Endpoint(String),
+    /// An endpoint has user info. Only what follows it is told.
+    #[error("the etcd endpoint at `{0}` has user info: give the credentials apart")]
+    UserInfo(String),
+    /// An endpoint is `https`, which this build cannot do.
+    #[error("the etcd endpoint `{0}` needs TLS, which this build leaves out (feature `etcd-tls`)")]
+    NoTls(String),
+    /// An endpoint is `http`, though TLS is configured or another endpoint is `https`.
+    #[error("the etcd endpoint `{0}` is not https, though TLS is asked for")]
+    NotHttps(String),
+    /// A file cannot be read.
+    #[cfg(feature = "etcd-tls")]
+    #[error("cannot read `{}`", path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it is given as.
+    #[cfg(feature = "etcd-tls")]
+    #[error("`{}` holds no {expected} in PEM", path.display())]
+    Pem {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What it should hold.
+        expected: &'static str,
+    },
+}
+
+/// The endpoints as URLs, all `https` or none.
+pub(super) fn parse_endpoints(
+    texts: &[String],
+    tls_configured: bool,
+) -> Result<Vec<String>, EtcdConfigError> {
+    if texts.is_empty() {
+        return Err(EtcdConfigError::NoEndpoint);
+    }
+    let parsed: Vec<_> = texts.iter().map(|text| parse_endpoint(text)).collect::<Result<_, _>>()?;
+    let has = |wanted: &Scheme| {
+        let mut pairs = parsed.iter().zip(texts);
+        pairs.find(|((scheme, _), _)| scheme.as_ref() == Some(wanted)).map(|(_, text)| text.clone())
+    };
+    let (http, https) = (has(&Scheme::HTTP), has(&Scheme::HTTPS));
+    let tls = tls_configured || https.is_some();
+    match (http, https) {
+        (_, Some(https)) if !cfg!(feature = "etcd-tls") => Err(EtcdConfigError::NoTls(https)),
+        (Some(http), _) if tls => Err(EtcdConfigError::NotHttps(http)),
+        _ => {
+            let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
+            Ok(parsed.iter().map(|(_, authority)| format!("{scheme}://{authority}")).collect())
+        }
+    }
+}
+
+/// The scheme, where there is one, and the host with its port.
+fn parse_endpoint(text: &str) -> Result<(Option<Scheme>, String), EtcdConfigError> {
+    if let Some((_, host)) = text.rsplit_once('@') {
+        return Err(EtcdConfigError::UserInfo(host.to_owned()));
+    }
+    let malformed = || EtcdConfigError::Endpoint(text.to_owned());
+    let uri: Uri = text.parse().map_err(|_| malformed())?;
+    let known = uri.scheme().is_none_or(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme));
+    let bare = uri.path().trim_start_matches('/').is_empty()
+        && uri.query().is_none()
+        && !text.contains('#');
+    let authority = uri.authority().filter(|authority| {
+        let port = authority.as_str()[authority.host().len()..].strip_prefix(':');
+        !authority.host().is_empty() && port.is_none_or(|port| port.parse::<u16>().is_ok())
+    });
+    match authority {
+        Some(authority) if known && bare => {
+            Ok((uri.scheme().cloned(), authority.as_str().to_owned()))
+        }
+        _ => Err(malformed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(texts: &[&str], tls: bool) -> Result<Vec<String>, String> {
+        let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
+        parse_endpoints(&texts, tls).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn endpoints_are_urls_of_hosts_with_or_without_a_scheme() {
+        for (text, expected) in [
+            ("http://localhost:2379", "http://localhost:2379"),
+            ("http://localhost:2379/", "http://localhost:2379"),
+            ("http://[::1]:2379", "http://[::1]:2379"),
+            ("etcd.example:2379", "http://etcd.example:2379"),
+            ("127.0.0.1:2379", "http://127.0.0.1:2379"),
+            ("etcd", "http://etcd"),
+        ] {
+            assert_eq!(parse(&[text], false), Ok(vec![expected.into()]));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_none_is_named() {
+        for text in [
+            "",
+            " ",
+            "http://",
+            "http://:2379",
+            "http://h:",
+            "http://h:99999",
+            "ftp://h:1",
+            "http://h:1/path",
+            "http://h:1?q",
+            "http://h:1#f",
+            "http://a:1,http://b:1",
+            "unix:/run/etcd",
+        ] {
+            let error = parse(&[text], false).unwrap_err();
+            assert!(error.starts_with(&format!("`{text}` is not")), "{error}");
+        }
+        assert_eq!(parse(&[], false).unwrap_err(), "no etcd endpoint is given");
+    }
+
+    #[test]
+    fn user_info_is_refused_without_telling_it() {
+        let error = parse(&["http://root:secret@h:2379"], false).unwrap_err();
+        assert!(error.contains("`h:2379`") && !error.contains("secret"), "{error}");
+        let credentials = Some(Credentials { username: "u".into(), password: "secret".into() });
+        let config = EtcdConfig { credentials, ..EtcdConfig::default() };
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[cfg(feature = "etcd-tls")]
+    #[test]
+    fn endpoints_are_all_https_or_none_is() {
+        assert_eq!(parse(&["https://a:1", "b:2"], false).unwrap(), ["https://a:1", "https://b:2"]);
+        assert_eq!(parse(&["b:2"], true).unwrap(), ["https://b:2"]);
+        let error = parse(&["https://a:1", "http://b:2"], false).unwrap_err();
+        assert!(error.contains("`http://b:2` is not https"), "{error}");
+        parse(&["http://b:2"], true).unwrap_err();
+    }
+
+    #[cfg(not(feature = "etcd-tls"))]
+    #[test]
+    fn an_https_endpoint_needs_the_feature() {
+        let error = parse(&["http://a:1", "HTTPS://b:2"], false).unwrap_err();
+        assert!(error.contains("`HTTPS://b:2`") && error.contains("etcd-tls"), "{error}");
+    }
+}

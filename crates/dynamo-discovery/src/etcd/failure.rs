@@ -1,0 +1,192 @@
+//! What etcd's errors mean to us.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use super::EtcdConfigError;
+use crate::store::StoreError;
+
+/// Why a call to etcd, or a watch, failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The client or, through it, etcd said so.
+    Client(etcd_client::Error),
+    /// No answer came in this time.
+    Silence(Duration),
+    /// A watch was canceled, for this reason.
+    Canceled { compacted: bool, reason: String },
+    /// A stream ended, or an answer lacked what it must have.
+    Broken(&'static str),
+    /// The store holds another history.
+    Replaced,
+    /// The files for TLS became unusable.
+    Config(EtcdConfigError),
+}
+
+/// What to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// List again.
+    Compacted,
+    /// List again.
+    Replaced,
+    /// Ask for less at once.
+    TooLarge,
+    /// Grant another lease.
+    LeaseGone,
+    /// Authenticate again, then call again.
+    TokenExpired,
+    /// Nothing, until someone changes the configuration here or there.
+    Denied,
+    /// Connect again, then call again.
+    Unavailable,
+}
+
+// gRPC's status codes, which are numbers on the wire
+// (https://github.com/grpc/grpc/blob/master/doc/statuscodes.md).
+const UNKNOWN: i32 = 2;
+const INVALID_ARGUMENT: i32 = 3;
+const NOT_FOUND: i32 = 5;
+const PERMISSION_DENIED: i32 = 7;
+const FAILED_PRECONDITION: i32 = 9;
+const OUT_OF_RANGE: i32 = 11;
+const UNAUTHENTICATED: i32 = 16;
+
+impl Failure {
+    pub(super) fn meaning(&self) -> Meaning {
+        match self {
+            Self::Client(etcd_client::Error::GRpcStatus(status)) => {
+                of_status(status.code() as i32, status.message())
+            }
+            // The client says so of a lease whose first renewal is answered with a TTL of 0.
+            Self::Client(etcd_client::Error::LeaseKeepAliveError(_)) => Meaning::LeaseGone,
+            Self::Canceled { compacted: true, .. } => Meaning::Compacted,
+            // The reason is a status as text. Its code is lost, or part of the text.
+            Self::Canceled { reason, .. } if reason.contains("permission denied") => {
+                Meaning::Denied
+            }
+            Self::Canceled { reason, .. } => of_status(UNKNOWN, reason),
+            Self::Replaced => Meaning::Replaced,
+            Self::Client(_) | Self::Silence(_) | Self::Broken(_) | Self::Config(_) => {
+                Meaning::Unavailable
+            }
+        }
+    }
+}
+
+/// The messages are those of etcd's `rpctypes` and, for the size, of tonic.
+fn of_status(code: i32, message: &str) -> Meaning {
+    let says = |text| message.contains(text);
+    match code {
+        OUT_OF_RANGE if says("message length too large") => Meaning::TooLarge,
+        OUT_OF_RANGE if says("has been compacted") => Meaning::Compacted,
+        OUT_OF_RANGE if says("future revision") => Meaning::Replaced,
+        NOT_FOUND if says("lease not found") => Meaning::LeaseGone,
+        UNAUTHENTICATED => Meaning::TokenExpired,
+        _ if says("invalid auth token") || says("revision of auth store is old") => {
+            Meaning::TokenExpired
+        }
+        PERMISSION_DENIED => Meaning::Denied,
+        INVALID_ARGUMENT if says("authentication failed") || says("user name is empty") => {
+            Meaning::Denied
+        }
+        FAILED_PRECONDITION if says("authentication is not enabled") => Meaning::Denied,
+        _ => Meaning::Unavailable,
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure.meaning() {
+            // A message over the limit is a replay that no retry makes smaller; a list has pages.
+            Meaning::Compacted | Meaning::TooLarge => Self::Compacted,
+            Meaning::Replaced => Self::Replaced,
+            Meaning::LeaseGone => Self::LeaseGone,
+            Meaning::TokenExpired | Meaning::Denied => Self::Denied(Box::new(failure)),
+            Meaning::Unavailable => Self::Unavailable(Box::new(failure)),
+        }
+    }
+}
+
+impl From<etcd_client::Error> for Failure {
+    fn from(error: etcd_client::Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Without the code and the headers, which its own display has.
+            Self::Client(etcd_client::Error::GRpcStatus(status)) => f.write_str(status.message()),
+            Self::Client(error) => error.fmt(f),
+            Self::Silence(time) => write!(f, "etcd did not answer within {time:?}"),
+            Self::Canceled { reason, .. } if reason.is_empty() => {
+                f.write_str("etcd canceled the watch")
+            }
+            Self::Canceled { reason, .. } => write!(f, "etcd canceled the watch: {reason}"),
+            Self::Broken(what) => f.write_str(what),
+            Self::Replaced => f.write_str("etcd holds another history"),
+            Self::Config(error) => error.fmt(f),
+        }
+    }
+}
+
+/// `etcd_client::Error` tells no source, so this looks into it.
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Client(etcd_client::Error::GRpcStatus(status)) => status.source(),
+            Self::Client(etcd_client::Error::TransportError(error)) => error.source(),
+            Self::Config(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_of_etcd_has_its_meaning() {
+        for (code, message, meaning) in [
+            (11, "etcdserver: mvcc: required revision has been compacted", Meaning::Compacted),
+            (11, "etcdserver: mvcc: required revision is a future revision", Meaning::Replaced),
+            (
+                11,
+                "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes",
+                Meaning::TooLarge,
+            ),
+            (5, "etcdserver: requested lease not found", Meaning::LeaseGone),
+            (16, "etcdserver: invalid auth token", Meaning::TokenExpired),
+            (2, "etcdserver: invalid auth token", Meaning::TokenExpired),
+            (3, "etcdserver: revision of auth store is old", Meaning::TokenExpired),
+            (7, "etcdserver: permission denied", Meaning::Denied),
+            (3, "etcdserver: authentication failed, invalid user ID or password", Meaning::Denied),
+            (3, "etcdserver: user name is empty", Meaning::Denied),
+            (9, "etcdserver: authentication is not enabled", Meaning::Denied),
+            (14, "etcdserver: no leader", Meaning::Unavailable),
+            (14, "tcp connect error", Meaning::Unavailable),
+            (2, "h2 protocol error: error reading a body from connection", Meaning::Unavailable),
+            (3, "etcdserver: duplicate key given in txn request", Meaning::Unavailable),
+        ] {
+            assert_eq!(of_status(code, message), meaning, "{code} {message}");
+        }
+    }
+
+    #[test]
+    fn a_canceled_watch_has_the_meaning_of_its_reason() {
+        let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+        for (compacted, reason, meaning) in [
+            (true, "", Meaning::Compacted),
+            (false, "", Meaning::Unavailable),
+            (false, denied, Meaning::Denied),
+            (false, "etcdserver: invalid auth token", Meaning::TokenExpired),
+        ] {
+            let failure = Failure::Canceled { compacted, reason: reason.into() };
+            assert_eq!(failure.meaning(), meaning, "{reason}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The etcd backend.
+
+mod config;
+mod connection;
+mod failure;
+#[cfg(feature = "etcd-tls")]
+mod tls;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use etcd_client::proto::PbKeyValue;
+use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
+use futures_util::stream::BoxStream;
+
+pub use self::config::{Credentials, EtcdConfig, EtcdConfigError};
+use self::connection::{Clients, Connection};
+use self::failure::{Failure, Meaning};
+#[cfg(feature = "etcd-tls")]
+pub use self::tls::{ClientIdentity, Tls};
+use crate::store::{
+    Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot, StoreError,
+    WatchItem, WatchStore,
+};
+
+/// How many entries are read at once: the fastest of the sizes that were measured.
+const PAGE: usize = 5_000;
+
+/// How often a list begins again because etcd has compacted the revision that it was read at.
+const LIST_ATTEMPTS: usize = 3;
+
+/// A store in etcd, from release 3.4 on.
+///
+/// It connects with the first call and, after a failure, with the next one. A call takes no longer
+/// than [`EtcdConfig::call_timeout`]; a list is one call for every 5000 entries.
+///
+/// What etcd said is the source of a [`StoreError`].
+#[derive(Debug)]
+pub struct EtcdStore {
+    connection: Arc<Connection>,
+}
+
+impl EtcdStore {
+    /// A store at these endpoints. Nothing is connected yet; files for TLS are read.
+    ///
+    /// # Errors
+    ///
+    /// When an endpoint or a file cannot be used.
+    pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
+        Ok(Self { connection: Arc::new(Connection::new(config)?) })
+    }
+
+    /// Reads a range page by page, at the revision of the first.
+    async fn list_once(&self, range: &KeyRange) -> Result<Snapshot, Failure> {
+        let mut snapshot = Snapshot::default();
+        let mut size = PAGE;
+        let mut start = first_key(range);
+        loop {
+            let read = self.page(&start, range.end(), snapshot.revision, size).await;
+            let page = match read {
+                Err(failure) if failure.meaning() == Meaning::TooLarge && size > 1 => {
+                    size /= 2;
+                    continue;
+                }
+                page => page?,
+            };
+            snapshot.revision = page.revision;
+            snapshot.entries.extend(page.entries);
+            match snapshot.entries.last() {
+                Some(last) if page.more => start = [last.key.as_bytes(), &[0]].concat(),
+                _ => return Ok(snapshot),
+            }
+        }
+    }
+
+    /// Does something to a key if it is under this lease, and returns whether it was.
+    async fn if_leased(&self, key: &Key, lease: LeaseId, then: TxnOp) -> Result<bool, Failure> {
+        let ours = Compare::lease(key.as_bytes(), CompareOp::Equal, lease.0);
+        let transaction = Txn::new().when([ours]).and_then([then]);
+        let call = |mut clients: Clients| {
+            let transaction = transaction.clone();
+            async move { Ok(clients.kv.txn(transaction).await?.succeeded()) }
+        };
+        match self.connection.call(call).await {
+            // Its keys went with it.
+            Err(failure) if failure.meaning() == Meaning::LeaseGone => Ok(false),
+            result => result,
+        }
+    }
+
+    /// Reads up to `size` entries at a revision; 0 is the latest.
+    async fn page(
+        &self,
+        start: &[u8],
+        end: &Key,
+        at: Revision,
+        size: usize,
+    ) -> Result<Page, Failure> {
+        self.connection
+            .call(move |mut clients| async move {
+                let options = GetOptions::new()
+                    .with_range(end.as_bytes())
+                    .with_revision(to_wire(at))
+                    .with_limit(size as i64);
+                let mut answer = clients.kv.get(start, Some(options)).await?;
+                let header =
+                    answer.take_header().ok_or(Failure::Broken("etcd told no revision"))?;
+                Ok(Page {
+                    revision: if at == Revision(0) { to_revision(header.revision()) } else { at },
+                    more: answer.more(),
+                    entries: answer.take_kvs().into_iter().map(|kv| entry(kv.0)).collect(),
+                })
+            })
+            .await
+    }
+}
+
+struct Page {
+    revision: Revision,
+    entries: Vec<Entry>,
+    more: bool,
+}
+
+#[async_trait]
+impl WatchStore for EtcdStore {
+    async fn list(&self, range: &KeyRange) -> Result<Snapshot, StoreError> {
+        let mut attempts = LIST_ATTEMPTS;
+        loop {
+            attempts -= 1;
+            match self.list_once(range).await {
+                Err(failure) if failure.meaning() == Meaning::Compacted => {
+                    if attempts == 0 {
+                        // Not `Compacted`, which would ask for the list that just failed.
+                        return Err(StoreError::Unavailable(Box::new(failure)));
+                    }
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    async fn watch(
+        &self,
+        range: &KeyRange,
+        after: &Cursor,
+    ) -> Result<BoxStream<'static, Result<WatchItem, StoreError>>, StoreError> {
+        Ok(watch::open(Arc::clone(&self.connection), range, after).await?)
+    }
+}
+
+#[async_trait]
+impl LeaseStore for EtcdStore {
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+        let call = |mut clients: Clients| async move {
+            let answer = clients.lease.grant(seconds, None).await?;
+            Ok(Lease { id: LeaseId(answer.id()), ttl: to_duration(answer.ttl()) })
+        };
+        Ok(self.connection.call(call).await?)
+    }
+
+    async fn renew(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
+        let call = |mut clients: Clients| async move {
+            // The client reads the first answer itself and does not tell the TTL. That a request
+            // was sent means nothing, so a second one asks, and its answer counts.
+            let (mut keeper, mut answers) = clients.lease.keep_alive(lease.0).await?;
+            keeper.keep_alive().await?;
+            let answer = answers.message().await?;
+            Ok(answer.ok_or(Failure::Broken("etcd ended the renewal"))?.ttl())
+        };
+        match self.connection.call(call).await {
+            // A lease that is gone is answered with a TTL of 0, again and again.
+            Ok(0) => Ok(None),
+            Ok(ttl) => Ok(Some(to_duration(ttl))),
+            Err(failure) if failure.meaning() == Meaning::LeaseGone => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError> {
+        let value = &value;
+        let call = move |mut clients: Clients| async move {
+            let options = PutOptions::new().with_lease(lease.0);
+            clients.kv.put(key.as_bytes(), value.as_ref(), Some(options)).await?;
+            Ok(())
+        };
+        Ok(self.connection.call(call).await?)
+    }
+
+    async fn put_if_leased(
+        &self,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<bool, StoreError> {
+        let options = PutOptions::new().with_lease(lease.0);
+        let put = TxnOp::put(key.as_bytes(), value.as_ref(), Some(options));
+        Ok(self.if_leased(key, lease, put).await?)
+    }
+
+    async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError> {
+        Ok(self.if_leased(key, lease, TxnOp::delete(key.as_bytes(), None)).await?)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let call = |mut clients: Clients| async move {
+            clients.lease.revoke(lease.0).await?;
+            Ok(())
+        };
+        match self.connection.call(call).await {
+            Err(failure) if failure.meaning() == Meaning::LeaseGone => Ok(()),
+            result => Ok(result?),
+        }
+    }
+}
+
+/// Where a range begins for etcd, which knows no empty key.
+fn first_key(range: &KeyRange) -> Vec<u8> {
+    match range.start().as_bytes() {
+        [] => vec![0],
+        start => start.to_vec(),
+    }
+}
+
+fn entry(kv: PbKeyValue) -> Entry {
+    Entry {
+        key: Key::from(kv.key),
+        value: Bytes::from(kv.value),
+        mod_revision: to_revision(kv.mod_revision),
+    }
+}
+
+// etcd counts in `int64`, and never below zero.
+
+fn to_revision(wire: i64) -> Revision {
+    Revision(wire.try_into().unwrap_or_default())
+}
+
+fn to_wire(revision: Revision) -> i64 {
+    revision.0.try_into().unwrap_or(i64::MAX)
+}
+
+fn to_duration(seconds: i64) -> Duration {
+    Duration::from_secs(seconds.try_into().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn store_at(endpoint: &str) -> EtcdStore {
+        let endpoints = vec![endpoint.to_owned()];
+        EtcdStore::new(EtcdConfig { endpoints, ..EtcdConfig::default() }).unwrap()
+    }
+
+    /// Everything that an error says, outermost first.
+    fn chain(error: &dyn Error) -> String {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
+    }
+
+    async fn every_call_fails(store: &EtcdStore, within: Duration) -> Vec<String> {
+        let range = KeyRange::prefix("models/");
+        let after = Cursor { revision: Revision(1), anchor: None };
+        let key = Key::from("models/a");
+        let lease = LeaseId(1);
+        let mut errors = Vec::new();
+        for call in 0..8 {
+            let begun = Instant::now();
+            let error = match call {
+                0 => store.list(&range).await.map(drop).unwrap_err(),
+                1 => store.watch(&range, &after).await.map(drop).unwrap_err(),
+                2 => store.grant(Duration::from_secs(10)).await.map(drop).unwrap_err(),
+                3 => store.renew(lease).await.map(drop).unwrap_err(),
+                4 => store.put(&key, Bytes::new(), lease).await.unwrap_err(),
+                5 => store.put_if_leased(&key, Bytes::new(), lease).await.map(drop).unwrap_err(),
+                6 => store.delete_if_leased(&key, lease).await.map(drop).unwrap_err(),
+                _ => store.revoke(lease).await.unwrap_err(),
+            };
+            assert!(begun.elapsed() < within, "call {call} took {:?}", begun.elapsed());
+            assert!(matches!(error, StoreError::Unavailable(_)), "call {call}: {error:?}");
+            errors.push(chain(&error));
+        }
+        errors
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_fails_at_once_and_says_why() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let store = store_at(&format!("http://{address}"));
+        for error in every_call_fails(&store, Duration::from_secs(1)).await {
+            assert!(error.starts_with("the store is unavailable: "), "{error}");
+            assert!(error.contains("Connection refused"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_fails_within_the_call_timeout() {
+        // The system accepts the connection; nobody reads from it.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = EtcdConfig {
+            endpoints: vec![listener.local_addr().unwrap().to_string()],
+            call_timeout: Duration::from_millis(100),
+            ..EtcdConfig::default()
+        };
+        let store = EtcdStore::new(config).unwrap();
+        for error in every_call_fails(&store, Duration::from_secs(1)).await {
+            assert_eq!(error, "the store is unavailable: etcd did not answer within 100ms");
+        }
+    }
+
+    #[test]
+    fn a_store_is_made_without_a_runtime_and_shows_no_password() {
+        let credentials = Some(Credentials { username: "u".into(), password: "secret".into() });
+        let store = EtcdStore::new(EtcdConfig { credentials, ..EtcdConfig::default() }).unwrap();
+        assert!(!format!("{store:?}").contains("secret"));
+    }
+}
