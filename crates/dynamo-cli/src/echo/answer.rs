@@ -1,0 +1,113 @@
+//! Answers in OpenAI's shapes: refusals, usage, and streams at a pace.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{self, FromRequest};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{InFlight, Shared};
+
+/// A request body; one that cannot be read is refused in OpenAI's shape.
+pub(super) struct Request<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Request<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: extract::Request, state: &S) -> Result<Self, Refusal> {
+        let Json(request) = Json::from_request(request, state).await?;
+        Ok(Self(request))
+    }
+}
+
+/// A request that is not answered.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status: StatusCode::BAD_REQUEST, code: "invalid_request", message }
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
+        Self { status: rejection.status(), ..Self::invalid(rejection.body_text()) }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let error = json!({
+            "message": self.message, "type": "invalid_request_error", "param": null,
+            "code": self.code,
+        });
+        (self.status, Json(json!({ "error": error }))).into_response()
+    }
+}
+
+/// Begins to answer for a model, if it is one of ours.
+pub(super) fn begin(shared: &Arc<Shared>, model: &str) -> Result<InFlight, Refusal> {
+    if shared.serves(model) {
+        return Ok(shared.begin());
+    }
+    let message = format!("The model `{model}` does not exist");
+    Err(Refusal { status: StatusCode::NOT_FOUND, code: "model_not_found", message })
+}
+
+/// `stream_options` of a request.
+#[derive(Default, Deserialize)]
+pub(super) struct StreamOptions {
+    #[serde(default)]
+    pub(super) include_usage: bool,
+}
+
+pub(super) fn usage(prompt: usize, completion: usize) -> Value {
+    json!({
+        "prompt_tokens": prompt, "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    })
+}
+
+/// Waits as long as writing so many tokens takes.
+pub(super) async fn write(in_flight: &InFlight, tokens: usize) {
+    let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+    tokio::time::sleep(in_flight.shared.engine.delay.saturating_mul(tokens)).await;
+}
+
+/// A stream of events, closed by `[DONE]`.
+///
+/// Each event whose flag is set is a token, and comes after the engine's delay. Nothing happens
+/// ahead of the reader, and all ends when it leaves.
+pub(super) fn stream(
+    in_flight: InFlight,
+    events: impl IntoIterator<Item = (bool, Value)>,
+) -> Response {
+    let events = events.into_iter().map(|(token, event)| (token, format!("data: {event}\n\n")));
+    let done = (false, "data: [DONE]\n\n".to_owned());
+    let events: VecDeque<_> = events.chain([done]).collect();
+    let body = stream::unfold((in_flight, events), |(in_flight, mut events)| async move {
+        let (token, event) = events.pop_front()?;
+        if token && !in_flight.shared.engine.delay.is_zero() {
+            write(&in_flight, 1).await;
+        }
+        Some((Ok::<_, Infallible>(Bytes::from(event)), (in_flight, events)))
+    });
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
+    (headers, Body::from_stream(body)).into_response()
+}

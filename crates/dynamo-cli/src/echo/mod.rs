@@ -1,0 +1,142 @@
+//! The echo engine: an OpenAI-compatible server that repeats what it is told.
+//!
+//! For trials without a model, and for load tests: it costs nothing but the pace that it is given.
+
+mod answer;
+mod chat;
+mod completions;
+mod embeddings;
+mod text;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// What an echo engine serves.
+#[derive(Clone, Debug)]
+pub struct EchoEngine {
+    /// The names of its models.
+    pub models: Vec<String>,
+    /// How long it waits before each token.
+    pub delay: Duration,
+}
+
+impl EchoEngine {
+    /// The model of an engine that was given none.
+    pub const DEFAULT_MODEL: &str = "echo";
+    /// What it lists as the length of its context.
+    pub const CONTEXT_LENGTH: u64 = 32_768;
+
+    /// The routes: `/health`, `/v1/models`, chat completions, completions and embeddings.
+    pub fn router(self) -> Router {
+        let state = Arc::new(Shared {
+            engine: self,
+            started: unix_now(),
+            answered: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+        });
+        Router::new()
+            .route("/health", get(health))
+            .route("/v1/models", get(models))
+            .route("/v1/chat/completions", post(chat::answer))
+            .route("/v1/completions", post(completions::answer))
+            .route("/v1/embeddings", post(embeddings::answer))
+            // Whoever is in front of it has a limit.
+            .layer(DefaultBodyLimit::disable())
+            .with_state(state)
+    }
+
+    /// Serves until `shutdown`, and then until the requests in flight have ended.
+    ///
+    /// # Errors
+    ///
+    /// When the listener fails.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let listener = listener.tap_io(|stream| {
+            // A stream of small events would else wait for acknowledgements.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "a connection stays without TCP_NODELAY");
+            }
+        });
+        axum::serve(listener, self.router()).with_graceful_shutdown(shutdown).await
+    }
+}
+
+/// A base URL under which an address can be reached from this machine.
+pub(crate) fn local_url(address: SocketAddr) -> String {
+    let ip = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        _ => address.ip(),
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
+}
+
+struct Shared {
+    engine: EchoEngine,
+    started: u64,
+    answered: AtomicU64,
+    in_flight: AtomicUsize,
+}
+
+/// A request that is being answered; it ends when it is dropped, also because the client left.
+struct InFlight {
+    shared: Arc<Shared>,
+    /// Number of the request.
+    number: u64,
+}
+
+impl Shared {
+    fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let number = self.answered.fetch_add(1, Ordering::Relaxed);
+        InFlight { shared: Arc::clone(self), number }
+    }
+
+    fn serves(&self, model: &str) -> bool {
+        self.engine.models.iter().any(|name| name == model)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let in_flight = shared.in_flight.load(Ordering::Relaxed);
+    Json(json!({ "status": "ok", "in_flight": in_flight }))
+}
+
+async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let model = |name: &String| {
+        json!({
+            "id": name, "object": "model", "created": shared.started, "owned_by": "echo",
+            "max_model_len": EchoEngine::CONTEXT_LENGTH,
+        })
+    };
+    let data: Vec<_> = shared.engine.models.iter().map(model).collect();
+    Json(json!({ "object": "list", "data": data }))
+}
+
+/// What every handler answers with.
+type Answered = Result<Response, answer::Refusal>;
+
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,55 @@
+//! An engine, as its supervisor sees it: is it healthy, and which models does it serve?
+
+mod client;
+mod models;
+mod probe;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynamo_discovery::WorkerUrl;
+use http::HeaderValue;
+
+pub(crate) use client::{Client, TlsRoots};
+pub(crate) use models::ListedModel;
+pub(crate) use probe::Probe;
+
+/// What one asks an engine. Tests script it.
+pub(crate) trait Engine: Send + Sync + 'static {
+    /// Whether it is healthy.
+    fn probe(&self) -> impl Future<Output = Probe> + Send;
+
+    /// The models that it lists.
+    ///
+    /// # Errors
+    ///
+    /// In one line, why they could not be read.
+    fn models(&self) -> impl Future<Output = Result<Vec<ListedModel>, String>> + Send;
+}
+
+/// A probe that takes longer counts as silence.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// An engine under load answers late.
+const MODELS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An engine behind a URL.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpEngine {
+    client: Client,
+}
+
+impl HttpEngine {
+    pub(crate) fn new(url: WorkerUrl, key: Option<HeaderValue>, roots: Arc<TlsRoots>) -> Self {
+        Self { client: Client::new(url, key, roots) }
+    }
+}
+
+impl Engine for HttpEngine {
+    async fn probe(&self) -> Probe {
+        probe::probe(&self.client, PROBE_TIMEOUT).await
+    }
+
+    async fn models(&self) -> Result<Vec<ListedModel>, String> {
+        models::read(&self.client, MODELS_TIMEOUT).await
+    }
+}

@@ -1,0 +1,113 @@
+//! The models that an engine lists.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use dynamo_discovery::check_model_name;
+use http::StatusCode;
+use serde::Deserialize;
+
+use super::client::Client;
+
+/// More than that is no list of models.
+const MOST_MODELS: usize = 1000;
+
+/// A model as its engine lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListedModel {
+    pub(crate) name: String,
+    pub(crate) context_length: Option<u64>,
+}
+
+/// Reads `/v1/models`.
+pub(super) async fn read(client: &Client, timeout: Duration) -> Result<Vec<ListedModel>, String> {
+    let answer = client.get("/v1/models", timeout).await.map_err(|error| error.to_string())?;
+    match answer.status {
+        StatusCode::OK => parse(&answer.body),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Err(format!("{} from /v1/models: the engine wants a key", answer.status.as_u16()))
+        }
+        status => Err(format!("{} from /v1/models", status.as_u16())),
+    }
+}
+
+#[derive(Deserialize)]
+struct List {
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+    /// vLLM and SGLang.
+    max_model_len: Option<serde_json::Value>,
+    /// llama.cpp.
+    meta: Option<serde_json::Value>,
+}
+
+fn parse(body: &[u8]) -> Result<Vec<ListedModel>, String> {
+    let list: List = serde_json::from_slice(body)
+        .map_err(|_| "/v1/models is not a list of models in JSON".to_owned())?;
+    let mut seen = HashSet::new();
+    Ok(list
+        .data
+        .into_iter()
+        .filter(|model| match check_model_name(&model.id) {
+            Ok(()) => seen.insert(model.id.clone()),
+            Err(error) => {
+                tracing::debug!(%error, "a listed model is left out");
+                false
+            }
+        })
+        .take(MOST_MODELS)
+        .map(|model| ListedModel {
+            context_length: model
+                .max_model_len
+                .and_then(|length| length.as_u64())
+                .or_else(|| model.meta?.get("n_ctx")?.as_u64())
+                .filter(|length| *length > 0),
+            name: model.id,
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(name: &str, context_length: Option<u64>) -> ListedModel {
+        ListedModel { name: name.into(), context_length }
+    }
+
+    #[test]
+    fn context_lengths_are_read_where_engines_tell_them() {
+        let body = br#"{"object":"list","models":[{"name":"x"}],"data":[
+            {"id":"vllm","object":"model","max_model_len":32768,"root":"/m","permission":[]},
+            {"id":"/models/llama.gguf","meta":{"n_ctx":4096,"n_params":1}},
+            {"id":"plain","created":1,"meta":null,"max_model_len":null},
+            {"id":"odd","max_model_len":"many","meta":[]}]}"#;
+        assert_eq!(
+            parse(body).unwrap(),
+            [
+                listed("vllm", Some(32768)),
+                listed("/models/llama.gguf", Some(4096)),
+                listed("plain", None),
+                listed("odd", None),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_model_that_is_listed_twice_or_cannot_be_shown_counts_once_or_not_at_all() {
+        let body = br#"{"data":[{"id":"a"},{"id":"a"},{"id":""},{"id":"a\u202eb"},{"id":"b"}]}"#;
+        assert_eq!(parse(body).unwrap(), [listed("a", None), listed("b", None)]);
+    }
+
+    #[test]
+    fn what_is_no_list_is_an_error_and_an_empty_list_is_none() {
+        for body in ["", "[]", "{}", "no models", r#"{"data":{}}"#] {
+            assert!(parse(body.as_bytes()).is_err(), "{body}");
+        }
+        assert_eq!(parse(br#"{"data":[]}"#), Ok(vec![]));
+    }
+}

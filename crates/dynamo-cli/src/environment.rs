@@ -1,0 +1,41 @@
+//! The variables that a program was started with.
+
+use std::collections::HashMap;
+
+/// A map of variables, taken once; tests pass their own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment(HashMap<String, String>);
+
+impl Environment {
+    /// The variables of this process. What is not UTF-8 is kept as far as it goes, to be refused
+    /// by whoever reads it.
+    pub(crate) fn of_process() -> Self {
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        Self(std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
+    }
+
+    /// The value of a variable; one that is empty or blank counts as unset.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(variables: [(&str, &str); N]) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blank_variable_counts_as_unset() {
+        let environment = Environment::from([("A", ""), ("B", " \t"), ("C", " c ")]);
+        assert_eq!(environment.get("A"), None);
+        assert_eq!(environment.get("B"), None);
+        assert_eq!(environment.get("C"), Some(" c "), "a value is not trimmed");
+        assert_eq!(environment.get("D"), None);
+    }
+}

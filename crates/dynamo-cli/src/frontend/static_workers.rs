@@ -1,0 +1,145 @@
+//! Workers that need no registration: their models are read from themselves.
+//!
+//! They go the way of all others, through a store, a watcher and its catalog; the store is the
+//! memory of this process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynamo_discovery::{
+    DiscoveryEvent, InstanceId, MemoryStore, ModelEntry, ModelKey, ModelWatcher, WatcherConfig,
+};
+use dynamo_namespace::{EndpointId, NamespaceScope, names};
+use futures_util::future::join_all;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use crate::echo::unix_now;
+use crate::engine::{Engine, HttpEngine, ListedModel, TlsRoots};
+use crate::settings::scope;
+use crate::settings::static_worker::StaticWorker;
+
+/// So that no key is also one of etcd's.
+const PREFIX: &str = "static/";
+/// Between two looks at a worker's models.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// The same, until it has answered once.
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What static workers serve, for as long as the stream is polled.
+///
+/// It begins when every worker was asked once, whether or not it answered. The workers belong to
+/// the frontend's own namespace.
+pub(crate) fn discover(
+    workers: Vec<StaticWorker>,
+    scope: NamespaceScope,
+) -> BoxStream<'static, DiscoveryEvent> {
+    let store = MemoryStore::new();
+    let endpoint =
+        EndpointId::new(scope::home(&scope), names::BACKEND_COMPONENT, names::GENERATE_ENDPOINT)
+            .unwrap_or_else(|_| unreachable!("both names are valid"));
+    let roots = Arc::new(TlsRoots::default());
+    let mut asked = Vec::new();
+    for (worker, id) in workers.into_iter().zip(1..) {
+        let engine = HttpEngine::new(worker.url.clone(), None, Arc::clone(&roots));
+        let shelf = Shelf {
+            store: store.clone(),
+            endpoint: endpoint.clone(),
+            instance: InstanceId(id),
+            worker,
+            created: unix_now(),
+            entries: BTreeMap::new(),
+        };
+        let (first, was_asked) = oneshot::channel();
+        asked.push(was_asked);
+        tokio::spawn(keep(engine, shelf, first));
+    }
+    let config = WatcherConfig::new(Arc::new(store))
+        .with_network_prefix(PREFIX)
+        .with_target_namespace(scope);
+    let watcher = ModelWatcher::new(config)
+        .unwrap_or_else(|_| unreachable!("only a narrowed watch can be refused"));
+    stream::once(async move {
+        join_all(asked).await;
+        watcher.into_stream()
+    })
+    .flatten()
+    .boxed()
+}
+
+/// Keeps one worker's shelf at what it lists. What it listed last stands while it does not answer.
+async fn keep(engine: impl Engine, mut shelf: Shelf, first: oneshot::Sender<()>) {
+    let url = shelf.worker.url.clone();
+    if let Some(name) = shelf.worker.model.clone() {
+        shelf.put(&[ListedModel { name, context_length: None }]);
+        return;
+    }
+    let mut first = Some(first);
+    let (mut answered, mut told) = (false, false);
+    loop {
+        let began = Instant::now();
+        match engine.models().await {
+            Ok(models) => {
+                if shelf.put(&models) || !answered {
+                    info!(%url, models = models.len(), "a static worker lists its models");
+                }
+                (answered, told) = (true, false);
+            }
+            Err(why) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!(%url, why, "a static worker does not list its models; asking again");
+                }
+            }
+        }
+        drop(first.take());
+        sleep_until(began + if answered { INTERVAL } else { FIRST_INTERVAL }).await;
+    }
+}
+
+/// One worker's entries in the store.
+struct Shelf {
+    store: MemoryStore,
+    endpoint: EndpointId,
+    instance: InstanceId,
+    worker: StaticWorker,
+    created: u64,
+    entries: BTreeMap<String, Bytes>,
+}
+
+impl Shelf {
+    /// Makes these the entries; returns whether anything changed.
+    fn put(&mut self, models: &[ListedModel]) -> bool {
+        let wanted: BTreeMap<_, _> = models.iter().filter_map(|model| self.entry(model)).collect();
+        for (key, value) in &wanted {
+            if self.entries.get(key) != Some(value) {
+                self.store.put_unleased(key.as_str(), value.clone());
+            }
+        }
+        for key in self.entries.keys().filter(|key| !wanted.contains_key(*key)) {
+            self.store.delete(key.as_str());
+        }
+        let changed = wanted != self.entries;
+        self.entries = wanted;
+        changed
+    }
+
+    fn entry(&self, model: &ListedModel) -> Option<(String, Bytes)> {
+        let key = ModelKey::Native {
+            endpoint: self.endpoint.clone(),
+            instance: self.instance,
+            model: model.name.clone(),
+        };
+        // Names and kinds were checked where they came from.
+        let entry = ModelEntry::new(&model.name, self.endpoint.clone(), self.worker.kinds).ok()?;
+        let entry = entry.with_url(self.worker.url.clone()).with_created(self.created);
+        let entry = match model.context_length {
+            Some(context_length) => entry.with_context_length(context_length),
+            None => entry,
+        };
+        Some((format!("{PREFIX}{key}"), entry.to_json()))
+    }
+}

@@ -1,0 +1,145 @@
+//! The reference pages, made from the table of settings.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::settings::Setting;
+use crate::settings::table::{PROGRAMS, Program};
+
+const NOTE: &str = "<!-- Made by `cargo run -p dynamo-cli --example reference`; change \
+                    crates/dynamo-cli/src/settings/table.rs instead. -->";
+
+/// A page of the reference.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Its file in `docs/reference`.
+    pub file: &'static str,
+    /// What it says, as Markdown.
+    pub text: String,
+}
+
+/// Every page that is made.
+#[must_use]
+pub fn pages() -> [Page; 2] {
+    [
+        Page { file: "cli.md", text: command_line() },
+        Page { file: "environment.md", text: environment() },
+    ]
+}
+
+fn command_line() -> String {
+    let mut page = format!(
+        "{NOTE}\n\n# Command line\n\n\
+         A flag wins over its variable, and a variable over the default.\n\
+         A variable that is empty or blank counts as unset.\n\
+         Data goes to stdout, logs and errors to stderr.\n\n\
+         | exit code | meaning |\n|---|---|\n\
+         | 0 | it did what it was asked, or was stopped by SIGTERM or SIGINT |\n\
+         | 1 | it failed while it ran |\n\
+         | 2 | wrong usage or configuration, told in one line |\n\n\
+         `dynamo-worker` that runs a COMMAND ends with the exit code of that, a signal counting as \
+         128 and its number.\n\
+         When it was asked to stop and the engine ended by SIGTERM, that is 0; when the engine ended \
+         with 0 though nobody had asked, that is 1.\n"
+    );
+    for program in PROGRAMS {
+        // Writing to a string cannot fail.
+        let _ = describe(&mut page, &program);
+    }
+    page
+}
+
+fn describe(page: &mut String, program: &Program) -> std::fmt::Result {
+    writeln!(page, "\n## {}\n\n{}.\n\n```text", program.name, program.about)?;
+    for usage in program.usage {
+        writeln!(page, "{usage}")?;
+    }
+    writeln!(page, "```")?;
+    for group in program.groups {
+        writeln!(page, "\n### {}: {}\n", program.name, group.title.to_lowercase())?;
+        writeln!(page, "| flag | variable | default | meaning |\n|---|---|---|---|")?;
+        for setting in group.settings {
+            let flag = setting.flag.map(|flag| match setting.value {
+                Some(value) => format!("--{flag} {value}"),
+                None => format!("--{flag}"),
+            });
+            writeln!(
+                page,
+                "| {} | {} | {} | {} |",
+                code(flag.as_deref()),
+                code(setting.variable),
+                code(setting.default),
+                cell(setting.meaning)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn environment() -> String {
+    let mut page = format!(
+        "{NOTE}\n\n# Environment\n\n\
+         A variable stands in for its flag where that is not given.\n\
+         One that is empty or blank counts as unset.\n\n\
+         | variable | flag | read by | default | meaning |\n|---|---|---|---|---|\n"
+    );
+    // By name, and one line for each meaning: a namespace is another thing to a worker.
+    let mut variables: BTreeMap<(&str, &str), (Setting, Vec<&str>)> = BTreeMap::new();
+    for program in PROGRAMS {
+        for setting in program.groups.iter().flat_map(|group| group.settings) {
+            if let Some(variable) = setting.variable {
+                let (_, readers) = variables
+                    .entry((variable, setting.meaning))
+                    .or_insert_with(|| (*setting, Vec::new()));
+                readers.push(program.name);
+            }
+        }
+    }
+    for ((variable, meaning), (setting, readers)) in variables {
+        let flag = setting.flag.map(|flag| format!("--{flag}"));
+        let readers: Vec<_> = readers.into_iter().map(|name| code(Some(name))).collect();
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} | {} | {} |",
+            code(Some(variable)),
+            code(flag.as_deref()),
+            readers.join(", "),
+            code(setting.default),
+            cell(meaning)
+        );
+    }
+    page
+}
+
+fn code(text: Option<&str>) -> String {
+    text.map(|text| format!("`{}`", cell(text))).unwrap_or_default()
+}
+
+/// Text that does not end a cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_pages_of_the_reference_are_current() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference");
+        if !directory.is_dir() {
+            // The crate alone, outside of its workspace.
+            return;
+        }
+        for page in pages() {
+            let file = directory.join(page.file);
+            assert!(
+                std::fs::read_to_string(&file).is_ok_and(|text| text == page.text),
+                "{} is not current; `cargo run -p dynamo-cli --example reference` writes it",
+                file.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! A worker that a frontend is told of: `[MODEL=]URL[;kinds=chat,…]`.
+
+use std::str::FromStr;
+
+use dynamo_discovery::{Kind, Kinds, WorkerUrl, check_model_name};
+
+use super::value::KindList;
+
+/// A worker that needs no registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StaticWorker {
+    /// The model that it is said to serve; else it is asked.
+    pub(crate) model: Option<String>,
+    pub(crate) url: WorkerUrl,
+    pub(crate) kinds: Kinds,
+}
+
+/// What an engine is taken to do where nobody says: its list of models does not tell.
+pub(crate) fn default_kinds() -> Kinds {
+    Kinds::from_iter([Kind::Chat, Kind::Completions])
+}
+
+impl FromStr for StaticWorker {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (worker, option) = match text.split_once(';') {
+            Some((worker, option)) => (worker, Some(option)),
+            None => (text, None),
+        };
+        let (model, url) = match split_model(worker) {
+            Some((model, url)) => (Some(model), url),
+            None => (None, worker),
+        };
+        if let Some(model) = model {
+            check_model_name(model).map_err(|error| error.to_string())?;
+        }
+        let kinds = match option {
+            None => default_kinds(),
+            Some(option) => {
+                let list = option
+                    .strip_prefix("kinds=")
+                    .ok_or_else(|| format!("after ';' only kinds=… may stand, not {option:?}"))?;
+                list.parse::<KindList>().map_err(|error| format!("kinds: {error}"))?.0
+            }
+        };
+        let url = url.parse().map_err(|error| format!("not a worker's URL: {error}"))?;
+        Ok(Self { model: model.map(str::to_owned), url, kinds })
+    }
+}
+
+/// Splits at the `=` before the URL; both a model's name and a URL's path may contain others.
+fn split_model(worker: &str) -> Option<(&str, &str)> {
+    let is_url = |text: &str| {
+        ["http://", "https://"].iter().any(|scheme| {
+            text.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+        })
+    };
+    worker
+        .match_indices('=')
+        .map(|(at, _)| (&worker[..at], &worker[at + 1..]))
+        .find(|(model, url)| !is_url(model) && is_url(url))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<StaticWorker, String> {
+        text.parse()
+    }
+
+    #[test]
+    fn model_and_kinds_are_optional() {
+        let url = |text: &str| text.parse::<WorkerUrl>().unwrap();
+        let chat_only = Kinds::from(Kind::Chat);
+        for (text, model, expected_url, kinds) in [
+            ("http://h:1", None, "http://h:1", default_kinds()),
+            ("Qwen/Q=http://h:1/", Some("Qwen/Q"), "http://h:1", default_kinds()),
+            ("a=b=HTTPS://h/x=y", Some("a=b"), "https://h/x=y", default_kinds()),
+            ("http://h/a=http://x", None, "http://h/a=http://x", default_kinds()),
+            ("m=http://h;kinds=chat", Some("m"), "http://h", chat_only),
+            ("http://h;kinds=chat,Completions", None, "http://h", default_kinds()),
+        ] {
+            let worker = parse(text).unwrap();
+            assert_eq!(worker.model.as_deref(), model, "{text}");
+            assert_eq!(worker.url, url(expected_url), "{text}");
+            assert_eq!(worker.kinds, kinds, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, part) in [
+            ("", "not a worker's URL"),
+            ("h:1", "scheme"),
+            ("m=h:1", "scheme"),
+            ("=http://h", "name"),
+            ("http://h?x", "query"),
+            ("http://169.254.169.254", "link-local"),
+            ("http://h;kinds=telepathy", "expected some of Chat"),
+            ("http://h;kinds=", "expected some of Chat"),
+            ("http://h;weight=2", "only kinds="),
+        ] {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+}

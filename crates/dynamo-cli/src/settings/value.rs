@@ -1,0 +1,224 @@
+//! Values of settings: types that cannot hold a wrong one.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use dynamo_discovery::{Kind, Kinds};
+
+/// Why a text is no such value: what was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Expected(pub(crate) String);
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {}", self.0)
+    }
+}
+
+impl std::error::Error for Expected {}
+
+fn expected<T>(what: impl Into<String>) -> Result<T, Expected> {
+    Err(Expected(what.into()))
+}
+
+/// A span in seconds, whole or not; zero is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl FromStr for Seconds {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+        text.parse()
+            .ok()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .filter(|span| *span <= LONGEST)
+            .map(Self)
+            .ok_or_else(|| Expected("seconds, such as 30 or 0.5".into()))
+    }
+}
+
+/// A span in seconds that is longer than nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeout(pub(crate) Duration);
+
+impl FromStr for Timeout {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text.parse()? {
+            Seconds(Duration::ZERO) => expected("seconds, more than 0"),
+            Seconds(span) => Ok(Self(span)),
+        }
+    }
+}
+
+/// How long a lease lives without being renewed: whole seconds, at least 2, as etcd has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeaseTtl(pub(crate) Duration);
+
+impl LeaseTtl {
+    /// Below this, a busy machine or a change of etcd's leader can end a lease.
+    pub(crate) const COMFORTABLE: Duration = Duration::from_secs(10);
+}
+
+impl FromStr for LeaseTtl {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text.parse() {
+            Ok(seconds @ 2..=86_400) => Ok(Self(Duration::from_secs(seconds))),
+            _ => expected("whole seconds from 2 to 86400"),
+        }
+    }
+}
+
+/// A size in units of `UNIT` bytes, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size<const UNIT: usize> {
+    bytes: usize,
+}
+
+/// A size in MiB.
+pub(crate) type Mebibytes = Size<{ 1 << 20 }>;
+/// A size in KiB.
+pub(crate) type Kibibytes = Size<{ 1 << 10 }>;
+
+impl<const UNIT: usize> Size<UNIT> {
+    pub(crate) fn bytes(self) -> usize {
+        self.bytes
+    }
+}
+
+impl<const UNIT: usize> FromStr for Size<UNIT> {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        text.parse()
+            .ok()
+            .filter(|units| *units > 0)
+            .and_then(|units: usize| units.checked_mul(UNIT))
+            .map(|bytes| Self { bytes })
+            .ok_or_else(|| Expected("a whole number, at least 1".into()))
+    }
+}
+
+/// Yes or no, in the spellings that operators use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct YesNo(pub(crate) bool);
+
+impl FromStr for YesNo {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "1" | "true" | "yes" | "on" => Ok(Self(true)),
+            "0" | "false" | "no" | "off" => Ok(Self(false)),
+            _ => expected("1, true, yes, on, or 0, false, no, off"),
+        }
+    }
+}
+
+/// Kinds of model, at least one: `Chat | Completions` as in the store, or `chat,completions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KindList(pub(crate) Kinds);
+
+impl FromStr for KindList {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let kind = |name: &str| {
+            let known = |kind: &Kind| kind.name().eq_ignore_ascii_case(name);
+            Kind::ALL.into_iter().find(known).map(Kinds::from).or_else(|| {
+                // What older releases of Dynamo call them.
+                Some(Kinds::parse(name).kinds).filter(|kinds| !kinds.is_empty())
+            })
+        };
+        let kinds = text
+            .split(['|', ','])
+            .map(str::trim)
+            .try_fold(Kinds::NONE, |kinds, name| Some(kinds.union(kind(name)?)));
+        kinds.map(Self).ok_or_else(|| {
+            let names: Vec<_> = Kind::ALL.into_iter().map(Kind::name).collect();
+            Expected(format!("some of {}", names.join(", ")))
+        })
+    }
+}
+
+/// How a frontend picks an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouterMode {
+    /// Each in turn.
+    RoundRobin,
+}
+
+impl FromStr for RouterMode {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text {
+            "round-robin" => Ok(Self::RoundRobin),
+            _ => expected("round-robin, which is the only router mode so far"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_may_have_a_fraction_and_are_never_negative_or_endless() {
+        assert_eq!("30".parse(), Ok(Seconds(Duration::from_secs(30))));
+        assert_eq!("0.5".parse(), Ok(Seconds(Duration::from_millis(500))));
+        assert_eq!("0".parse(), Ok(Seconds(Duration::ZERO)));
+        for text in ["", "-1", "inf", "nan", "1e300", "30s", "31536001", " "] {
+            assert!(text.parse::<Seconds>().is_err(), "{text:?}");
+        }
+        assert!("0".parse::<Timeout>().is_err());
+        assert!("0.001".parse::<Timeout>().is_ok());
+    }
+
+    #[test]
+    fn a_lease_lives_for_whole_seconds_and_at_least_two() {
+        assert_eq!("2".parse(), Ok(LeaseTtl(Duration::from_secs(2))));
+        for text in ["1", "0", "2.5", "86401", "-3", "ten"] {
+            assert!(text.parse::<LeaseTtl>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_counted_in_their_unit_and_cannot_overflow() {
+        assert_eq!("192".parse::<Mebibytes>().unwrap().bytes(), 192 * 1024 * 1024);
+        assert_eq!("64".parse::<Kibibytes>().unwrap().bytes(), 64 * 1024);
+        for text in ["0", "-1", "1.5", "18446744073709551615", "1MB"] {
+            assert!(text.parse::<Mebibytes>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn kinds_are_read_as_the_store_has_them_and_as_people_type_them() {
+        let both = Kinds::from_iter([Kind::Chat, Kind::Completions]);
+        for text in ["Chat | Completions", "chat,completions", "CHAT|Completion", "Backend", "0x3"]
+        {
+            assert_eq!(text.parse(), Ok(KindList(both)), "{text}");
+        }
+        for text in ["", "chat,", "telepathy", "chat|telepathy"] {
+            let error = text.parse::<KindList>().unwrap_err().to_string();
+            assert!(error.starts_with("expected some of Chat, Completions, Embedding"), "{error}");
+        }
+    }
+
+    #[test]
+    fn yes_and_no_have_many_spellings_and_nothing_else_is_either() {
+        for text in ["1", "true", "YES", "on", " 1 "] {
+            assert_eq!(text.parse(), Ok(YesNo(true)), "{text:?}");
+        }
+        for text in ["0", "False", "no", "off"] {
+            assert_eq!(text.parse(), Ok(YesNo(false)), "{text:?}");
+        }
+        assert!("2".parse::<YesNo>().is_err());
+    }
+}

@@ -1,0 +1,228 @@
+//! A worker's life: start, serve, and an end in order.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dynamo_discovery::{ModelEntry, RegistrationConfig, WorkerUrl};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use super::engine::{EchoServer, Ended, RunningEngine};
+use super::follow::{Pace, follow};
+use super::offer::Offer;
+use super::process::EngineProcess;
+use super::register::register;
+use super::settings::{EngineSettings, WorkerSettings};
+use super::signals::{Asked, Signals};
+use crate::echo::{EchoEngine, local_url, unix_now};
+use crate::engine::{HttpEngine, TlsRoots};
+use crate::failure::Failure;
+
+/// How long a store that is away may delay the end.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A worker whose engine was started.
+pub(crate) struct Worker {
+    settings: WorkerSettings,
+    engine: RunningEngine,
+    engine_url: WorkerUrl,
+    pub(crate) offer: Offer,
+    signals: Signals,
+}
+
+/// Why a worker ends.
+enum End {
+    Asked,
+    EngineEnded(Ended),
+    StartTimeout(Duration),
+}
+
+impl Worker {
+    /// Starts the engine, if it is ours to start.
+    ///
+    /// # Errors
+    ///
+    /// When the command cannot be started, or the echo engine cannot listen.
+    pub(crate) async fn start(settings: WorkerSettings) -> Result<Self, Failure> {
+        // First, so that no signal comes between the engine's start and the end in order.
+        let signals =
+            Signals::new().context("cannot listen for signals").map_err(Failure::Running)?;
+        let (engine, engine_url) = start_engine(&settings).await.map_err(Failure::Running)?;
+        let offer = Offer {
+            endpoint: settings.endpoint.clone(),
+            url: settings.advertise_url.clone().unwrap_or_else(|| engine_url.clone()),
+            kinds: settings.kinds,
+            // The echo engine lists its models itself.
+            names: match engine {
+                RunningEngine::Echo(_) => Vec::new(),
+                _ => settings.models.clone(),
+            },
+            context_length: settings.context_length,
+            created: unix_now(),
+        };
+        Ok(Self { settings, engine, engine_url, offer, signals })
+    }
+
+    /// Serves until it is asked to stop, or the engine ends.
+    ///
+    /// # Errors
+    ///
+    /// When the engine does not get healthy within the time that it has.
+    pub(crate) async fn run(self, registration: RegistrationConfig) -> Result<ExitCode, Failure> {
+        let Self { settings, mut engine, engine_url, offer, mut signals } = self;
+        info!(
+            url = %engine_url,
+            advertised = %offer.url,
+            instance = %registration.instance,
+            "waiting for the engine to be healthy"
+        );
+        let (wanted, published) = watch::channel(Vec::new());
+        let asked = HttpEngine::new(
+            engine_url.clone(),
+            settings.engine_key.clone(),
+            Arc::new(TlsRoots::default()),
+        );
+        let pace = Pace::new(settings.silence_timeout);
+        let follower = tokio::spawn(follow(asked, offer, pace, wanted));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let registrar = tokio::spawn(register(registration, published.clone(), async {
+            // Dropped is stopped as well.
+            let _ = stopped.await;
+        }));
+
+        let end = serve(&settings, &mut engine, published, &mut signals).await;
+        follower.abort();
+        drop(stop);
+        match end {
+            End::EngineEnded(ended) => {
+                error!(?ended, "the engine ended by itself");
+                withdraw(registrar).await;
+                // What it may have left behind.
+                engine.kill();
+                Ok(ended.unasked())
+            }
+            End::StartTimeout(limit) => {
+                withdraw(registrar).await;
+                stop_engine(&settings, &mut engine, &mut signals).await;
+                Err(Failure::Running(anyhow::anyhow!(
+                    "the engine at {engine_url} was not ready within {} s",
+                    limit.as_secs_f64()
+                )))
+            }
+            End::Asked => {
+                info!("stopping: withdrawing the models");
+                withdraw(registrar).await;
+                let exit = drain(&settings, &mut engine, &mut signals).await;
+                info!("stopped");
+                Ok(exit)
+            }
+        }
+    }
+}
+
+async fn start_engine(settings: &WorkerSettings) -> anyhow::Result<(RunningEngine, WorkerUrl)> {
+    match &settings.engine {
+        EngineSettings::Elsewhere(url) => Ok((RunningEngine::Elsewhere, url.clone())),
+        EngineSettings::Command { url, command } => {
+            let process = EngineProcess::start(command).with_context(|| {
+                format!("cannot start {:?}", command.first().cloned().unwrap_or_default())
+            })?;
+            Ok((RunningEngine::Process(process), url.clone()))
+        }
+        EngineSettings::Echo { host, port, delay } => {
+            let listener = TcpListener::bind((host.as_str(), *port))
+                .await
+                .with_context(|| format!("the echo engine cannot listen on {host}:{port}"))?;
+            let url = local_url(listener.local_addr()?).parse()?;
+            let engine = EchoEngine { models: settings.models.clone(), delay: *delay };
+            info!(%url, "the echo engine listens");
+            Ok((RunningEngine::Echo(EchoServer::start(engine, listener)), url))
+        }
+    }
+}
+
+/// Waits for a reason to end.
+async fn serve(
+    settings: &WorkerSettings,
+    engine: &mut RunningEngine,
+    mut published: watch::Receiver<Vec<ModelEntry>>,
+    signals: &mut Signals,
+) -> End {
+    let ready = async {
+        let Some(limit) = settings.start_timeout else { return std::future::pending().await };
+        match timeout(limit, published.wait_for(|entries| !entries.is_empty())).await {
+            Ok(_) => std::future::pending().await,
+            Err(_) => limit,
+        }
+    };
+    let mut late = std::pin::pin!(ready);
+    loop {
+        tokio::select! {
+            ended = engine.ended() => return End::EngineEnded(ended),
+            limit = &mut late => return End::StartTimeout(limit),
+            asked = signals.next() => match asked {
+                Asked::Stop => return End::Asked,
+                Asked::Forward(signal) => engine.forward(signal),
+            },
+        }
+    }
+}
+
+/// Lets the registrar withdraw; what it does not manage in time, the lease does.
+async fn withdraw(mut registrar: JoinHandle<()>) {
+    if timeout(WITHDRAW_TIMEOUT, &mut registrar).await.is_err() {
+        registrar.abort();
+        warn!("the store does not answer: the models stay listed until their lease ends");
+    }
+}
+
+/// Frontends send nothing new now: lets the engine go on for a while, then ends it.
+async fn drain(
+    settings: &WorkerSettings,
+    engine: &mut RunningEngine,
+    signals: &mut Signals,
+) -> ExitCode {
+    if matches!(engine, RunningEngine::Elsewhere) {
+        return ExitCode::SUCCESS;
+    }
+    tokio::select! {
+        () = tokio::time::sleep(settings.drain_grace) => {}
+        _ = engine.ended() => {}
+        () = hurry(signals) => {}
+    }
+    stop_engine(settings, engine, signals).await
+}
+
+/// SIGTERM, time to finish, SIGKILL.
+async fn stop_engine(
+    settings: &WorkerSettings,
+    engine: &mut RunningEngine,
+    signals: &mut Signals,
+) -> ExitCode {
+    if matches!(engine, RunningEngine::Elsewhere) {
+        return ExitCode::SUCCESS;
+    }
+    info!("asking the engine to end");
+    engine.terminate();
+    let ended = tokio::select! {
+        ended = engine.all_ended() => Some(ended),
+        () = tokio::time::sleep(settings.stop_timeout) => None,
+        () = hurry(signals) => None,
+    };
+    if let Some(ended) = ended {
+        return ended.as_asked();
+    }
+    warn!("the engine has not ended: killing it");
+    engine.kill();
+    engine.ended().await.as_asked()
+}
+
+/// Waits for another signal to stop: whoever sends it does not want to wait.
+async fn hurry(signals: &mut Signals) {
+    while signals.next().await != Asked::Stop {}
+}

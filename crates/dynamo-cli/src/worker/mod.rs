@@ -1,0 +1,67 @@
+//! `dynamo-worker`: registers an engine for as long as it is healthy, and runs it if asked to.
+//!
+//! Three parts that share one value, what should be published now: [`follow`] derives it from the
+//! engine, [`register`] brings the store to it, and [`lifecycle`] starts and ends all of them.
+
+mod engine;
+mod follow;
+mod health;
+mod lifecycle;
+mod offer;
+mod process;
+mod register;
+mod settings;
+mod signals;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use dynamo_discovery::{EtcdStore, RegistrationConfig};
+use tracing::warn;
+
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::settings::value::LeaseTtl;
+use crate::settings::{identity, store};
+use crate::{logging, program, runtime};
+
+use lifecycle::Worker;
+use settings::{WorkerFlags, WorkerSettings};
+
+#[cfg(test)]
+pub(crate) type Flags = WorkerFlags;
+
+/// Runs `dynamo-worker`.
+pub fn main() -> ExitCode {
+    program::run(&crate::settings::table::WORKER, run)
+}
+
+fn run(flags: WorkerFlags, environment: &Environment) -> Result<ExitCode, Failure> {
+    logging::start(environment)?;
+    let settings = flags.resolve(environment)?;
+    runtime::block_on(start(settings))
+}
+
+async fn start(settings: WorkerSettings) -> Result<ExitCode, Failure> {
+    identity::log(&settings.endpoint);
+    if settings.lease_ttl < LeaseTtl::COMFORTABLE {
+        warn!(
+            seconds = settings.lease_ttl.as_secs(),
+            "a short lease: a busy machine, or a new leader of etcd, can end it while the worker lives"
+        );
+    }
+    let is_local = store::is_local(&settings.etcd);
+    let store =
+        EtcdStore::new(settings.etcd.clone()).map_err(|error| Failure::Usage(error.into()))?;
+    let registration =
+        RegistrationConfig { ttl: settings.lease_ttl, ..RegistrationConfig::new(Arc::new(store)) };
+    let worker = Worker::start(settings).await?;
+    if !is_local && store::is_loopback(&worker.offer.url.to_uri()) {
+        warn!(
+            url = %worker.offer.url,
+            "only this machine reaches that address, and the store is on another one: \
+             --advertise-url says what frontends reach"
+        );
+    }
+    worker.run(registration).await
+}

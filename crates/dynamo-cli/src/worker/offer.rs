@@ -1,0 +1,99 @@
+//! What is published: entries, from the models that an engine lists and what the user said.
+
+use dynamo_discovery::{Kinds, ModelEntry, WorkerUrl};
+use dynamo_namespace::EndpointId;
+
+use crate::engine::ListedModel;
+
+/// What the user said about the models.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    /// Where the worker serves, in Dynamo's terms.
+    pub(crate) endpoint: EndpointId,
+    /// Where frontends reach the engine.
+    pub(crate) url: WorkerUrl,
+    pub(crate) kinds: Kinds,
+    /// The names of the models; none to take those that the engine lists.
+    pub(crate) names: Vec<String>,
+    /// The context length; none to take the one that the engine lists.
+    pub(crate) context_length: Option<u64>,
+    /// When the worker started, in unix seconds. It stays, so that equal entries are equal.
+    pub(crate) created: u64,
+}
+
+impl Offer {
+    /// The entries, when the engine lists these models.
+    pub(crate) fn entries(&self, listed: &[ListedModel]) -> Vec<ModelEntry> {
+        if self.names.is_empty() {
+            return listed
+                .iter()
+                .filter_map(|model| self.entry(&model.name, model.context_length))
+                .collect();
+        }
+        let context_length = |name: &String| {
+            listed.iter().find(|model| model.name == *name).and_then(|model| model.context_length)
+        };
+        self.names.iter().filter_map(|name| self.entry(name, context_length(name))).collect()
+    }
+
+    /// The entries when the engine's list cannot be read: there are some if the user named models.
+    pub(crate) fn entries_unlisted(&self) -> Option<Vec<ModelEntry>> {
+        (!self.names.is_empty()).then(|| self.entries(&[]))
+    }
+
+    fn entry(&self, name: &str, listed_context: Option<u64>) -> Option<ModelEntry> {
+        // Names and kinds were checked where they came from.
+        let entry = ModelEntry::new(name, self.endpoint.clone(), self.kinds).ok()?;
+        let entry = entry.with_url(self.url.clone()).with_created(self.created);
+        Some(match self.context_length.or(listed_context) {
+            Some(context_length) => entry.with_context_length(context_length),
+            None => entry,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::static_worker::default_kinds;
+
+    fn offer(names: &[&str], context_length: Option<u64>) -> Offer {
+        Offer {
+            endpoint: "team-a.backend.generate".parse().unwrap(),
+            url: "http://h:1".parse().unwrap(),
+            kinds: default_kinds(),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            context_length,
+            created: 7,
+        }
+    }
+
+    fn shown(entries: Vec<ModelEntry>) -> Vec<(String, Option<u64>)> {
+        let pair = |entry: ModelEntry| (entry.name().to_owned(), entry.context_length());
+        entries.into_iter().map(pair).collect()
+    }
+
+    #[test]
+    fn names_of_the_user_replace_the_list_and_keep_its_context_lengths() {
+        let listed = [
+            ListedModel { name: "default".into(), context_length: None },
+            ListedModel { name: "a".into(), context_length: Some(4096) },
+        ];
+        for (names, context, expected) in [
+            (&[][..], None, vec![("default", None), ("a", Some(4096))]),
+            (&["a", "b"], None, vec![("a", Some(4096)), ("b", None)]),
+            (&["a"], Some(8), vec![("a", Some(8))]),
+        ] {
+            let expected: Vec<_> =
+                expected.into_iter().map(|(name, context)| (name.to_owned(), context)).collect();
+            assert_eq!(shown(offer(names, context).entries(&listed)), expected);
+        }
+    }
+
+    #[test]
+    fn without_a_list_only_named_models_can_be_published() {
+        assert_eq!(offer(&[], None).entries_unlisted(), None);
+        let entries = offer(&["a"], None).entries_unlisted().unwrap();
+        assert_eq!(shown(entries), [("a".to_owned(), None)]);
+    }
+}
