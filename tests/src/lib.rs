@@ -1,1 +1,30 @@
-//! placeholder
+//! What the integration tests share: stores, engines, front doors, programs and a client.
+//!
+//! Every test has a root or a namespace of its own, so that all can run at once against one etcd.
+
+#![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
+#![allow(missing_debug_implementations, reason = "nobody prints the fixtures")]
+
+mod client;
+mod engine;
+mod entry;
+mod etcd;
+mod frontend;
+mod load;
+mod logs;
+mod network;
+mod program;
+mod space;
+mod wait;
+
+pub use client::{Answer, Client};
+pub use engine::{Engine, Generation};
+pub use entry::{create_test_model_entry, flat_key, native_key};
+pub use etcd::Etcd;
+pub use frontend::Frontend;
+pub use load::Load;
+pub use logs::Logs;
+pub use network::Network;
+pub use program::Program;
+pub use space::{Space, Worker, unique};
+pub use wait::{eventually, soon};

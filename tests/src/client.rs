@@ -1,0 +1,141 @@
+//! A client of a front door.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::soon;
+
+/// The route that most tests use.
+const CHAT: &str = "/v1/chat/completions";
+
+/// A real HTTP client of one server.
+#[derive(Clone)]
+pub struct Client {
+    base: String,
+    http: reqwest::Client,
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Panics
+    ///
+    /// When it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// The code of an error.
+    #[must_use]
+    pub fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Which engine gave it; nothing where it is an error.
+    #[must_use]
+    pub fn engine(&self) -> Option<String> {
+        (self.status == 200).then(|| self.json()["engine"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+impl Client {
+    /// A client of the server at this base URL.
+    #[must_use]
+    pub fn new(base: &str) -> Self {
+        Self { base: base.to_owned(), http: reqwest::Client::new() }
+    }
+
+    /// Asks for a path.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// Posts JSON to a path.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        soon(path, async {
+            let response = request.send().await.unwrap();
+            let status = response.status().as_u16();
+            Answer { status, body: response.text().await.unwrap() }
+        })
+        .await
+    }
+
+    /// Asks a model to chat.
+    pub async fn chat(&self, model: &str) -> Answer {
+        self.post(CHAT, &chat(model, false)).await
+    }
+
+    /// Asks a model to chat, and returns with the head of the answer.
+    pub async fn stream(&self, model: &str) -> reqwest::Response {
+        let request = self.http.post(format!("{}{CHAT}", self.base)).json(&chat(model, true));
+        soon("the head of a stream", request.send()).await.unwrap()
+    }
+
+    /// The models that are listed.
+    pub async fn models(&self) -> Vec<String> {
+        let list = self.get("/v1/models").await.json();
+        let ids = list["data"].as_array().unwrap().iter();
+        ids.map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The routes that are open.
+    pub async fn routes(&self) -> Vec<String> {
+        let health = self.get("/health").await.json();
+        let routes = health["routes"].as_array().unwrap().iter();
+        routes.map(|route| route.as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The sum of a metric over all of its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let metrics = self.get("/metrics").await.body;
+        let of = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        };
+        metrics.lines().filter_map(of).sum()
+    }
+
+    /// What the server sends back for a request, byte for byte, on a connection of its own.
+    pub async fn raw(&self, method: &str, path: &str, body: &str) -> String {
+        let address = self.base.trim_start_matches("http://");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        soon(path, async {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        })
+        .await
+    }
+}
+
+fn chat(model: &str, stream: bool) -> Value {
+    json!({
+        "model": model, "stream": stream, "messages": [{ "role": "user", "content": "one two" }],
+    })
+}

@@ -1,0 +1,97 @@
+//! An engine that tells who it is, and streams what the test tells it to.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc};
+
+use crate::soon;
+
+/// An OpenAI-compatible server on a port of its own, as far as the tests need one.
+///
+/// It answers any request with its name. One with `"stream": true` becomes a [`Generation`].
+pub struct Engine {
+    url: String,
+    shared: Arc<Shared>,
+    generations: Mutex<mpsc::UnboundedReceiver<Generation>>,
+}
+
+struct Shared {
+    name: String,
+    asked: AtomicUsize,
+    generations: mpsc::UnboundedSender<Generation>,
+}
+
+/// A streamed answer, of which the test sends every piece. It ends when it is dropped.
+pub struct Generation(mpsc::Sender<Bytes>);
+
+impl Engine {
+    /// Starts one.
+    pub async fn start(name: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (sender, generations) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            asked: AtomicUsize::new(0),
+            generations: sender,
+        });
+        let router = Router::new().fallback(answer).with_state(shared.clone());
+        tokio::spawn(async { axum::serve(listener, router).await });
+        Self { url, shared, generations: Mutex::new(generations) }
+    }
+
+    /// Its base URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// How many requests it got.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.shared.asked.load(Ordering::SeqCst)
+    }
+
+    /// The next streamed answer that is asked for.
+    pub async fn generation(&self) -> Generation {
+        let mut generations = self.generations.lock().await;
+        soon("a request for a stream", generations.recv()).await.unwrap()
+    }
+}
+
+impl Generation {
+    /// Sends a piece.
+    pub async fn send(&self, piece: &'static str) {
+        self.0.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
+    }
+
+    /// Waits until nobody reads the answer any more.
+    pub async fn cancelled(&self) {
+        soon("the end of the request at the engine", self.0.closed()).await;
+    }
+}
+
+async fn answer(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+    shared.asked.fetch_add(1, Ordering::SeqCst);
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if request["stream"] != true {
+        let answer = json!({ "model": request["model"], "engine": shared.name });
+        return axum::Json(answer).into_response();
+    }
+    let (sender, pieces) = mpsc::channel(1);
+    shared.generations.send(Generation(sender)).unwrap();
+    let pieces = stream::unfold(pieces, |mut pieces| async {
+        let piece = pieces.recv().await?;
+        Some((Ok::<_, Infallible>(piece), pieces))
+    });
+    ([("content-type", "text/event-stream")], Body::from_stream(pieces)).into_response()
+}

@@ -1,0 +1,37 @@
+//! Entries and keys as workers write them.
+
+use dynamo_discovery::{InstanceId, Kinds, ModelEntry, ModelKey};
+
+/// An entry without a URL, with kinds such as `Chat | Completions`.
+///
+/// # Panics
+///
+/// When one of the names is invalid, or no kind is known.
+#[must_use]
+pub fn create_test_model_entry(
+    name: &str,
+    namespace: &str,
+    component: &str,
+    endpoint: &str,
+    kinds: &str,
+) -> ModelEntry {
+    let endpoint = format!("{namespace}.{component}.{endpoint}").parse().unwrap();
+    ModelEntry::new(name, endpoint, Kinds::parse(kinds).kinds).unwrap()
+}
+
+/// Where our workers put an entry, below the root: a key of five segments, of a new instance.
+#[must_use]
+pub fn native_key(entry: &ModelEntry) -> String {
+    ModelKey::Native {
+        endpoint: entry.endpoint().clone(),
+        instance: InstanceId::random(),
+        model: entry.name().to_owned(),
+    }
+    .to_string()
+}
+
+/// Where Dynamo up to 0.5.1 puts an entry, below the root: one segment that tells nothing.
+#[must_use]
+pub fn flat_key() -> String {
+    format!("0b68fe75-8fdc-442f-a23a-{:012x}", fastrand::u64(..1 << 48))
+}

@@ -1,0 +1,143 @@
+//! The real binaries, with their logs captured.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdout};
+use tokio::sync::watch;
+
+use crate::soon;
+
+/// A running program of ours, with only those variables that the test gives it. Dropped, it is
+/// killed.
+pub struct Program {
+    child: Child,
+    stdout: ChildStdout,
+    lines: Arc<Mutex<Vec<String>>>,
+    grown: watch::Receiver<()>,
+}
+
+impl Program {
+    /// Starts one, logging as JSON.
+    ///
+    /// # Panics
+    ///
+    /// When it is not there.
+    #[must_use]
+    pub fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let variables = [&[("DYN_LOGGING_JSONL", "1")], variables].concat();
+        let mut child = tokio::process::Command::new(directory().join(name))
+            .args(arguments)
+            .env_clear()
+            .envs(variables)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let stdout = child.stdout.take().unwrap();
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let (growth, grown) = watch::channel(());
+        tokio::spawn(collect(child.stderr.take().unwrap(), lines.clone(), growth));
+        Self { child, stdout, lines, grown }
+    }
+
+    /// All that it has logged.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// The log lines with this message, as JSON.
+    #[must_use]
+    pub fn logged(&self, message: &str) -> Vec<Value> {
+        let lines = self.log().into_iter().filter_map(|line| serde_json::from_str(&line).ok());
+        lines.filter(|line: &Value| line["message"] == message).collect()
+    }
+
+    /// Waits for a log line with this message.
+    pub async fn says(&self, message: &str) -> Value {
+        let mut grown = self.grown.clone();
+        let said = async {
+            loop {
+                grown.mark_unchanged();
+                if let Some(line) = self.logged(message).into_iter().next() {
+                    return line;
+                }
+                if grown.changed().await.is_err() {
+                    panic!("it ended without saying {message:?}: {:#?}", self.log());
+                }
+            }
+        };
+        soon(message, said).await
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Waits until it ends, and returns its exit code, if it has one, and what it printed.
+    pub async fn ended(&mut self) -> (Option<i32>, String) {
+        soon("the end of a program", async {
+            let mut printed = String::new();
+            self.stdout.read_to_string(&mut printed).await.unwrap();
+            let code = self.child.wait().await.unwrap().code();
+            // The log is complete when nobody holds its pipe.
+            while self.grown.changed().await.is_ok() {}
+            (code, printed)
+        })
+        .await
+    }
+}
+
+async fn collect(
+    stderr: impl AsyncRead + Unpin,
+    lines: Arc<Mutex<Vec<String>>>,
+    growth: watch::Sender<()>,
+) {
+    let mut read = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = read.next_line().await {
+        lines.lock().unwrap().push(line);
+        growth.send_replace(());
+    }
+}
+
+/// Where the binaries are; without `DYN_TEST_BIN_DIR`, they are built.
+fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| match env::var_os("DYN_TEST_BIN_DIR") {
+        Some(given) if !given.is_empty() => given.into(),
+        _ => build(),
+    })
+}
+
+fn build() -> PathBuf {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "-p", "dynamo-cli", "--bins", "--message-format=json"])
+        .stderr(Stdio::inherit());
+    // Those that describe this package would make ring build again, and again without them.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
+    let built = cargo.output().unwrap();
+    assert!(built.status.success(), "the binaries do not build");
+    let messages = String::from_utf8_lossy(&built.stdout);
+    let binary = messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    binary.as_deref().and_then(Path::parent).expect("cargo names the binaries").to_owned()
+}

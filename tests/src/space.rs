@@ -1,0 +1,156 @@
+//! A part of an etcd that one test has for itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynamo_discovery::{
+    EtcdConfig, EtcdStore, InstanceId, Key, KeyRange, LeaseId, LeaseStore as _, MODEL_ROOT_PATH,
+    ModelEntry, Registration, RegistrationConfig, Revision, WatchStore as _, WatcherConfig,
+};
+use dynamo_namespace::NamespaceScope;
+
+use crate::{Engine, Etcd, Frontend, create_test_model_entry};
+
+/// What a test writes ends by itself, also in an etcd that outlives the tests. Longer than any test
+/// takes, and than any machine stalls.
+const TTL: Duration = Duration::from_secs(300);
+
+/// A name that no other test has.
+#[must_use]
+pub fn unique(what: &str) -> String {
+    format!("{what}-{:016x}", fastrand::u64(..))
+}
+
+/// A root in an etcd, and what is put under it.
+pub struct Space {
+    store: Arc<EtcdStore>,
+    root: String,
+    lease: LeaseId,
+    /// Whose end it must not see.
+    _etcd: Option<Arc<Etcd>>,
+}
+
+impl Space {
+    /// A root of its own in the etcd that all tests share.
+    pub async fn new() -> Self {
+        let (endpoints, etcd) = Etcd::shared().await;
+        Self::open(endpoints, format!("{}/{MODEL_ROOT_PATH}", unique("test")), etcd).await
+    }
+
+    /// The root that the programs use, in an etcd that the test has for itself.
+    pub async fn of(etcd: &Etcd) -> Self {
+        Self::at(etcd.endpoint()).await
+    }
+
+    /// The same, at an endpoint.
+    pub async fn at(endpoint: &str) -> Self {
+        Self::open(vec![endpoint.to_owned()], MODEL_ROOT_PATH.to_owned(), None).await
+    }
+
+    async fn open(endpoints: Vec<String>, root: String, etcd: Option<Arc<Etcd>>) -> Self {
+        let store = store_at(endpoints);
+        let lease = store.grant(TTL).await.unwrap().id;
+        Self { store, root, lease, _etcd: etcd }
+    }
+
+    /// What every key of it begins with.
+    #[must_use]
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// The configuration that discovers a namespace of it, or all.
+    #[must_use]
+    pub fn watch(&self, target_namespace: &str) -> WatcherConfig {
+        self.watch_by(self.store.clone(), target_namespace)
+    }
+
+    /// The same, where the store is reached at another endpoint.
+    #[must_use]
+    pub fn watch_over(&self, endpoint: &str, target_namespace: &str) -> WatcherConfig {
+        self.watch_by(store_at(vec![endpoint.to_owned()]), target_namespace)
+    }
+
+    fn watch_by(&self, store: Arc<EtcdStore>, target_namespace: &str) -> WatcherConfig {
+        let scope = NamespaceScope::from_target(Some(target_namespace)).unwrap();
+        WatcherConfig::new(store).with_network_prefix(&self.root).with_target_namespace(scope)
+    }
+
+    /// A front door for a namespace, which knows what there is.
+    pub async fn frontend(&self, target_namespace: &str) -> Frontend {
+        Frontend::start(self.watch(target_namespace)).await.ready().await
+    }
+
+    /// Puts a key below the root, as any script can.
+    pub async fn put(&self, key: &str, value: impl Into<Bytes>) {
+        self.store.put(&self.key(key), value.into(), self.lease).await.unwrap();
+    }
+
+    /// Deletes what was put so.
+    pub async fn delete(&self, key: &str) {
+        assert!(self.store.delete_if_leased(&self.key(key), self.lease).await.unwrap(), "{key}");
+    }
+
+    fn key(&self, below: &str) -> Key {
+        format!("{}{below}", self.root).into()
+    }
+
+    /// The store's revision.
+    pub async fn revision(&self) -> Revision {
+        self.store.list(&KeyRange::prefix(&self.root)).await.unwrap().revision
+    }
+
+    /// Publishes entries, as a worker does.
+    pub async fn register(&self, entries: Vec<ModelEntry>) -> Registration {
+        let config = RegistrationConfig {
+            network_prefix: self.root.clone(),
+            instance: InstanceId::random(),
+            ttl: TTL,
+            ..RegistrationConfig::new(self.store.clone())
+        };
+        Registration::publish(config, entries).await.unwrap()
+    }
+
+    /// An engine with one model that chats, registered. It goes by the name of the model.
+    pub async fn worker(&self, namespace: &str, model: &str) -> Worker {
+        self.worker_of(namespace, model, "Chat", model).await
+    }
+
+    /// The same, with kinds and a name of its own.
+    pub async fn worker_of(
+        &self,
+        namespace: &str,
+        model: &str,
+        kinds: &str,
+        engine: &str,
+    ) -> Worker {
+        let engine = Engine::start(engine).await;
+        let entry = create_test_model_entry(model, namespace, "backend", "generate", kinds)
+            .with_url(engine.url().parse().unwrap());
+        let registration = self.register(vec![entry.clone()]).await;
+        Worker { engine, entry, registration }
+    }
+}
+
+/// An engine that is registered. Dropped, it stays so for a long time, as after a SIGKILL.
+pub struct Worker {
+    /// What answers.
+    pub engine: Engine,
+    /// What is registered.
+    pub entry: ModelEntry,
+    /// Its registration.
+    pub registration: Registration,
+}
+
+impl Worker {
+    /// Leaves on purpose; the engine goes on.
+    pub async fn leave(self) -> Engine {
+        self.registration.withdraw().await.unwrap();
+        self.engine
+    }
+}
+
+fn store_at(endpoints: Vec<String>) -> Arc<EtcdStore> {
+    Arc::new(EtcdStore::new(EtcdConfig { endpoints, ..EtcdConfig::default() }).unwrap())
+}
