@@ -103,13 +103,13 @@ impl Stage {
         let hello_b = chat("demo-b", "Hello from team-b", false);
         let worker_b = self.worker("team-b", "demo-b")?;
         self.workers.push(worker_b);
-        self.b.wait_for(&hello_b, 200)?;
+        self.b.wait_for("demo-b", 200)?;
         self.b.ask(&hello_b)?.expect(200, "Hello from team-b")?;
         self.a.ask(&hello_a)?.expect(503, "endpoint_disabled")?;
 
         title("A worker of team-a arrives: its route opens");
         let worker_a = self.worker("team-a", "demo-a")?;
-        self.a.wait_for(&hello_a, 200)?;
+        self.a.wait_for("demo-a", 200)?;
         let models = self.a.models()?;
         models.expect(200, "demo-a")?;
         ensure!(!models.body.contains("demo-b"), "team-a sees a model of team-b");
@@ -124,7 +124,7 @@ impl Stage {
         title("The worker of team-a stops (SIGTERM): its route closes");
         println!("$ kill {}", worker_a.id());
         worker_a.ask_to_end();
-        self.a.wait_for(&hello_a, 503)?;
+        self.a.wait_for("demo-a", 503)?;
         self.a.ask(&hello_a)?.expect(503, "endpoint_disabled")?;
         let status = worker_a.end_within(PATIENCE)?;
         ensure!(status.success(), "the worker of team-a: {status}");
@@ -137,7 +137,7 @@ impl Stage {
         let worker_a = self.worker("team-a", "demo-a")?;
         self.workers.push(worker_a);
         let hello = chat("demo-a", "Hello", true);
-        self.a.wait_for(&hello, 200)?;
+        self.a.wait_for("demo-a", 200)?;
         println!("  team-a: {}   team-b: {}   etcd: {}", self.a.base, self.b.base, self.endpoints);
         println!("  for instance: {}", curl(&self.a.route(), Some(&hello)));
         println!("  Ctrl-C ends it");
@@ -193,12 +193,13 @@ impl Frontend {
     }
 
     /// Asks until the status is as expected, and says how long it took.
-    fn wait_for(&mut self, body: &Value, status: u16) -> Result<()> {
+    fn wait_for(&mut self, model: &str, status: u16) -> Result<()> {
         let url = self.route();
+        let body = chat(model, "Hi", false);
         let started = Instant::now();
         poll::until(&format!("{status} from {url}"), PATIENCE, || {
             self.service.check()?;
-            Ok((http::post(&url, body)?.status == status).then_some(()))
+            Ok((http::post(&url, &body)?.status == status).then_some(()))
         })?;
         println!("  {status} after {:.1} s", started.elapsed().as_secs_f64());
         Ok(())
