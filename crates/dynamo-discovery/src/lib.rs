@@ -40,3 +40,7 @@ pub use watcher::{
     run_watcher,
 };
 pub use worker_url::{InvalidUrl, WorkerUrl, is_link_local};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -83,7 +83,8 @@ impl Etcd {
     }
 
     async fn cursor(&self) -> Cursor {
-        let revision = self.store.list(&self.range()).await.unwrap().revision;
+        let nothing = KeyRange::prefix(&format!("{}nothing", self.root));
+        let revision = self.store.list(&nothing).await.unwrap().revision;
         Cursor { revision, anchor: None }
     }
 

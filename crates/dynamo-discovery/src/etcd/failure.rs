@@ -46,11 +46,7 @@ pub(super) enum Meaning {
 // gRPC's status codes, which are numbers on the wire
 // (https://github.com/grpc/grpc/blob/master/doc/statuscodes.md).
 const UNKNOWN: i32 = 2;
-const INVALID_ARGUMENT: i32 = 3;
-const NOT_FOUND: i32 = 5;
 const PERMISSION_DENIED: i32 = 7;
-const FAILED_PRECONDITION: i32 = 9;
-const OUT_OF_RANGE: i32 = 11;
 const UNAUTHENTICATED: i32 = 16;
 
 impl Failure {
@@ -62,10 +58,7 @@ impl Failure {
             // The client says so of a lease whose first renewal is answered with a TTL of 0.
             Self::Client(etcd_client::Error::LeaseKeepAliveError(_)) => Meaning::LeaseGone,
             Self::Canceled { compacted: true, .. } => Meaning::Compacted,
-            // The reason is a status as text. Its code is lost, or part of the text.
-            Self::Canceled { reason, .. } if reason.contains("permission denied") => {
-                Meaning::Denied
-            }
+            // The reason is a status as text; its code is lost.
             Self::Canceled { reason, .. } => of_status(UNKNOWN, reason),
             Self::Replaced => Meaning::Replaced,
             Self::Client(_) | Self::Silence(_) | Self::Broken(_) | Self::Config(_) => {
@@ -75,24 +68,27 @@ impl Failure {
     }
 }
 
-/// The messages are those of etcd's `rpctypes` and, for the size, of tonic.
+/// Most answers are told apart by their text only: several share a code, and a canceled watch has
+/// none. The texts are those of etcd's `rpctypes` and, for the size, of tonic.
 fn of_status(code: i32, message: &str) -> Meaning {
-    let says = |text| message.contains(text);
-    match code {
-        OUT_OF_RANGE if says("message length too large") => Meaning::TooLarge,
-        OUT_OF_RANGE if says("has been compacted") => Meaning::Compacted,
-        OUT_OF_RANGE if says("future revision") => Meaning::Replaced,
-        NOT_FOUND if says("lease not found") => Meaning::LeaseGone,
-        UNAUTHENTICATED => Meaning::TokenExpired,
-        _ if says("invalid auth token") || says("revision of auth store is old") => {
-            Meaning::TokenExpired
-        }
-        PERMISSION_DENIED => Meaning::Denied,
-        INVALID_ARGUMENT if says("authentication failed") || says("user name is empty") => {
-            Meaning::Denied
-        }
-        FAILED_PRECONDITION if says("authentication is not enabled") => Meaning::Denied,
-        _ => Meaning::Unavailable,
+    const TEXTS: [(&str, Meaning); 10] = [
+        ("required revision has been compacted", Meaning::Compacted),
+        ("required revision is a future revision", Meaning::Replaced),
+        ("message length too large", Meaning::TooLarge),
+        ("requested lease not found", Meaning::LeaseGone),
+        ("invalid auth token", Meaning::TokenExpired),
+        ("revision of auth store is old", Meaning::TokenExpired),
+        ("permission denied", Meaning::Denied),
+        ("authentication failed", Meaning::Denied),
+        ("user name is empty", Meaning::Denied),
+        ("authentication is not enabled", Meaning::Denied),
+    ];
+    let known = TEXTS.into_iter().find(|(text, _)| message.contains(text));
+    match (known, code) {
+        (Some((_, meaning)), _) => meaning,
+        (None, PERMISSION_DENIED) => Meaning::Denied,
+        (None, UNAUTHENTICATED) => Meaning::TokenExpired,
+        (None, _) => Meaning::Unavailable,
     }
 }
 
@@ -133,15 +129,20 @@ impl fmt::Display for Failure {
     }
 }
 
-/// `etcd_client::Error` tells no source, so this looks into it.
+/// `etcd_client::Error` tells no source, so this looks into it: for what is at the bottom, since
+/// all above it say the same (`tcp connect error: transport error: tcp connect error: …`).
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
+        let mut source = match self {
             Self::Client(etcd_client::Error::GRpcStatus(status)) => status.source(),
             Self::Client(etcd_client::Error::TransportError(error)) => error.source(),
-            Self::Config(error) => error.source(),
+            Self::Config(error) => return error.source(),
             _ => None,
+        }?;
+        while let Some(deeper) = source.source() {
+            source = deeper;
         }
+        (source.to_string() != self.to_string()).then_some(source)
     }
 }
 
@@ -161,9 +162,11 @@ mod tests {
             ),
             (5, "etcdserver: requested lease not found", Meaning::LeaseGone),
             (16, "etcdserver: invalid auth token", Meaning::TokenExpired),
+            (16, "", Meaning::TokenExpired),
             (2, "etcdserver: invalid auth token", Meaning::TokenExpired),
             (3, "etcdserver: revision of auth store is old", Meaning::TokenExpired),
             (7, "etcdserver: permission denied", Meaning::Denied),
+            (7, "", Meaning::Denied),
             (3, "etcdserver: authentication failed, invalid user ID or password", Meaning::Denied),
             (3, "etcdserver: user name is empty", Meaning::Denied),
             (9, "etcdserver: authentication is not enabled", Meaning::Denied),
@@ -184,6 +187,7 @@ mod tests {
             (false, "", Meaning::Unavailable),
             (false, denied, Meaning::Denied),
             (false, "etcdserver: invalid auth token", Meaning::TokenExpired),
+            (false, "etcdserver: user name is empty", Meaning::Denied),
         ] {
             let failure = Failure::Canceled { compacted, reason: reason.into() };
             assert_eq!(failure.meaning(), meaning, "{reason}");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use etcd_client::proto::PbWatchResponse;
 use etcd_client::{GetOptions, WatchOptions, WatchResponse, WatchStream};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::time::{Instant, sleep_until};
@@ -28,24 +29,24 @@ pub(super) async fn open(
     range: &KeyRange,
     after: &Cursor,
 ) -> Result<BoxStream<'static, Result<WatchItem, StoreError>>, Failure> {
-    let (stream, clients) = match connection.call(|clients| begin(clients, range, after)).await {
+    let begun = match connection.call(|clients| begin(clients, range, after)).await {
         // Before 3.4.20 and 3.5.5 etcd says so of an expired token, too. Any other call tells the
         // two apart, and gets a new token.
         Err(failure @ Failure::Canceled { .. }) if failure.meaning() == Meaning::Denied => {
-            connection.call(|clients| touch(clients, range)).await?;
+            let key = first_key(range);
+            connection.call(|clients| written(clients, &key, Revision(0))).await?;
             connection.call(|clients| begin(clients, range, after)).await?
         }
         begun => begun?,
     };
     // Only now: were the store replaced after the proof, it would have taken the watch along.
-    connection.call(|clients| prove_anchor(clients, after)).await?;
+    connection.call(|clients| prove(clients, range, after, begun.reached)).await?;
     let watch = Watch {
         connection,
-        clients,
-        stream,
+        clients: begun.clients,
+        stream: begun.stream,
         ask_at: Instant::now() + ASK_AFTER,
-        last: after.revision,
-        changes: Vec::new(),
+        assembly: Assembly::default(),
     };
     let items = stream::try_unfold(watch, |mut watch| async move {
         let item = watch.next().await?;
@@ -54,43 +55,61 @@ pub(super) async fn open(
     Ok(items.boxed())
 }
 
+/// A watch that etcd has created.
+struct Begun {
+    stream: WatchStream,
+    clients: Clients,
+    /// The revision that the member which serves the watch had reached.
+    reached: Revision,
+}
+
 /// Asks for a watch and reads the first answer, which says whether there is one.
-async fn begin(
-    mut clients: Clients,
-    range: &KeyRange,
-    after: &Cursor,
-) -> Result<(WatchStream, Clients), Failure> {
+async fn begin(mut clients: Clients, range: &KeyRange, after: &Cursor) -> Result<Begun, Failure> {
     let options = WatchOptions::new()
         .with_range(range.end().as_bytes())
         .with_start_revision(to_wire(after.revision).saturating_add(1))
         .with_fragment();
     let mut stream = clients.watch.watch(first_key(range), Some(options)).await?;
     let answer = live(stream.message().await?)?;
-    let reached = answer.header().map(|header| to_revision(header.revision()));
-    if !answer.created() || reached.is_none() {
-        return Err(Failure::Broken("etcd did not say that it has created the watch"));
+    match answer.header() {
+        Some(header) if answer.created() => {
+            Ok(Begun { reached: to_revision(header.revision()), stream, clients })
+        }
+        _ => Err(Failure::Broken("etcd did not say that it has created the watch")),
     }
-    // From a revision that is not reached yet, a watch would stay silent until it is.
-    if reached < Some(after.revision) {
-        return Err(Failure::Replaced);
-    }
-    Ok((stream, clients))
 }
 
-/// Reads next to nothing of the range.
-async fn touch(mut clients: Clients, range: &KeyRange) -> Result<(), Failure> {
-    let options =
-        GetOptions::new().with_range(range.end().as_bytes()).with_limit(1).with_keys_only();
-    clients.kv.get(first_key(range), Some(options)).await?;
-    Ok(())
+/// Proves that the store has reached the cursor's revision, and had the anchor then.
+async fn prove(
+    clients: Clients,
+    range: &KeyRange,
+    after: &Cursor,
+    reached: Revision,
+) -> Result<(), Failure> {
+    match &after.anchor {
+        // A read at a revision that is not reached yet is refused.
+        Some((key, revision)) => {
+            let found = written(clients, key.as_bytes(), after.revision).await?;
+            if found == Some(*revision) { Ok(()) } else { Err(Failure::Replaced) }
+        }
+        // Another store, or a member that lags behind the one that told us the revision: a read
+        // knows, since it asks the leader.
+        None if reached < after.revision => {
+            written(clients, &first_key(range), after.revision).await.map(drop)
+        }
+        None => Ok(()),
+    }
 }
 
-async fn prove_anchor(mut clients: Clients, after: &Cursor) -> Result<(), Failure> {
-    let Some((key, written)) = &after.anchor else { return Ok(()) };
-    let options = GetOptions::new().with_revision(to_wire(after.revision)).with_keys_only();
-    let answer = clients.kv.get(key.as_bytes(), Some(options)).await?;
-    let found = answer.kvs().first().map(|kv| to_revision(kv.mod_revision()));
-    if found == Some(*written) { Ok(()) } else { Err(Failure::Replaced) }
+/// Which revision had last written a key, as of a revision; 0 is the latest.
+async fn written(
+    mut clients: Clients,
+    key: &[u8],
+    at: Revision,
+) -> Result<Option<Revision>, Failure> {
+    let options = GetOptions::new().with_revision(to_wire(at)).with_keys_only();
+    let answer = clients.kv.get(key, Some(options)).await?;
+    Ok(answer.kvs().first().map(|kv| to_revision(kv.mod_revision())))
 }
 
 /// An open watch. Dropping it cancels it at the server: nothing else holds the stream.
@@ -99,10 +118,7 @@ struct Watch {
     clients: Clients,
     stream: WatchStream,
     ask_at: Instant,
-    /// The last revision in `changes`, or the last that was delivered.
-    last: Revision,
-    /// The fragments so far of what must be delivered as a whole.
-    changes: Vec<Change>,
+    assembly: Assembly,
 }
 
 impl Watch {
@@ -118,18 +134,28 @@ impl Watch {
                 }
             };
             self.ask_at = Instant::now() + ASK_AFTER;
-            return self.read(answer).map_err(|failure| {
-                self.connection.blame(self.clients.number, &failure);
-                failure.into()
-            });
+            return match answer.map_err(Failure::from).and_then(live) {
+                Ok(answer) => Ok(self.assembly.take(answer.0)),
+                Err(failure) => {
+                    self.connection.blame(self.clients.number, &failure);
+                    Err(failure.into())
+                }
+            };
         }
     }
+}
 
-    fn read(
-        &mut self,
-        answer: Result<Option<WatchResponse>, etcd_client::Error>,
-    ) -> Result<WatchItem, Failure> {
-        let WatchResponse(answer) = live(answer?)?;
+/// The fragments so far of what must be delivered as a whole.
+#[derive(Default)]
+struct Assembly {
+    /// The last revision in `changes`.
+    last: Revision,
+    changes: Vec<Change>,
+}
+
+impl Assembly {
+    /// What there is to deliver after one more answer.
+    fn take(&mut self, answer: PbWatchResponse) -> WatchItem {
         for event in answer.events {
             let Some(kv) = event.kv else { continue };
             self.last = to_revision(kv.mod_revision);
@@ -142,9 +168,9 @@ impl Watch {
         // An answer without events is one to a request for progress. Its revision is not used:
         // events before it may still come (seen on 3.4.23).
         if answer.fragment || self.changes.is_empty() {
-            return Ok(WatchItem::Alive);
+            return WatchItem::Alive;
         }
-        Ok(WatchItem::Batch { revision: self.last, changes: std::mem::take(&mut self.changes) })
+        WatchItem::Batch { revision: self.last, changes: std::mem::take(&mut self.changes) }
     }
 }
 
@@ -159,4 +185,73 @@ fn live(answer: Option<WatchResponse>) -> Result<WatchResponse, Failure> {
         });
     }
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::proto::{PbEvent, PbKeyValue};
+
+    use super::*;
+
+    fn answer(fragment: bool, events: &[(i32, &str, i64)]) -> PbWatchResponse {
+        let event = |&(r#type, key, mod_revision): &(i32, &str, i64)| PbEvent {
+            r#type,
+            kv: Some(PbKeyValue { key: key.into(), mod_revision, ..PbKeyValue::default() }),
+            prev_kv: None,
+        };
+        let events = events.iter().map(event).collect();
+        PbWatchResponse { fragment, events, ..PbWatchResponse::default() }
+    }
+
+    /// The revision of a batch and its keys, a deleted one with a minus.
+    fn told(item: WatchItem) -> Option<(u64, Vec<String>)> {
+        let WatchItem::Batch { revision, changes } = item else { return None };
+        let tell = |change| match change {
+            Change::Put(entry) => entry.key.to_string(),
+            Change::Delete(key) => format!("-{key}"),
+        };
+        Some((revision.0, changes.into_iter().map(tell).collect()))
+    }
+
+    #[test]
+    fn fragments_are_delivered_with_the_last_of_them() {
+        let mut assembly = Assembly::default();
+        assert_eq!(told(assembly.take(answer(true, &[(PUT, "a", 2), (PUT, "b", 3)]))), None);
+        assert_eq!(told(assembly.take(answer(true, &[(PUT, "c", 3)]))), None);
+        let whole = told(assembly.take(answer(false, &[(DELETE, "a", 3)])));
+        assert_eq!(whole, Some((3, ["a", "b", "c", "-a"].map(str::to_owned).to_vec())));
+        let next = told(assembly.take(answer(false, &[(PUT, "d", 9)])));
+        assert_eq!(next, Some((9, vec!["d".to_owned()])));
+    }
+
+    #[test]
+    fn an_event_of_an_unknown_type_is_skipped_without_a_panic() {
+        let mut assembly = Assembly::default();
+        let mixed = told(assembly.take(answer(false, &[(7, "a", 2), (PUT, "b", 2)])));
+        assert_eq!(mixed, Some((2, vec!["b".to_owned()])));
+        assert_eq!(told(assembly.take(answer(false, &[(7, "a", 3)]))), None);
+    }
+
+    #[test]
+    fn an_answer_about_progress_is_a_sign_of_life_and_no_more() {
+        assert_eq!(Assembly::default().take(answer(false, &[])), WatchItem::Alive);
+    }
+
+    #[test]
+    fn a_canceled_watch_is_over_however_it_says_so() {
+        let created_and_canceled = PbWatchResponse {
+            created: true,
+            canceled: true,
+            cancel_reason: "etcdserver: invalid auth token".into(),
+            ..PbWatchResponse::default()
+        };
+        let compacted =
+            PbWatchResponse { canceled: true, compact_revision: 7, ..PbWatchResponse::default() };
+        for (answer, meaning) in
+            [(created_and_canceled, Meaning::TokenExpired), (compacted, Meaning::Compacted)]
+        {
+            assert_eq!(live(Some(WatchResponse(answer))).unwrap_err().meaning(), meaning);
+        }
+        assert_eq!(live(None).unwrap_err().meaning(), Meaning::Unavailable);
+    }
 }
