@@ -175,7 +175,7 @@ impl Proxy {
         let exchange = |max_idle| {
             let mut request = http::Request::new(Full::new(body.clone()));
             *request.method_mut() = Method::POST;
-            *request.uri_mut() = upstream.pool.target(route.path(), query);
+            *request.uri_mut() = upstream.pool.target(route, query);
             *request.headers_mut() = headers.clone();
             request.headers_mut().insert(header::HOST, upstream.pool.host().clone());
             let exchange = upstream.pool.exchange(&self.connector, request, max_idle);

@@ -8,19 +8,20 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_queue::SegQueue;
 use dynamo_discovery::WorkerUrl;
-use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 
 use super::connect::{Connector, Transport};
+use crate::route::Route;
 
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 256;
@@ -84,22 +85,22 @@ impl Pool {
         &self.host
     }
 
-    /// The target of a request for `path`, below the worker's base path.
-    pub(crate) fn target(&self, path: &'static str, query: Option<&str>) -> Uri {
+    /// The target of a request on a route, below the worker's base path.
+    pub(crate) fn target(&self, route: Route, query: Option<&str>) -> Uri {
+        /// Nearly all targets: no base path, no query.
+        static PLAIN: LazyLock<[Uri; Route::ALL.len()]> =
+            LazyLock::new(|| Route::ALL.map(|route| Uri::from_static(route.path())));
+
         let base = self.uri.path().trim_end_matches('/');
-        let target = match (base, query) {
-            ("", None) => PathAndQuery::from_static(path),
-            (base, query) => {
-                let mut target = format!("{base}{path}");
-                if let Some(query) = query {
-                    target.push('?');
-                    target.push_str(query);
-                }
-                PathAndQuery::try_from(target)
-                    .unwrap_or_else(|_| unreachable!("parts of valid URIs"))
-            }
-        };
-        Uri::from(target)
+        if base.is_empty() && query.is_none() {
+            return PLAIN[route as usize].clone();
+        }
+        let mut target = format!("{base}{}", route.path());
+        if let Some(query) = query {
+            target.push('?');
+            target.push_str(query);
+        }
+        target.parse().unwrap_or_else(|_| unreachable!("parts of valid URIs"))
     }
 
     /// Takes a connection that still lives.
