@@ -23,27 +23,42 @@ pub struct Etcd {
     process: Option<Child>,
 }
 
-impl Etcd {
-    /// The etcd that all tests share: the one that is given, else one that lives as long as any
-    /// test of this process uses it.
-    pub async fn shared() -> (Vec<String>, Option<Arc<Self>>) {
-        static SHARED: Mutex<Weak<Etcd>> = Mutex::const_new(Weak::new());
+/// The etcd that all tests share: the one that is given, else one that lives as long as any test of
+/// this process uses it.
+#[derive(Clone)]
+pub struct SharedEtcd {
+    endpoints: String,
+    _own: Option<Arc<Etcd>>,
+}
+
+impl SharedEtcd {
+    /// Finds or starts it.
+    pub async fn find() -> Self {
+        static OWN: Mutex<Weak<Etcd>> = Mutex::const_new(Weak::new());
         let given = env::var("DYN_TEST_ETCD_ENDPOINTS").unwrap_or_default();
         if !given.trim().is_empty() {
-            return (given.split(',').map(|endpoint| endpoint.trim().to_owned()).collect(), None);
+            return Self { endpoints: given, _own: None };
         }
-        let mut shared = SHARED.lock().await;
-        let etcd = match shared.upgrade() {
+        let mut own = OWN.lock().await;
+        let etcd = match own.upgrade() {
             Some(etcd) => etcd,
             None => {
-                let etcd = Arc::new(Self::start().await);
-                *shared = Arc::downgrade(&etcd);
+                let etcd = Arc::new(Etcd::start().await);
+                *own = Arc::downgrade(&etcd);
                 etcd
             }
         };
-        (vec![etcd.endpoint.clone()], Some(etcd))
+        Self { endpoints: etcd.endpoint.clone(), _own: Some(etcd) }
     }
 
+    /// Its URLs, separated by commas.
+    #[must_use]
+    pub fn endpoints(&self) -> &str {
+        &self.endpoints
+    }
+}
+
+impl Etcd {
     /// Starts one, and waits until it answers.
     pub async fn start() -> Self {
         // The port may be taken between the choice and the start.

@@ -20,7 +20,7 @@ mod wait;
 pub use client::{Answer, Client};
 pub use engine::{Engine, Generation};
 pub use entry::{create_test_model_entry, flat_key, native_key};
-pub use etcd::Etcd;
+pub use etcd::{Etcd, SharedEtcd};
 pub use frontend::Frontend;
 pub use load::Load;
 pub use logs::Logs;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::watch;
 
-use crate::soon;
+use crate::{Client, soon};
 
 /// A running program of ours, with only those variables that the test gives it. Dropped, it is
 /// killed.
@@ -46,6 +46,26 @@ impl Program {
         let (growth, grown) = watch::channel(());
         tokio::spawn(collect(child.stderr.take().unwrap(), lines.clone(), growth));
         Self { child, stdout, lines, grown }
+    }
+
+    /// Starts a frontend on a free port, and returns when it listens.
+    pub async fn frontend(
+        etcd: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> (Self, Client) {
+        let listen = ["--http-host", "127.0.0.1", "--http-port", "0", "--etcd-endpoints", etcd];
+        let arguments = [&listen, arguments].concat();
+        let frontend = Self::start("dynamo-frontend", &arguments, variables);
+        let address = frontend.says("listening").await["address"].as_str().unwrap().to_owned();
+        (frontend, Client::new(&format!("http://{address}")))
+    }
+
+    /// Starts a worker with an echo engine.
+    #[must_use]
+    pub fn worker(etcd: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let echo = ["--echo", "--echo-delay-ms", "1", "--etcd-endpoints", etcd];
+        Self::start("dynamo-worker", &[&echo, arguments].concat(), variables)
     }
 
     /// All that it has logged.

@@ -10,7 +10,7 @@ use dynamo_discovery::{
 };
 use dynamo_namespace::NamespaceScope;
 
-use crate::{Engine, Etcd, Frontend, create_test_model_entry};
+use crate::{Engine, Etcd, Frontend, SharedEtcd, create_test_model_entry};
 
 /// What a test writes ends by itself, also in an etcd that outlives the tests. Longer than any test
 /// takes, and than any machine stalls.
@@ -28,30 +28,26 @@ pub struct Space {
     root: String,
     lease: LeaseId,
     /// Whose end it must not see.
-    _etcd: Option<Arc<Etcd>>,
+    _shared: Option<SharedEtcd>,
 }
 
 impl Space {
     /// A root of its own in the etcd that all tests share.
     pub async fn new() -> Self {
-        let (endpoints, etcd) = Etcd::shared().await;
-        Self::open(endpoints, format!("{}/{MODEL_ROOT_PATH}", unique("test")), etcd).await
+        let etcd = SharedEtcd::find().await;
+        let root = format!("{}/{MODEL_ROOT_PATH}", unique("test"));
+        Self { _shared: Some(etcd.clone()), ..Self::open(etcd.endpoints(), root).await }
     }
 
     /// The root that the programs use, in an etcd that the test has for itself.
     pub async fn of(etcd: &Etcd) -> Self {
-        Self::at(etcd.endpoint()).await
+        Self::open(etcd.endpoint(), MODEL_ROOT_PATH.to_owned()).await
     }
 
-    /// The same, at an endpoint.
-    pub async fn at(endpoint: &str) -> Self {
-        Self::open(vec![endpoint.to_owned()], MODEL_ROOT_PATH.to_owned(), None).await
-    }
-
-    async fn open(endpoints: Vec<String>, root: String, etcd: Option<Arc<Etcd>>) -> Self {
+    async fn open(endpoints: &str, root: String) -> Self {
         let store = store_at(endpoints);
         let lease = store.grant(TTL).await.unwrap().id;
-        Self { store, root, lease, _etcd: etcd }
+        Self { store, root, lease, _shared: None }
     }
 
     /// What every key of it begins with.
@@ -69,7 +65,7 @@ impl Space {
     /// The same, where the store is reached at another endpoint.
     #[must_use]
     pub fn watch_over(&self, endpoint: &str, target_namespace: &str) -> WatcherConfig {
-        self.watch_by(store_at(vec![endpoint.to_owned()]), target_namespace)
+        self.watch_by(store_at(endpoint), target_namespace)
     }
 
     fn watch_by(&self, store: Arc<EtcdStore>, target_namespace: &str) -> WatcherConfig {
@@ -151,6 +147,7 @@ impl Worker {
     }
 }
 
-fn store_at(endpoints: Vec<String>) -> Arc<EtcdStore> {
+fn store_at(endpoints: &str) -> Arc<EtcdStore> {
+    let endpoints = endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
     Arc::new(EtcdStore::new(EtcdConfig { endpoints, ..EtcdConfig::default() }).unwrap())
 }
