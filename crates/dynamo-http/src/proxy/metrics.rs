@@ -346,3 +346,40 @@ impl Drop for Record {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dynamo_namespace::NamespaceScope;
+
+    use super::*;
+
+    fn text(metrics: &Metrics) -> String {
+        let view = View::empty(NamespaceScope::All);
+        String::from_utf8(metrics.render(&view, &DiscoveryStatus::default())).unwrap()
+    }
+
+    #[test]
+    fn the_number_of_series_is_bounded_however_many_models_are_asked_for() {
+        let metrics = Metrics::new();
+        let meters: Vec<ModelMeter> = (0..MAX_MODELS + 50).map(|_| ModelMeter::default()).collect();
+        for (n, meter) in meters.iter().enumerate() {
+            metrics.route(meter, &format!("m{n}"), Route::ChatCompletions).inflight.inc();
+        }
+        let text = text(&metrics);
+        let inflight: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("dynamo_frontend_inflight_requests{"))
+            .collect();
+        assert_eq!(inflight.len(), MAX_MODELS + 1);
+        assert!(inflight.iter().any(|line| line.contains(OTHER_MODELS) && line.ends_with(" 50")));
+    }
+
+    #[test]
+    fn a_name_cannot_break_out_of_its_label() {
+        let metrics = Metrics::new();
+        let meter = ModelMeter::default();
+        metrics.route(&meter, "a\"} 1\\", Route::Completions).inflight.inc();
+        let text = text(&metrics);
+        assert!(text.contains(r#"model="a\"} 1\\"} 1"#), "{text}");
+    }
+}
