@@ -3,6 +3,8 @@
 mod client;
 mod models;
 mod probe;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

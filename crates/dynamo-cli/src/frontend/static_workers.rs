@@ -143,3 +143,115 @@ impl Shelf {
         Some((format!("{PREFIX}{key}"), entry.to_json()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use dynamo_discovery::{KeyRange, WatchStore as _};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::engine::Probe;
+
+    /// An engine that lists what it is told to.
+    #[derive(Clone)]
+    struct Fake(Arc<Mutex<Result<Vec<ListedModel>, String>>>);
+
+    impl Fake {
+        fn lists(&self, names: &[&str]) {
+            let listed =
+                |name: &&str| ListedModel { name: (*name).into(), context_length: Some(8) };
+            *self.0.lock().unwrap() = Ok(names.iter().map(listed).collect());
+        }
+
+        fn fails(&self) {
+            *self.0.lock().unwrap() = Err("connection refused".into());
+        }
+    }
+
+    impl Engine for Fake {
+        async fn probe(&self) -> Probe {
+            unreachable!("static workers are not probed")
+        }
+
+        async fn models(&self) -> Result<Vec<ListedModel>, String> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+
+    fn shelf(store: &MemoryStore, worker: &str) -> Shelf {
+        Shelf {
+            store: store.clone(),
+            endpoint: "a.backend.generate".parse().unwrap(),
+            instance: InstanceId(1),
+            worker: worker.parse().unwrap(),
+            created: 1,
+            entries: BTreeMap::new(),
+        }
+    }
+
+    async fn names(store: &MemoryStore) -> Vec<String> {
+        let snapshot = store.list(&KeyRange::prefix(PREFIX)).await.unwrap();
+        let name = |value: &[u8]| ModelEntry::from_json(value).unwrap().name().to_owned();
+        snapshot.entries.iter().map(|entry| name(&entry.value)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn models_come_and_go_with_the_list_and_stand_while_it_cannot_be_read() {
+        let store = MemoryStore::new();
+        let engine = Fake(Arc::new(Mutex::new(Err("connection refused".into()))));
+        let (first, was_asked) = oneshot::channel();
+        tokio::spawn(keep(engine.clone(), shelf(&store, "http://h:1"), first));
+        let _ = was_asked.await;
+        assert!(names(&store).await.is_empty());
+
+        engine.lists(&["a", "b"]);
+        sleep(FIRST_INTERVAL * 2).await;
+        assert_eq!(names(&store).await, ["a", "b"]);
+        engine.lists(&["b"]);
+        sleep(INTERVAL * 2).await;
+        assert_eq!(names(&store).await, ["b"]);
+        engine.fails();
+        sleep(INTERVAL * 10).await;
+        assert_eq!(names(&store).await, ["b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_named_model_is_there_without_asking() {
+        let store = MemoryStore::new();
+        let engine = Fake(Arc::new(Mutex::new(Ok(vec![]))));
+        let (first, _) = oneshot::channel();
+        keep(engine, shelf(&store, "Qwen/Q=http://h:1;kinds=embedding"), first).await;
+        assert_eq!(names(&store).await, ["Qwen/Q"]);
+    }
+
+    #[tokio::test]
+    async fn the_source_begins_when_every_worker_was_asked_once() {
+        let worker = crate::echo::tests::serve(&["m"]).await;
+        // A port that nobody listens on.
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = format!("http://{}", closed.local_addr().unwrap());
+        drop(closed);
+        let workers =
+            [worker.as_str(), &nobody, "named=http://h:1"].map(|url| url.parse().unwrap());
+
+        let scope = NamespaceScope::Generations("team-a".parse().unwrap());
+        let mut events = discover(workers.into(), scope);
+        let first = timeout(Duration::from_secs(10), events.next()).await.expect("in time");
+        let Some(DiscoveryEvent::Batch(batch)) = first else { panic!("{first:?}") };
+        assert!(batch.resync);
+        let added: Vec<_> = batch
+            .updates
+            .iter()
+            .map(|update| match update {
+                dynamo_discovery::ModelUpdate::Added(new) => {
+                    (new.model(), new.entry().endpoint().to_string())
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let endpoint = "team-a.backend.generate".to_owned();
+        assert_eq!(added, [("m", endpoint.clone()), ("named", endpoint)]);
+    }
+}

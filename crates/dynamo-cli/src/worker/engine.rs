@@ -1,5 +1,6 @@
 //! The engine that a worker runs, if it does.
 
+use std::fmt;
 use std::io;
 use std::process::{ExitCode, ExitStatus};
 
@@ -105,6 +106,16 @@ impl EchoServer {
             _ => Ended::With(1),
         };
         *self.ended.insert(ended)
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::With(code @ 129..) => write!(f, "by signal {}", code - 128),
+            Self::With(code) => write!(f, "with exit code {code}"),
+            Self::Terminated => f.write_str("by SIGTERM"),
+        }
     }
 }
 

@@ -150,3 +150,150 @@ impl Said {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+    use crate::engine::{ListedModel, Probe};
+    use crate::settings::static_worker::default_kinds;
+
+    /// An engine whose answers are set from outside.
+    #[derive(Clone)]
+    struct Fake(Arc<Mutex<Answers>>);
+
+    struct Answers {
+        probe: Probe,
+        models: Result<Vec<ListedModel>, String>,
+    }
+
+    impl Fake {
+        fn new() -> Self {
+            Self(Arc::new(Mutex::new(Answers { probe: Probe::Loading, models: Ok(vec![]) })))
+        }
+
+        fn probes(&self, probe: Probe) {
+            self.0.lock().unwrap().probe = probe;
+        }
+
+        fn lists(&self, names: &[&str]) {
+            let listed = |name: &&str| ListedModel { name: (*name).into(), context_length: None };
+            self.0.lock().unwrap().models = Ok(names.iter().map(listed).collect());
+        }
+
+        fn lists_nothing_readable(&self) {
+            self.0.lock().unwrap().models = Err("not a list".into());
+        }
+    }
+
+    impl Engine for Fake {
+        async fn probe(&self) -> Probe {
+            self.0.lock().unwrap().probe.clone()
+        }
+
+        async fn models(&self) -> Result<Vec<ListedModel>, String> {
+            self.0.lock().unwrap().models.clone()
+        }
+    }
+
+    fn start(named: &[&str]) -> (Fake, watch::Receiver<Vec<ModelEntry>>) {
+        let engine = Fake::new();
+        let offer = Offer {
+            endpoint: "a.backend.generate".parse().unwrap(),
+            url: "http://h:1".parse().unwrap(),
+            kinds: default_kinds(),
+            names: named.iter().map(|name| (*name).to_owned()).collect(),
+            context_length: None,
+            created: 1,
+        };
+        let (wanted, receiver) = watch::channel(Vec::new());
+        let pace = Pace::new(Duration::from_secs(60));
+        tokio::spawn(follow(engine.clone(), offer, pace, wanted));
+        (engine, receiver)
+    }
+
+    /// Waits until these models are wanted.
+    async fn until(wanted: &mut watch::Receiver<Vec<ModelEntry>>, names: &[&str]) {
+        let those = |entries: &Vec<ModelEntry>| {
+            entries.iter().map(ModelEntry::name).eq(names.iter().copied())
+        };
+        let waited = timeout(Duration::from_secs(600), wanted.wait_for(those)).await;
+        waited.expect("in time").unwrap();
+    }
+
+    /// Lets so much time pass, and everyone do what they do meanwhile.
+    async fn pass(seconds: u64) {
+        for _ in 0..seconds * 4 {
+            advance(Duration::from_millis(250)).await;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn models_are_wanted_while_the_engine_is_healthy() {
+        let (engine, mut wanted) = start(&[]);
+        engine.lists(&["m"]);
+        pass(3600).await;
+        assert!(wanted.borrow().is_empty(), "an engine may load for as long as it takes");
+
+        engine.probes(Probe::Healthy);
+        until(&mut wanted, &["m"]).await;
+        engine.probes(Probe::Failed("refused".into()));
+        until(&mut wanted, &[]).await;
+        engine.probes(Probe::Healthy);
+        until(&mut wanted, &["m"]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_is_only_busy_stays() {
+        let (engine, mut wanted) = start(&["m"]);
+        engine.probes(Probe::Healthy);
+        until(&mut wanted, &["m"]).await;
+        engine.probes(Probe::Silent);
+        pass(50).await;
+        assert_eq!(wanted.borrow().len(), 1);
+        until(&mut wanted, &[]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn adapters_come_and_go() {
+        let (engine, mut wanted) = start(&[]);
+        engine.probes(Probe::Healthy);
+        engine.lists(&["m"]);
+        until(&mut wanted, &["m"]).await;
+        engine.lists(&["m", "m-lora"]);
+        until(&mut wanted, &["m", "m-lora"]).await;
+        engine.lists(&["m-lora"]);
+        until(&mut wanted, &["m-lora"]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_last_stands_while_the_list_cannot_be_read() {
+        let (engine, mut wanted) = start(&[]);
+        engine.probes(Probe::Healthy);
+        engine.lists_nothing_readable();
+        pass(30).await;
+        assert!(wanted.borrow().is_empty());
+        engine.lists(&["m"]);
+        until(&mut wanted, &["m"]).await;
+        engine.lists_nothing_readable();
+        wanted.mark_unchanged();
+        pass(60).await;
+        assert!(!wanted.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn named_models_need_no_list() {
+        let (engine, mut wanted) = start(&["a", "b"]);
+        engine.lists_nothing_readable();
+        engine.probes(Probe::Healthy);
+        until(&mut wanted, &["a", "b"]).await;
+        engine.lists(&["default"]);
+        wanted.mark_unchanged();
+        pass(60).await;
+        assert!(!wanted.has_changed().unwrap(), "the engine's own names are not taken");
+    }
+}

@@ -22,6 +22,7 @@ use super::signals::{Asked, Signals};
 use crate::echo::{EchoEngine, local_url, unix_now};
 use crate::engine::{HttpEngine, TlsRoots};
 use crate::failure::Failure;
+use crate::settings::table;
 
 /// How long a store that is away may delay the end.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
@@ -52,7 +53,7 @@ impl Worker {
         // First, so that no signal comes between the engine's start and the end in order.
         let signals =
             Signals::new().context("cannot listen for signals").map_err(Failure::Running)?;
-        let (engine, engine_url) = start_engine(&settings).await.map_err(Failure::Running)?;
+        let (engine, engine_url) = start_engine(&settings).await?;
         let offer = Offer {
             endpoint: settings.endpoint.clone(),
             url: settings.advertise_url.clone().unwrap_or_else(|| engine_url.clone()),
@@ -79,7 +80,7 @@ impl Worker {
             url = %engine_url,
             advertised = %offer.url,
             instance = %registration.instance,
-            "waiting for the engine to be healthy"
+            "following the engine"
         );
         let (wanted, published) = watch::channel(Vec::new());
         let asked = HttpEngine::new(
@@ -95,12 +96,14 @@ impl Worker {
             let _ = stopped.await;
         }));
 
-        let end = serve(&settings, &mut engine, published, &mut signals).await;
+        let end = serve(&settings, &mut engine, published.clone(), &mut signals).await;
         follower.abort();
+        // What no frontend knows needs no grace.
+        let is_published = !published.borrow().is_empty();
         drop(stop);
         match end {
             End::EngineEnded(ended) => {
-                error!(?ended, "the engine ended by itself");
+                error!(%ended, "the engine ended by itself");
                 withdraw(registrar).await;
                 // What it may have left behind.
                 engine.kill();
@@ -116,8 +119,9 @@ impl Worker {
             }
             End::Asked => {
                 info!("stopping: withdrawing the models");
+                let grace = if is_published { settings.drain_grace } else { Duration::ZERO };
                 withdraw(registrar).await;
-                let exit = drain(&settings, &mut engine, &mut signals).await;
+                let exit = drain(&settings, grace, &mut engine, &mut signals).await;
                 info!("stopped");
                 Ok(exit)
             }
@@ -125,20 +129,27 @@ impl Worker {
     }
 }
 
-async fn start_engine(settings: &WorkerSettings) -> anyhow::Result<(RunningEngine, WorkerUrl)> {
+async fn start_engine(settings: &WorkerSettings) -> Result<(RunningEngine, WorkerUrl), Failure> {
     match &settings.engine {
         EngineSettings::Elsewhere(url) => Ok((RunningEngine::Elsewhere, url.clone())),
         EngineSettings::Command { url, command } => {
-            let process = EngineProcess::start(command).with_context(|| {
-                format!("cannot start {:?}", command.first().cloned().unwrap_or_default())
-            })?;
+            let process = EngineProcess::start(command)
+                .with_context(|| {
+                    format!("cannot start {:?}", command.first().cloned().unwrap_or_default())
+                })
+                .map_err(Failure::Usage)?;
             Ok((RunningEngine::Process(process), url.clone()))
         }
         EngineSettings::Echo { host, port, delay } => {
             let listener = TcpListener::bind((host.as_str(), *port))
                 .await
-                .with_context(|| format!("the echo engine cannot listen on {host}:{port}"))?;
-            let url = local_url(listener.local_addr()?).parse()?;
+                .and_then(|listener| Ok((listener.local_addr()?, listener)))
+                .with_context(|| {
+                    let setting = table::ECHO_PORT.name();
+                    format!("the echo engine cannot listen on {host}:{port}, which {setting} sets")
+                });
+            let (address, listener) = listener.map_err(Failure::Running)?;
+            let url = local_url(address);
             let engine = EchoEngine { models: settings.models.clone(), delay: *delay };
             info!(%url, "the echo engine listens");
             Ok((RunningEngine::Echo(EchoServer::start(engine, listener)), url))
@@ -184,6 +195,7 @@ async fn withdraw(mut registrar: JoinHandle<()>) {
 /// Frontends send nothing new now: lets the engine go on for a while, then ends it.
 async fn drain(
     settings: &WorkerSettings,
+    grace: Duration,
     engine: &mut RunningEngine,
     signals: &mut Signals,
 ) -> ExitCode {
@@ -191,7 +203,7 @@ async fn drain(
         return ExitCode::SUCCESS;
     }
     tokio::select! {
-        () = tokio::time::sleep(settings.drain_grace) => {}
+        () = tokio::time::sleep(grace) => {}
         _ = engine.ended() => {}
         () = hurry(signals) => {}
     }

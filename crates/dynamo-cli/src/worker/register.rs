@@ -115,3 +115,120 @@ impl Retry {
         span.min(Self::LONGEST).mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dynamo_discovery::{DiscoveryEvent, Gone, Kind, MemoryStore, ModelUpdate, ModelWatcher};
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    struct Running {
+        store: MemoryStore,
+        wanted: watch::Sender<Vec<ModelEntry>>,
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<()>,
+        watcher: ModelWatcher,
+    }
+
+    fn start(store: MemoryStore) -> Running {
+        let (wanted, receiver) = watch::channel(Vec::new());
+        let (stop, stopped) = oneshot::channel();
+        let config = RegistrationConfig::new(Arc::new(store.clone()));
+        let task = tokio::spawn(register(config, receiver, async {
+            let _ = stopped.await;
+        }));
+        let watcher = ModelWatcher::watch(Arc::new(store.clone()), Some("a")).unwrap();
+        Running { store, wanted, stop, task, watcher }
+    }
+
+    fn entry(name: &str) -> ModelEntry {
+        let endpoint = "a.backend.generate".parse().unwrap();
+        ModelEntry::new(name, endpoint, Kind::Chat.into()).unwrap()
+    }
+
+    /// What a frontend sees next: `+name`, `~name` or `-name` and why.
+    async fn next(watcher: &mut ModelWatcher) -> Vec<String> {
+        let told = timeout(Duration::from_secs(600), async {
+            loop {
+                if let DiscoveryEvent::Batch(batch) = watcher.next().await
+                    && !batch.updates.is_empty()
+                {
+                    return batch.updates;
+                }
+            }
+        });
+        let shown = |update: ModelUpdate| match update {
+            ModelUpdate::Added(new) => format!("+{}", new.model()),
+            ModelUpdate::Changed { new, .. } => format!("~{}", new.model()),
+            ModelUpdate::Removed(old, Gone::Withdrawn) => format!("-{} withdrawn", old.model()),
+            ModelUpdate::Removed(old, _) => format!("-{} vanished", old.model()),
+        };
+        told.await.expect("in time").into_iter().map(shown).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_wanted_is_registered_and_what_is_not_any_more_is_withdrawn() {
+        let Running { wanted, stop, task, mut watcher, .. } = start(MemoryStore::new());
+        for (names, seen) in [
+            (&["m"][..], "+m"),
+            (&["m", "m-lora"], "+m-lora"),
+            (&["m-lora"], "-m withdrawn"),
+            (&[], "-m-lora withdrawn"),
+            (&["m"], "+m"),
+        ] {
+            wanted.send_replace(names.iter().map(|name| entry(name)).collect());
+            assert_eq!(next(&mut watcher).await, [seen]);
+        }
+        stop.send(()).unwrap();
+        assert_eq!(next(&mut watcher).await, ["-m withdrawn"]);
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_of_the_store_is_outlived_from_the_start() {
+        let store = MemoryStore::new();
+        store.set_available(false);
+        let mut running = start(store);
+        running.wanted.send_replace(vec![entry("m")]);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!running.task.is_finished());
+        running.store.set_available(true);
+        assert_eq!(next(&mut running.watcher).await, ["+m"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_lease_is_replaced_and_the_same_keys_are_written_again() {
+        let mut running = start(MemoryStore::new());
+        running.wanted.send_replace(vec![entry("m")]);
+        assert_eq!(next(&mut running.watcher).await, ["+m"]);
+        let keys = || async {
+            let range = dynamo_discovery::KeyRange::prefix("models/");
+            let snapshot =
+                dynamo_discovery::WatchStore::list(&running.store, &range).await.unwrap();
+            snapshot.entries.into_iter().map(|entry| (entry.key, entry.value)).collect::<Vec<_>>()
+        };
+        let (before, revision) = (keys().await, running.store.revision());
+        assert_eq!(before.len(), 1);
+        running.store.set_available(false);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        running.store.set_available(true);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(keys().await, before);
+        assert!(running.store.revision() > revision, "the lease had ended meanwhile");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_can_be_stopped_while_the_store_is_away() {
+        let running = start(MemoryStore::new());
+        running.wanted.send_replace(vec![entry("m")]);
+        running.store.set_available(false);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        running.stop.send(()).unwrap();
+        timeout(Duration::from_secs(5), running.task).await.expect("in time").unwrap();
+    }
+}

@@ -1,0 +1,87 @@
+//! Tests of what is asked over HTTP, against small servers on loopback.
+
+use axum::Router;
+use axum::routing::get;
+use dynamo_discovery::WorkerUrl;
+use http::{HeaderMap, StatusCode};
+use tokio::net::TcpListener;
+
+use super::*;
+
+async fn serve(router: Router) -> WorkerUrl {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, router).await });
+    url.parse().unwrap()
+}
+
+fn engine(url: &WorkerUrl) -> HttpEngine {
+    HttpEngine::new(url.clone(), None, Arc::default())
+}
+
+fn answers(path: &'static str, status: StatusCode) -> Router {
+    Router::new().route(path, get(move || async move { status }))
+}
+
+#[tokio::test]
+async fn health_is_asked_first_and_the_models_where_there_is_none() {
+    let failed = |why: &str| Probe::Failed(why.to_owned());
+    for (path, status, expected) in [
+        ("/health", StatusCode::OK, Probe::Healthy),
+        ("/health", StatusCode::SERVICE_UNAVAILABLE, Probe::Loading),
+        ("/health", StatusCode::UNAUTHORIZED, Probe::Healthy),
+        ("/health", StatusCode::INTERNAL_SERVER_ERROR, failed("500 from /health")),
+        ("/v1/models", StatusCode::OK, Probe::Healthy),
+        ("/v1/models", StatusCode::UNAUTHORIZED, Probe::Healthy),
+        ("/v1/models", StatusCode::SERVICE_UNAVAILABLE, Probe::Loading),
+        ("/other", StatusCode::OK, failed("404 from /health and from /v1/models")),
+    ] {
+        let url = serve(answers(path, status)).await;
+        assert_eq!(engine(&url).probe().await, expected, "{path} {status}");
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let redirect = || async { (StatusCode::TEMPORARY_REDIRECT, [("location", "/v1/models")]) };
+    let url = serve(answers("/v1/models", StatusCode::OK).route("/health", get(redirect))).await;
+    assert_eq!(engine(&url).probe().await, Probe::Failed("307 from /health".into()));
+}
+
+#[tokio::test]
+async fn a_closed_port_is_a_failure_and_a_mute_one_is_silence() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: WorkerUrl = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let client = Client::new(url.clone(), None, Arc::default());
+    // It is accepted by the kernel, and nobody answers.
+    let mute = probe::probe(&client, Duration::from_millis(100)).await;
+    assert_eq!(mute, Probe::Silent);
+    drop(listener);
+    let closed = engine(&url).probe().await;
+    assert!(matches!(&closed, Probe::Failed(why) if why.contains("refused")), "{closed:?}");
+}
+
+#[tokio::test]
+async fn the_key_and_the_path_of_the_url_are_used() {
+    let models = |headers: HeaderMap| async move {
+        match headers.get("authorization") {
+            Some(key) if key == "Bearer k" => (StatusCode::OK, r#"{"data":[{"id":"m"}]}"#),
+            _ => (StatusCode::UNAUTHORIZED, ""),
+        }
+    };
+    let url = serve(Router::new().route("/llm/v1/models", get(models))).await;
+    let url: WorkerUrl = format!("{url}/llm").parse().unwrap();
+    let key = Some(HeaderValue::from_static("Bearer k"));
+    let listed = HttpEngine::new(url.clone(), key, Arc::default()).models().await.unwrap();
+    assert_eq!(listed[0].name, "m");
+    let refused = engine(&url).models().await.unwrap_err();
+    assert_eq!(refused, "401 from /v1/models: the engine wants a key");
+}
+
+#[tokio::test]
+async fn an_endless_list_is_not_read_to_its_end() {
+    let endless = || async { "x".repeat(8 << 20) };
+    let url = serve(Router::new().route("/v1/models", get(endless))).await;
+    let error = engine(&url).models().await.unwrap_err();
+    assert!(error.contains("limit"), "{error}");
+}

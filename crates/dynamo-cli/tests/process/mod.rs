@@ -1,0 +1,147 @@
+//! Programs as processes: started with a clean environment, watched by what they log.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "it is a test")]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+pub(crate) const FRONTEND: &str = env!("CARGO_BIN_EXE_dynamo-frontend");
+pub(crate) const WORKER: &str = env!("CARGO_BIN_EXE_dynamo-worker");
+pub(crate) const WORKER_CONFIG: &str = env!("CARGO_BIN_EXE_dynamo-worker-config");
+
+/// Nothing here takes long; machines that are busy do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a program ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its exit code; -1 for a signal.
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    /// How long it took from when we waited for it.
+    pub(crate) took: Duration,
+}
+
+/// Runs a program to its end.
+pub(crate) fn finish(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+    Running::start(program, arguments, environment).end()
+}
+
+/// A running program; it is killed when this is dropped.
+pub(crate) struct Running {
+    child: Child,
+    logged: Arc<Mutex<String>>,
+    readers: Vec<thread::JoinHandle<String>>,
+}
+
+impl Running {
+    pub(crate) fn start(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            // For the scripts that stand for engines.
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let logged = Arc::new(Mutex::new(String::new()));
+        let (mut stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let lines = Arc::clone(&logged);
+        let readers = vec![
+            thread::spawn(move || {
+                let mut text = String::new();
+                stdout.read_to_string(&mut text).unwrap();
+                text
+            }),
+            thread::spawn(move || {
+                for line in BufReader::new(stderr).lines() {
+                    let mut logged = lines.lock().unwrap();
+                    logged.push_str(&line.unwrap());
+                    logged.push('\n');
+                }
+                String::new()
+            }),
+        ];
+        Self { child, logged, readers }
+    }
+
+    /// What it has written to stderr by now.
+    pub(crate) fn logged(&self) -> String {
+        self.logged.lock().unwrap().clone()
+    }
+
+    /// The first line on stderr that contains a text, once it is there.
+    pub(crate) fn wait_for(&self, text: &str) -> String {
+        let mut found = None;
+        until(&format!("{text:?} is logged"), || {
+            found = self.logged().lines().find(|line| line.contains(text)).map(str::to_owned);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// The value of a field of a log line, once that is there.
+    pub(crate) fn wait_for_field(&self, text: &str, field: &str) -> String {
+        let line = self.wait_for(text);
+        let value = line.split_once(&format!("{field}=")).map(|(_, value)| value).unwrap();
+        value.split(' ').next().unwrap().to_owned()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let signal = match name {
+            "TERM" => Signal::TERM,
+            "INT" => Signal::INT,
+            "USR1" => Signal::USR1,
+            other => panic!("no such signal: {other}"),
+        };
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> Ended {
+        let began = Instant::now();
+        let mut status = None;
+        until("the program has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        let took = began.elapsed();
+        let texts: Vec<_> = self.readers.drain(..).map(|reader| reader.join().unwrap()).collect();
+        let code = status.and_then(|status| status.code()).unwrap_or(-1);
+        Ended { code, stdout: texts.concat(), stderr: self.logged(), took }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!("logged by process {}:\n{}", self.child.id(), self.logged());
+        }
+    }
+}
+
+/// Waits until something holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "in time: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a process runs; one that only waits to be reaped does not.
+pub(crate) fn is_running(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim().starts_with('Z'))
+}
