@@ -384,3 +384,23 @@ async fn a_large_body_passes_whole_in_both_directions() {
     assert_eq!(answer.body().len(), large.len());
     assert!(worker.requests.lock().unwrap()[0].ends_with(&body));
 }
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn an_https_worker_is_greeted_in_tls_and_not_trusted_blindly() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let mut door = Door::open("a").await;
+    door.add(&instance("a", "m", "Chat", Some(&url)));
+    let greeted = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut record = [0; 3];
+        stream.read_exact(&mut record).await.unwrap();
+        record
+    });
+    let answer = door.post(CHAT, &chat("m")).await;
+    // The handshake fails, so nothing was sent: the request may go elsewhere.
+    assert_eq!((answer.status(), answer.code().as_str()), (502, "bad_gateway"));
+    // A handshake record of TLS 1.x (RFC 8446 section 5.1).
+    assert_eq!(soon(greeted).await.unwrap(), [22, 3, 1]);
+}
