@@ -1,7 +1,7 @@
 //! `dynamo-worker`: registers an engine for as long as it is healthy, and runs it if asked to.
 //!
-//! Three parts that share one value, what should be published now: [`follow`] derives it from the
-//! engine, [`register`] brings the store to it, and [`lifecycle`] starts and ends all of them.
+//! Three parts that share one value, what should be published now: `follow` derives it from the
+//! engine, `register` brings the store to it, and `lifecycle` starts and ends all of them.
 
 mod engine;
 mod follow;
