@@ -294,6 +294,37 @@ async fn malformed_entries_hide_no_good_one() {
 }
 
 #[tokio::test]
+async fn a_refused_entry_is_logged_once_with_its_reason_and_never_with_its_value() {
+    let space = Space::new().await;
+    let logs = Logs::capture();
+    let key = "team-a/backend/generate/1/m";
+    let value = entry("team-a", "m").to_json();
+    let secret = String::from_utf8(value.to_vec()).unwrap().replace("\"Chat\"", "\"Hidden\"");
+    space.put(key, secret.clone()).await;
+    let frontend = space.frontend("team-a").await;
+    let unknown = flat_key();
+    space.put(&unknown, entry("team-b", "m").to_json()).await;
+    for _ in 0..3 {
+        space.put(key, secret.clone()).await;
+    }
+    space.delete(&unknown).await;
+    space.worker("team-a", "end").await;
+    lists(&frontend, &["end"]).await;
+
+    let text = logs.text();
+    let of = |what: &str| text.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
+    let refused = of("entry refused");
+    let [line] = refused[..] else { panic!("{refused:#?}") };
+    for field in [" WARN ", "error=", "model_name=\"m\"", "namespace=\"team-a\"", key] {
+        assert!(line.contains(field), "{field} in {line}");
+    }
+    assert!(!text.contains("Hidden"), "{text}");
+    let deleted = of("deleted key was not known");
+    let [line] = deleted[..] else { panic!("{deleted:#?}") };
+    assert!(line.contains("DEBUG") && line.contains(&unknown), "{line}");
+}
+
+#[tokio::test]
 async fn an_entry_overwritten_with_an_invalid_one_is_gone_until_it_is_valid_again() {
     let space = Space::new().await;
     let frontend = space.frontend("team-a").await;
