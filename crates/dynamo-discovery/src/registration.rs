@@ -117,7 +117,8 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// As the store's. What was put by then ends with the lease; publishing again replaces it.
+    /// As the store's. What was put by then ends with the lease, which is revoked if the store still
+    /// answers; publishing again replaces it.
     pub async fn publish(
         config: RegistrationConfig,
         entries: Vec<ModelEntry>,
@@ -129,8 +130,23 @@ impl Registration {
         let _keeper = AbortOnDrop(keeper.abort_handle());
         let mut registration =
             Self { config, lease: lease.id, published: BTreeMap::new(), lost, _keeper };
-        registration.update(entries).await?;
-        Ok(registration)
+        match registration.update(entries).await {
+            Ok(()) => Ok(registration),
+            Err(error) => {
+                registration.give_up(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the lease of a publication that failed, so that an owner who tries again and again does
+    /// not leave one behind each time. Where the store is away, the lease ends by itself.
+    async fn give_up(self, error: &StoreError) {
+        if !matches!(error, StoreError::Unavailable(_) | StoreError::LeaseGone)
+            && let Err(error) = self.config.store.revoke(self.lease).await
+        {
+            debug!(lease = %self.lease, error = &error as &dyn std::error::Error, "not revoked");
+        }
     }
 
     /// Makes these the published entries: puts what is new or changed, withdraws what is not among
@@ -498,6 +514,17 @@ mod tests {
         store.expect_put().returning(|_, _, _| Err(StoreError::LeaseGone));
         let result = Registration::publish(config(store), vec![entry("a")]).await;
         assert!(matches!(result, Err(StoreError::LeaseGone)));
+    }
+
+    #[tokio::test]
+    async fn a_publication_that_is_denied_leaves_no_lease_behind() {
+        let mut store = MockLeaseStore::new();
+        let lease = Lease { id: LeaseId(7), ttl: TTL };
+        store.expect_grant().once().return_once(move |_| Ok(lease));
+        store.expect_put().once().return_once(|_, _, _| Err(StoreError::Denied("no role".into())));
+        store.expect_revoke().once().withf(|id| *id == LeaseId(7)).return_once(|_| Ok(()));
+        let denied = Registration::publish(config(store), vec![entry("m")]).await;
+        assert!(matches!(denied, Err(StoreError::Denied(_))));
     }
 
     #[tokio::test]

@@ -37,3 +37,7 @@ pub use view::{Model, View};
 pub use frontend::{Frontend, FrontendConfig};
 #[cfg(feature = "proxy")]
 pub use serve::{ServeOptions, serve};
+
+#[cfg(all(doctest, feature = "proxy"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

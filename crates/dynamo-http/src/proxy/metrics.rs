@@ -55,7 +55,7 @@ struct RouteMeter {
     duration: Histogram,
     first_byte: Histogram,
     /// Answers with 200, plain and streamed: nearly all.
-    ok: [IntCounter; 2],
+    ok: [OnceLock<IntCounter>; 2],
 }
 
 impl Metrics {
@@ -115,15 +115,7 @@ impl Metrics {
                 inflight: self.inflight.with_label_values(&labels),
                 duration: self.duration.with_label_values(&labels),
                 first_byte: self.first_byte.with_label_values(&labels),
-                ok: [false, true].map(|stream| {
-                    self.requests.with_label_values(&request_labels(
-                        model,
-                        route,
-                        stream,
-                        StatusCode::OK,
-                        true,
-                    ))
-                }),
+                ok: Default::default(),
             }
         })
     }
@@ -332,13 +324,16 @@ impl Drop for Record {
             }
         };
         let meter = self.route_meter();
-        if whole && status == StatusCode::OK {
-            meter.ok[usize::from(self.stream)].inc();
-        } else {
+        let counter = || {
             let model = self.meter.label.get().map_or(UNKNOWN_MODEL, |label| label);
             let success = whole && status.is_success();
             let labels = request_labels(model, self.route, self.stream, status, success);
-            self.metrics.requests.with_label_values(&labels).inc();
+            self.metrics.requests.with_label_values(&labels)
+        };
+        if whole && status == StatusCode::OK {
+            meter.ok[usize::from(self.stream)].get_or_init(counter).inc();
+        } else {
+            counter().inc();
         }
         meter.duration.observe(self.began.elapsed().as_secs_f64());
         if self.model.is_some() {
