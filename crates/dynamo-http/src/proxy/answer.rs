@@ -36,14 +36,19 @@ impl Answer {
         Self { incoming, connection: Some(connection), upstream, held: None }
     }
 
+    /// The next frame: one that was read already, else what can be read now.
     fn poll_once(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(connection) = &mut self.connection {
-            connection.drive(cx);
+        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        match &mut self.connection {
+            Some(connection) if frame.is_pending() => {
+                connection.drive(cx);
+                Pin::new(&mut self.incoming).poll_frame(cx)
+            }
+            _ => frame,
         }
-        Pin::new(&mut self.incoming).poll_frame(cx)
     }
 
     fn recycle(&mut self, cx: &mut Context<'_>) {

@@ -2,8 +2,8 @@
 //!
 //! A connection has no task of its own: whoever uses it polls it. So the bytes that a worker sends
 //! wake the request that waits for them and nothing else, and what is readable together leaves
-//! together. An idle connection is polled by nobody, hence it is asked whether it still lives when
-//! it is taken, and swept out when it has been idle for too long.
+//! together. An idle connection is polled by nobody: whether it still lives shows when it is polled
+//! to send, before anything is sent, and it is swept out when it has been idle for too long.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -65,7 +65,8 @@ impl Driver {
 pub(crate) enum ExchangeError {
     /// No connection: nothing was sent.
     Connect(io::Error),
-    /// The connection ended after the request was sent, or while it was.
+    /// The connection ended before the answer: after the request was sent, while it was, or, one
+    /// that was reused, before.
     Lost { reused: bool, error: hyper::Error },
     /// The answer is no HTTP that we take.
     Invalid(hyper::Error),
@@ -103,15 +104,10 @@ impl Pool {
         target.parse().unwrap_or_else(|_| unreachable!("parts of valid URIs"))
     }
 
-    /// Takes a connection that still lives.
-    async fn take(&self, max_idle: Duration) -> Option<Box<Connection>> {
-        while let Some(mut connection) = self.idle.pop() {
-            let fresh = connection.idle_since.elapsed() < max_idle;
-            if fresh && connection.is_alive().await {
-                return Some(connection);
-            }
-        }
-        None
+    /// Takes a connection that has not been idle for too long.
+    fn take(&self, max_idle: Duration) -> Option<Box<Connection>> {
+        std::iter::from_fn(|| self.idle.pop())
+            .find(|connection| connection.idle_since.elapsed() < max_idle)
     }
 
     fn put(&self, connection: Box<Connection>) {
@@ -140,11 +136,7 @@ impl Pool {
         request: Request<Full<Bytes>>,
         max_idle: Option<Duration>,
     ) -> Result<(Response<Incoming>, Box<Connection>), ExchangeError> {
-        let idle = match max_idle {
-            Some(max_idle) => self.take(max_idle).await,
-            None => None,
-        };
-        let connection = match idle {
+        let connection = match max_idle.and_then(|max_idle| self.take(max_idle)) {
             Some(connection) => connection,
             None => self.open(connector).await.map_err(ExchangeError::Connect)?,
         };
@@ -161,12 +153,6 @@ impl Pool {
 }
 
 impl Connection {
-    /// Whether the worker has not closed it, as far as is known here.
-    async fn is_alive(&mut self) -> bool {
-        let closed = poll_fn(|cx| Poll::Ready(self.driver.poll(cx).is_ready())).await;
-        !closed && self.sender.is_ready()
-    }
-
     async fn exchange(
         mut self: Box<Self>,
         request: Request<Full<Bytes>>,
@@ -175,7 +161,8 @@ impl Connection {
             let mut answer = pin!(self.sender.send_request(request));
             let driver = &mut self.driver;
             poll_fn(|cx| {
-                // First the bytes, then what they mean. Once closed, the answer knows why.
+                // First the bytes, then what they mean. Once closed, the answer knows why. This reads
+                // before it writes, so a connection that the worker has closed carries nothing.
                 let _closed = driver.poll(cx);
                 answer.as_mut().poll(cx)
             })
