@@ -10,8 +10,7 @@ use common::{
     Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, instance, nowhere, post, send, soon, whole,
 };
 use dynamo_http::{FrontendConfig, ServeOptions};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::Notify;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -94,8 +93,7 @@ async fn the_first_byte_of_a_stream_arrives_before_the_last_is_sent() {
     ]])
     .await;
     let door = door(&worker).await;
-    let mut stream = TcpStream::connect(&door.address).await.unwrap();
-    stream.write_all(post(CHAT, &chat("m")).as_bytes()).await.unwrap();
+    let mut stream = door.begin(post(CHAT, &chat("m"))).await;
     let mut seen = String::new();
     let mut buffer = [0; 4096];
     while !seen.contains("data: 1") {
@@ -131,14 +129,8 @@ async fn a_client_that_leaves_cancels_the_request_at_the_worker() {
     ] {
         let worker = Worker::start([script]).await;
         let door = door(&worker).await;
-        let mut stream = TcpStream::connect(&door.address).await.unwrap();
-        stream.write_all(post(CHAT, &chat("m")).as_bytes()).await.unwrap();
-        soon(async {
-            while worker.asked() == 0 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        let stream = door.begin(post(CHAT, &chat("m"))).await;
+        worker.until_asked().await;
         drop(stream);
         soon(worker.closed.notified()).await;
     }
@@ -344,24 +336,12 @@ async fn an_instance_that_leaves_ends_no_stream() {
     let mut door = Door::open("a").await;
     let instance = worker.instance("a", "m");
     door.add(&instance);
-    let stream = tokio::spawn({
-        let (address, request) = (door.address.clone(), post(CHAT, &chat("m")));
-        async move {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(request.as_bytes()).await.unwrap();
-            Answer::read(stream).await
-        }
-    });
-    soon(async {
-        while worker.asked() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let stream = door.begin(post(CHAT, &chat("m"))).await;
+    worker.until_asked().await;
     door.remove(&instance);
     assert_eq!(door.post(CHAT, &chat("m")).await.status(), 503);
     go_on.notify_one();
-    let answer = soon(stream).await.unwrap();
+    let answer = soon(Answer::read(stream)).await;
     assert!(answer.raw.contains("[DONE]") && answer.is_whole(), "{}", answer.raw);
 }
 

@@ -39,8 +39,7 @@ async fn end(mut stream: TcpStream) -> String {
 async fn silent_and_slow_heads_are_closed_by_a_deadline() {
     let door = door(short()).await;
     for part in ["", "G", "GET /live HTTP/1.1\r\nhost: d\r\nx: "] {
-        let mut stream = TcpStream::connect(&door.address).await.unwrap();
-        stream.write_all(part.as_bytes()).await.unwrap();
+        let stream = door.begin(part).await;
         assert_eq!(end(stream).await, "", "{part:?}");
     }
 }
@@ -134,14 +133,8 @@ async fn a_drain_lets_streams_end_and_takes_no_new_connections() {
     let mut door = door(ServeOptions::default()).await;
     door.add(&worker.instance("a", "m"));
     let idle = TcpStream::connect(&door.address).await.unwrap();
-    let mut stream = TcpStream::connect(&door.address).await.unwrap();
-    stream.write_all(post(CHAT, &chat("m")).as_bytes()).await.unwrap();
-    soon(async {
-        while worker.asked() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let stream = door.begin(post(CHAT, &chat("m"))).await;
+    worker.until_asked().await;
 
     door.shut_down();
     assert_eq!(end(idle).await, "");
@@ -159,14 +152,8 @@ async fn a_drain_cuts_what_is_left_at_its_deadline() {
     options.drain_timeout = Duration::from_millis(100);
     let mut door = door(options).await;
     door.add(&worker.instance("a", "m"));
-    let mut stream = TcpStream::connect(&door.address).await.unwrap();
-    stream.write_all(post(CHAT, &chat("m")).as_bytes()).await.unwrap();
-    soon(async {
-        while worker.asked() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let _stream = door.begin(post(CHAT, &chat("m"))).await;
+    worker.until_asked().await;
     let begun = Instant::now();
     door.shut_down();
     assert!(!soon(&mut door.served).await.unwrap(), "a stream was left");

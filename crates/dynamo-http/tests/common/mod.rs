@@ -78,14 +78,17 @@ impl Door {
         self.stop.take().map(|stop| stop.send(()));
     }
 
+    /// Sends a request and returns the connection, on which the answer will come.
+    pub async fn begin(&self, request: impl AsRef<[u8]>) -> TcpStream {
+        let mut stream = soon(TcpStream::connect(&self.address)).await.unwrap();
+        stream.write_all(request.as_ref()).await.unwrap();
+        stream
+    }
+
     /// Sends a request and returns the whole answer, when the connection ends.
     pub async fn ask(&self, request: impl AsRef<[u8]>) -> Answer {
-        soon(async {
-            let mut stream = TcpStream::connect(&self.address).await.unwrap();
-            stream.write_all(request.as_ref()).await.unwrap();
-            Answer::read(stream).await
-        })
-        .await
+        let stream = self.begin(request).await;
+        soon(Answer::read(stream)).await
     }
 
     pub async fn post(&self, path: &str, body: &str) -> Answer {
@@ -240,6 +243,16 @@ impl Worker {
 
     pub fn asked(&self) -> usize {
         self.requests.lock().unwrap().len()
+    }
+
+    /// Waits for the first request.
+    pub async fn until_asked(&self) {
+        soon(async {
+            while self.asked() == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 }
 
