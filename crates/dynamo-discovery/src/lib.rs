@@ -1,4 +1,13 @@
 //! Discovery of inference models by namespace, over a small storage trait.
+//!
+//! A worker publishes its models under a lease with a [`Registration`]; a frontend follows the models
+//! of one [`NamespaceScope`](dynamo_namespace::NamespaceScope) with a [`ModelWatcher`], which never
+//! ends and lets what was known stand while the store is away.
+//!
+//! - [`WatchStore`] and [`LeaseStore`] are all that is asked of a store. [`MemoryStore`] is always
+//!   there; `EtcdStore` comes with the feature `etcd`, and TLS with `etcd-tls`.
+//! - [`Catalog`] is the pure core: what the store said goes in, [`ModelUpdate`]s come out.
+//! - The feature `test-util` has mocks of the traits and the conformance suite of every backend.
 
 mod backoff;
 mod catalog;

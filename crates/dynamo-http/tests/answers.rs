@@ -174,6 +174,16 @@ async fn models_are_listed_with_a_stable_time_and_found_by_either_spelling() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_one_could_register_is_not_repeated() {
+    let door = Door::open("a").await;
+    for id in ["%E2%80%AEevil", "%1B%5B31mevil", "%0D%0Aevil", &"evil".repeat(100)] {
+        let answer = door.get(&format!("/v1/models/{id}")).await;
+        assert_eq!((answer.status(), answer.code().as_str()), (404, "model_not_found"), "{id}");
+        assert!(!answer.raw.contains("evil"), "{}", answer.raw);
+    }
+}
+
+#[tokio::test]
 async fn a_drain_turns_readiness_off_and_nothing_else() {
     let worker = Worker::start([whole("{}")]).await;
     let mut door = Door::open("a").await;

@@ -19,6 +19,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use dynamo_discovery::check_model_name;
 use dynamo_namespace::NamespaceScope;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
@@ -295,13 +296,17 @@ fn find<'a>(view: &'a View, name: &str, route: Route) -> Result<&'a Arc<Model>, 
 /// The model, if it is in scope. One of another namespace is as unknown as one of none.
 pub(crate) fn known<'a>(view: &'a View, name: &str) -> Result<&'a Arc<Model>, ApiError> {
     view.model(name).ok_or_else(|| {
-        if view.is_ready() {
-            ApiError::new(StatusCode::NOT_FOUND, format!("The model '{name}' does not exist."))
-                .with_code("model_not_found")
-                .with_param("model")
-        } else {
-            ApiError::not_ready()
+        if !view.is_ready() {
+            return ApiError::not_ready();
         }
+        // A name that no one could register is not worth repeating, nor safe to.
+        let message = match check_model_name(name) {
+            Ok(()) => format!("The model '{name}' does not exist."),
+            Err(_) => "There can be no model of this name.".to_owned(),
+        };
+        ApiError::new(StatusCode::NOT_FOUND, message)
+            .with_code("model_not_found")
+            .with_param("model")
     })
 }
 
