@@ -22,7 +22,7 @@ const BINARIES_VAR: &str = "DYN_TEST_BIN_DIR";
 /// The packages and test targets that need an etcd.
 const SUITES: [&[&str]; 2] = [
     &["-p", "dynamo-tests"],
-    &["-p", "dynamo-discovery", "--features", "etcd,test-util", "--test", "etcd"],
+    &["-p", "dynamo-discovery", "--features", "etcd-tls,test-util", "--test", "etcd"],
 ];
 
 #[derive(Debug, clap::Args)]
