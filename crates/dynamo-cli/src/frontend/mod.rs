@@ -3,6 +3,7 @@
 mod settings;
 mod static_workers;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -37,62 +38,24 @@ fn run(flags: FrontendFlags, environment: &Environment) -> Result<ExitCode, Fail
 }
 
 async fn start(settings: FrontendSettings) -> Result<ExitCode, Failure> {
-    let FrontendSettings { scope, host, port, etcd, workers, config, options } = settings;
-    let ScopeSettings { scope, watch } = scope;
+    // First, so that a signal is never too early.
+    let signals =
+        || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
+    let (mut stop, mut stop_at_once) = (signals()?, signals()?);
 
-    let discovery = match (&etcd, &scope) {
-        (None, _) => "static",
-        (Some(_), NamespaceScope::All) => "global",
-        (Some(_), _) => "scoped",
-    };
-    info!(
-        endpoint_id = %scope::frontend_endpoint(&scope),
-        discovery,
-        namespace = %scope::home(&scope),
-        %scope,
-        "starting"
-    );
-    let mut sources = Vec::new();
-    if let Some(etcd) = &etcd {
-        let store = EtcdStore::new(etcd.clone()).map_err(|error| Failure::Usage(error.into()))?;
-        let watcher = WatcherConfig::new(Arc::new(store))
-            .with_target_namespace(scope.clone())
-            .with_watch_scope(watch);
-        let watcher = ModelWatcher::new(watcher).map_err(|error| Failure::Usage(error.into()))?;
-        if watch == WatchScope::Key {
-            warn!(
-                "watching the scope's own keys only: flat entries, such as Dynamo's up to 0.5.1, are invisible"
-            );
-        }
-        sources.push(Source::new("etcd", watcher.into_stream()));
-    }
+    let scope = settings.scope.scope.clone();
+    log_start(&settings, &scope);
+    let sources = sources(&settings)?;
+    let (address, listener) = listen(&settings.host, settings.port).await?;
 
-    let listener = TcpListener::bind((host.as_str(), port))
-        .await
-        .and_then(|listener| Ok((listener.local_addr()?, listener)))
-        .with_context(|| {
-            format!("cannot listen on {host}:{port}, which {} sets", table::HTTP_PORT.name())
-        });
-    let (address, listener) = listener.map_err(Failure::Running)?;
-
-    if etcd.is_none() || !workers.is_empty() {
-        if workers.is_empty() {
-            warn!("no worker can register in the memory of this process: --worker-url names some");
-        }
-        sources.push(Source::new("static", static_workers::discover(workers, scope.clone())));
-    }
     let (switchboard, writer) = Switchboard::new([scope.clone()]);
     let feed = Feed::new(writer, sources);
-    let frontend = Frontend::new(switchboard, scope, feed.status(), &config);
+    let frontend = Frontend::new(switchboard, scope, feed.status(), &settings.config);
     let feed = tokio::spawn(feed.run());
     info!(%address, "listening");
 
-    let mut stop =
-        StopSignals::new().context("cannot listen for signals").map_err(Failure::Running)?;
-    let mut stop_at_once =
-        StopSignals::new().context("cannot listen for signals").map_err(Failure::Running)?;
     let drain = frontend.clone();
-    let served = serve(listener, frontend.router(), options, async move {
+    let served = serve(listener, frontend.router(), settings.options, async move {
         stop.next().await;
         drain.drain();
     });
@@ -114,6 +77,59 @@ async fn start(settings: FrontendSettings) -> Result<ExitCode, Failure> {
             Err(Failure::Running(anyhow!("discovery ended, which it never should {why}")))
         }
     }
+}
+
+fn log_start(settings: &FrontendSettings, scope: &NamespaceScope) {
+    let discovery = match (&settings.etcd, scope) {
+        (None, _) => "static",
+        (Some(_), NamespaceScope::All) => "global",
+        (Some(_), _) => "scoped",
+    };
+    info!(
+        endpoint_id = %scope::frontend_endpoint(scope),
+        discovery,
+        namespace = %scope::home(scope),
+        %scope,
+        "starting"
+    );
+}
+
+/// Where models come from: a store, static workers, or both.
+fn sources(settings: &FrontendSettings) -> Result<Vec<Source>, Failure> {
+    let ScopeSettings { scope, watch } = &settings.scope;
+    let mut sources = Vec::new();
+    if let Some(etcd) = &settings.etcd {
+        let store = EtcdStore::new(etcd.clone()).map_err(|error| Failure::Usage(error.into()))?;
+        let watcher = WatcherConfig::new(Arc::new(store))
+            .with_target_namespace(scope.clone())
+            .with_watch_scope(*watch);
+        let watcher = ModelWatcher::new(watcher).map_err(|error| Failure::Usage(error.into()))?;
+        if *watch == WatchScope::Key {
+            warn!(
+                "watching the scope's own keys only: flat entries, such as those of Dynamo up to \
+                 0.5.1, are invisible"
+            );
+        }
+        sources.push(Source::new("etcd", watcher.into_stream()));
+    }
+    if settings.etcd.is_none() || !settings.workers.is_empty() {
+        if settings.workers.is_empty() {
+            warn!("no worker can register in the memory of this process: --worker-url names some");
+        }
+        let workers = static_workers::discover(settings.workers.clone(), scope.clone());
+        sources.push(Source::new("static", workers));
+    }
+    Ok(sources)
+}
+
+async fn listen(host: &str, port: u16) -> Result<(SocketAddr, TcpListener), Failure> {
+    TcpListener::bind((host, port))
+        .await
+        .and_then(|listener| Ok((listener.local_addr()?, listener)))
+        .with_context(|| {
+            format!("cannot listen on {host}:{port}, which {} sets", table::HTTP_PORT.name())
+        })
+        .map_err(Failure::Running)
 }
 
 /// SIGTERM and SIGINT.

@@ -1,5 +1,7 @@
 //! What a frontend was told.
 
+use std::num::NonZeroUsize;
+
 use clap::Parser;
 use dynamo_discovery::EtcdConfig;
 use dynamo_http::{FrontendConfig, ServeOptions};
@@ -36,7 +38,7 @@ pub(crate) struct FrontendFlags {
     #[arg(long)]
     http_header_limit_kb: Option<Kibibytes>,
     #[arg(long)]
-    http_header_count: Option<usize>,
+    http_header_count: Option<NonZeroUsize>,
     #[arg(long)]
     http_header_timeout: Option<Timeout>,
     #[arg(long)]
@@ -107,7 +109,7 @@ impl FrontendFlags {
             .resolve(self.http_header_limit_kb, environment)
             .map(Kibibytes::bytes)?;
         options.max_headers =
-            table::HTTP_HEADER_COUNT.resolve(self.http_header_count, environment)?;
+            table::HTTP_HEADER_COUNT.resolve(self.http_header_count, environment)?.get();
         options.keep_alive_timeout = timeout(table::HTTP_KEEP_ALIVE, self.http_keep_alive)?;
         options.write_stall_timeout =
             timeout(table::HTTP_WRITE_STALL_TIMEOUT, self.http_write_stall_timeout)?;

@@ -299,7 +299,8 @@ pub(crate) const ENGINE_API_KEY_FILE: Setting = Setting::flag(
 pub(crate) const START_TIMEOUT: Setting = Setting::flag(
     "start-timeout",
     "SECONDS",
-    "Give up when the engine is not healthy by then; else it may take as long as it takes",
+    "Give up when the engine is not healthy, with a model, by then; else it may take as long as it \
+     takes",
 );
 pub(crate) const SILENCE_TIMEOUT: Setting = Setting::flag(
     "silence-timeout",

@@ -1,5 +1,6 @@
 //! Follows an engine: what should be published now, from its health and its list of models.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use dynamo_discovery::ModelEntry;
@@ -42,7 +43,7 @@ pub(crate) async fn follow(
     offer: Offer,
     pace: Pace,
     wanted: watch::Sender<Vec<ModelEntry>>,
-) {
+) -> Infallible {
     let mut health = Health::Out;
     let mut models = Models::Unread;
     let (mut waiting, mut listing) = (Said::default(), Said::default());

@@ -1,5 +1,6 @@
 //! A worker's life: start, serve, and an end in order.
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,6 @@ use anyhow::Context as _;
 use dynamo_discovery::{ModelEntry, RegistrationConfig, WorkerUrl};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -89,28 +89,31 @@ impl Worker {
             Arc::new(TlsRoots::default()),
         );
         let pace = Pace::new(settings.silence_timeout);
-        let follower = tokio::spawn(follow(asked, offer, pace, wanted));
+        let following = follow(asked, offer, pace, wanted);
         let (stop, stopped) = oneshot::channel::<()>();
-        let registrar = tokio::spawn(register(registration, published.clone(), async {
+        let mut registering = pin!(register(registration, published.clone(), async {
             // Dropped is stopped as well.
             let _ = stopped.await;
         }));
 
-        let end = serve(&settings, &mut engine, published.clone(), &mut signals).await;
-        follower.abort();
+        let end = tokio::select! {
+            end = serve(&settings, &mut engine, published.clone(), &mut signals) => end,
+            never = following => match never {},
+            () = &mut registering => unreachable!("it goes on until it is stopped"),
+        };
         // What no frontend knows needs no grace.
         let is_published = !published.borrow().is_empty();
         drop(stop);
         match end {
             End::EngineEnded(ended) => {
                 error!(%ended, "the engine ended by itself");
-                withdraw(registrar).await;
+                withdraw(registering).await;
                 // What it may have left behind.
                 engine.kill();
                 Ok(ended.unasked())
             }
             End::StartTimeout(limit) => {
-                withdraw(registrar).await;
+                withdraw(registering).await;
                 stop_engine(&settings, &mut engine, &mut signals).await;
                 Err(Failure::Running(anyhow::anyhow!(
                     "the engine at {engine_url} was not ready within {} s",
@@ -120,7 +123,7 @@ impl Worker {
             End::Asked => {
                 info!("stopping: withdrawing the models");
                 let grace = if is_published { settings.drain_grace } else { Duration::ZERO };
-                withdraw(registrar).await;
+                withdraw(registering).await;
                 let exit = drain(&settings, grace, &mut engine, &mut signals).await;
                 info!("stopped");
                 Ok(exit)
@@ -164,14 +167,14 @@ async fn serve(
     mut published: watch::Receiver<Vec<ModelEntry>>,
     signals: &mut Signals,
 ) -> End {
-    let ready = async {
+    let late = async {
         let Some(limit) = settings.start_timeout else { return std::future::pending().await };
         match timeout(limit, published.wait_for(|entries| !entries.is_empty())).await {
             Ok(_) => std::future::pending().await,
             Err(_) => limit,
         }
     };
-    let mut late = std::pin::pin!(ready);
+    let mut late = pin!(late);
     loop {
         tokio::select! {
             ended = engine.ended() => return End::EngineEnded(ended),
@@ -184,10 +187,9 @@ async fn serve(
     }
 }
 
-/// Lets the registrar withdraw; what it does not manage in time, the lease does.
-async fn withdraw(mut registrar: JoinHandle<()>) {
-    if timeout(WITHDRAW_TIMEOUT, &mut registrar).await.is_err() {
-        registrar.abort();
+/// Lets the registration withdraw; what it does not manage in time, the lease does.
+async fn withdraw(registering: impl Future<Output = ()>) {
+    if timeout(WITHDRAW_TIMEOUT, registering).await.is_err() {
         warn!("the store does not answer: the models stay listed until their lease ends");
     }
 }

@@ -1,5 +1,6 @@
 //! Keeps the store at what should be published, through every outage of the store.
 
+use std::mem::{self, Discriminant};
 use std::time::Duration;
 
 use dynamo_discovery::{ModelEntry, Registration, RegistrationConfig, StoreError};
@@ -92,15 +93,17 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Debug, Default)]
 struct Retry {
     tries: u32,
-    told: bool,
+    /// Which failure was told; another kind is told as well.
+    told: Option<Discriminant<StoreError>>,
 }
 
 impl Retry {
     const LONGEST: Duration = Duration::from_secs(1);
 
     fn failed(&mut self, error: &StoreError) -> Duration {
+        let kind = Some(mem::discriminant(error));
         let error = chain(error);
-        if std::mem::replace(&mut self.told, true) {
+        if mem::replace(&mut self.told, kind) == kind {
             debug!(error, "cannot register");
         } else {
             warn!(error, "cannot register, trying again until it works");
