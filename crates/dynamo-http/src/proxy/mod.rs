@@ -7,6 +7,7 @@ mod dialect;
 mod headers;
 pub(crate) mod metrics;
 mod passage;
+mod patience;
 mod peek;
 pub(crate) mod pool;
 #[cfg(feature = "tls")]
@@ -25,7 +26,6 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use self::answer::Answer;
@@ -34,7 +34,8 @@ use self::connect::Connector;
 use self::dialect::EventStream;
 use self::headers::X_REQUEST_ID;
 use self::metrics::{Metrics, Record};
-use self::passage::{Idle, Passage, Phase};
+use self::passage::{Passage, Phase};
+use self::patience::Patience;
 use self::pool::{Connection, ExchangeError};
 use crate::error::ApiError;
 use crate::frontend::FrontendConfig;
@@ -154,7 +155,7 @@ impl Proxy {
         }
         Err(match failed {
             None => no_instances(model),
-            Some(AttemptError::FirstByte) => ApiError::new(
+            Some(AttemptError::Exchange(ExchangeError::Silent)) => ApiError::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "The worker did not begin to answer in time.",
             )
@@ -179,12 +180,11 @@ impl Proxy {
             *request.uri_mut() = upstream.pool.target(route, query);
             *request.headers_mut() = headers.clone();
             request.headers_mut().insert(header::HOST, upstream.pool.host().clone());
-            let exchange = upstream.pool.exchange(&self.connector, request, max_idle);
-            timeout(self.first_byte, exchange)
+            upstream.pool.exchange(&self.connector, request, max_idle, self.first_byte)
         };
-        let mut answer = exchange(Some(MAX_IDLE)).await.map_err(|_| AttemptError::FirstByte)?;
+        let mut answer = exchange(Some(MAX_IDLE)).await;
         if matches!(answer, Err(ExchangeError::Lost { reused: true, .. })) {
-            answer = exchange(None).await.map_err(|_| AttemptError::FirstByte)?;
+            answer = exchange(None).await;
         }
         let (response, connection) = answer.map_err(AttemptError::Exchange)?;
         // Never followed: where it leads is not registered.
@@ -220,7 +220,7 @@ impl Proxy {
             shape: route.error_shape(),
             record,
             request_id: id.clone(),
-            idle: Idle::new(self.idle_stream),
+            patience: Patience::new(self.idle_stream),
             phase: Phase::Flowing,
         };
         Response::from_parts(parts, Body::new(passage))
@@ -240,7 +240,6 @@ impl Proxy {
 #[derive(Debug)]
 enum AttemptError {
     Exchange(ExchangeError),
-    FirstByte,
     Status(StatusCode),
 }
 
@@ -254,7 +253,7 @@ impl std::fmt::Display for AttemptError {
             Self::Exchange(ExchangeError::Invalid(error)) => {
                 write!(f, "the answer is invalid: {error}")
             }
-            Self::FirstByte => f.write_str("no answer in time"),
+            Self::Exchange(ExchangeError::Silent) => f.write_str("no answer in time"),
             Self::Status(status) => write!(f, "unexpected status {}", status.as_u16()),
         }
     }

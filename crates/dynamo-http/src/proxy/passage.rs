@@ -2,17 +2,16 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::warn;
 
 use super::answer::Answer;
 use super::dialect::EventStream;
 use super::metrics::Record;
+use super::patience::Patience;
 use crate::error::{ApiError, ErrorShape};
 
 /// The body of the answer as the client gets it.
@@ -26,7 +25,8 @@ pub(crate) struct Passage {
     pub(crate) shape: ErrorShape,
     pub(crate) record: Record,
     pub(crate) request_id: HeaderValue,
-    pub(crate) idle: Idle,
+    /// How long the worker may send nothing.
+    pub(crate) patience: Patience,
     pub(crate) phase: Phase,
 }
 
@@ -36,34 +36,6 @@ pub(crate) enum Phase {
     Broke,
     /// Next, the connection is cut.
     Cut,
-}
-
-/// How long nothing has come from the worker.
-///
-/// The timer is set again only when it fires, not with every frame.
-pub(crate) struct Idle {
-    limit: Duration,
-    last: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Idle {
-    pub(crate) fn new(limit: Duration) -> Self {
-        Self { limit, last: Instant::now(), timer: None }
-    }
-
-    /// Ready when the limit has passed since data was seen.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let deadline = self.last + self.limit;
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            std::task::ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
-        }
-    }
 }
 
 /// What ends a connection without the last chunk.
@@ -118,7 +90,7 @@ impl Body for Passage {
         match Pin::new(&mut this.answer).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.record.first_byte();
-                this.idle.last = Instant::now();
+                this.patience.renew();
                 if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
                     events.pass(data);
                 }
@@ -135,7 +107,7 @@ impl Body for Passage {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => this.break_off(cx, &error),
-            Poll::Pending => match this.idle.poll(cx) {
+            Poll::Pending => match this.patience.poll_over(cx) {
                 Poll::Ready(()) => this.break_off(cx, &"it sent nothing for too long"),
                 Poll::Pending => Poll::Pending,
             },

@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 
 use super::connect::{Connector, Transport};
+use super::patience::Patience;
 use crate::route::Route;
 
 /// How many idle connections a worker keeps.
@@ -40,6 +41,8 @@ pub(crate) struct Connection {
     idle_since: Instant,
     /// Whether it has carried an exchange before.
     reused: bool,
+    /// How long the worker may take to begin its answer.
+    patience: Patience,
 }
 
 /// The half of a connection that reads and writes; done when the connection is closed.
@@ -70,6 +73,8 @@ pub(crate) enum ExchangeError {
     Lost { reused: bool, error: hyper::Error },
     /// The answer is no HTTP that we take.
     Invalid(hyper::Error),
+    /// The answer did not begin in time.
+    Silent,
 }
 
 impl Pool {
@@ -135,20 +140,31 @@ impl Pool {
         connector: &Connector,
         request: Request<Full<Bytes>>,
         max_idle: Option<Duration>,
+        first_byte: Duration,
     ) -> Result<(Response<Incoming>, Box<Connection>), ExchangeError> {
         let connection = match max_idle.and_then(|max_idle| self.take(max_idle)) {
             Some(connection) => connection,
-            None => self.open(connector).await.map_err(ExchangeError::Connect)?,
+            None => self.open(connector, first_byte).await.map_err(ExchangeError::Connect)?,
         };
         connection.exchange(request).await
     }
 
-    async fn open(&self, connector: &Connector) -> io::Result<Box<Connection>> {
+    async fn open(
+        &self,
+        connector: &Connector,
+        first_byte: Duration,
+    ) -> io::Result<Box<Connection>> {
         let transport = connector.connect(&self.uri).await?;
         let (sender, connection) =
             http1::Builder::new().handshake(transport).await.map_err(io::Error::other)?;
         let driver = Driver { connection: Some(connection) };
-        Ok(Box::new(Connection { sender, driver, idle_since: Instant::now(), reused: false }))
+        Ok(Box::new(Connection {
+            sender,
+            driver,
+            idle_since: Instant::now(),
+            reused: false,
+            patience: Patience::new(first_byte),
+        }))
     }
 }
 
@@ -159,16 +175,20 @@ impl Connection {
     ) -> Result<(Response<Incoming>, Box<Self>), ExchangeError> {
         let answer = {
             let mut answer = pin!(self.sender.send_request(request));
-            let driver = &mut self.driver;
+            let (driver, patience) = (&mut self.driver, &mut self.patience);
+            patience.renew();
             poll_fn(|cx| {
                 // First the bytes, then what they mean. Once closed, the answer knows why. This reads
                 // before it writes, so a connection that the worker has closed carries nothing.
                 let _closed = driver.poll(cx);
-                answer.as_mut().poll(cx)
+                match answer.as_mut().poll(cx) {
+                    Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                    Poll::Pending => patience.poll_over(cx).map(|()| None),
+                }
             })
             .await
         };
-        match answer {
+        match answer.ok_or(ExchangeError::Silent)? {
             Ok(response) => Ok((response, self)),
             Err(error) if error.is_parse() => Err(ExchangeError::Invalid(error)),
             Err(error) => Err(ExchangeError::Lost { reused: self.reused, error }),
