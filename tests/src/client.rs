@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::soon;
+use crate::{eventually, soon};
 
 /// The route that most tests use.
 const CHAT: &str = "/v1/chat/completions";
@@ -132,6 +132,11 @@ impl Client {
         })
         .await
     }
+}
+
+/// Waits until a front door lists exactly these models.
+pub async fn lists(client: &Client, models: &[&str]) {
+    eventually("the right models are listed", async || client.models().await == models).await;
 }
 
 fn chat(model: &str, stream: bool) -> Value {

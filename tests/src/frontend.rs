@@ -1,11 +1,11 @@
 //! A front door in this process, on a port of its own.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use dynamo_discovery::{ModelWatcher, WatcherConfig};
 use dynamo_http::{Feed, FrontendConfig, ServeOptions, Source, Switchboard, View, serve};
 use dynamo_namespace::NamespaceScope;
-use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::{Client, eventually};

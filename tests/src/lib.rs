@@ -17,7 +17,7 @@ mod program;
 mod space;
 mod wait;
 
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, lists};
 pub use engine::{Engine, Generation};
 pub use entry::{create_test_model_entry, flat_key, native_key};
 pub use etcd::{Etcd, SharedEtcd};

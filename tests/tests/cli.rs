@@ -2,14 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 
-use dynamo_tests::{Client, Load, Program, SharedEtcd, eventually, soon, unique};
+use dynamo_tests::{Client, Load, Program, SharedEtcd, eventually, lists, soon, unique};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-
-/// Waits until the front door lists exactly these.
-async fn lists(client: &Client, models: &[&str]) {
-    eventually("the right models are listed", async || client.models().await == models).await;
-}
 
 /// Waits until the front door lists this one, whatever else it lists.
 async fn knows(client: &Client, model: &str) {

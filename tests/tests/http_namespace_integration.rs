@@ -9,7 +9,7 @@ use dynamo_discovery::{Kind, ModelEntry, WatchScope};
 use dynamo_http::Route;
 use dynamo_namespace::NamespaceScope;
 use dynamo_tests::{
-    Client, Frontend, Load, Logs, Space, create_test_model_entry, eventually, flat_key, native_key,
+    Frontend, Load, Logs, Space, create_test_model_entry, eventually, flat_key, lists, native_key,
     soon,
 };
 use serde_json::json;
@@ -18,11 +18,6 @@ const EVERY_KIND: &str = "Chat | Completions | Embedding | Images | Audios | Cla
 
 fn entry(namespace: &str, model: &str) -> ModelEntry {
     create_test_model_entry(model, namespace, "backend", "generate", "Chat")
-}
-
-/// Waits until the front door lists exactly these.
-async fn lists(frontend: &Client, models: &[&str]) {
-    eventually("the right models are listed", async || frontend.models().await == models).await;
 }
 
 /// An answer without what is different each time.

@@ -4,7 +4,7 @@
 
 use dynamo_tests::{
     Client, Etcd, Frontend, Load, Network, Program, Space, create_test_model_entry, eventually,
-    native_key,
+    lists, native_key,
 };
 use rustix::process::Signal;
 
@@ -12,11 +12,6 @@ use rustix::process::Signal;
 const STORE_GONE: &str = "store unavailable, retrying; what is known stays in service";
 
 const NAMESPACE: [&str; 2] = ["--namespace", "team-a"];
-
-/// Waits until the front door lists exactly these.
-async fn lists(client: &Client, models: &[&str]) {
-    eventually("the right models are listed", async || client.models().await == models).await;
-}
 
 /// Waits until the front door knows that its store is there, or that it is not.
 async fn connected(client: &Client, connected: bool) {
