@@ -113,7 +113,7 @@ async fn start_frontend(
     let feed = Feed::new(writer, [Source::new("memory", watcher.into_stream())]);
 
     // The front door: every route is in the router from the start, open or closed.
-    let frontend = Frontend::new(switchboard, scope, feed.status(), &FrontendConfig::default());
+    let frontend = Frontend::new(&switchboard, &scope, feed.status(), &FrontendConfig::default());
     tokio::spawn(feed.run());
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;

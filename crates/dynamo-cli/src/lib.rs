@@ -8,13 +8,16 @@
 //!   reference are made, and how they are resolved.
 //! - [`frontend`], [`worker`], [`worker_config`]: one module for each program.
 //! - `engine`: what one asks an OpenAI-compatible server; `echo`: one that is built in.
-//! - `program`, `failure`, `logging`, `environment`, `runtime`: what all programs share.
+//! - `hash_key`: the subcommand of the frontend that makes keys.
+//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`: what programs share.
 
 mod echo;
 mod engine;
 mod environment;
 mod failure;
+mod followed_file;
 pub mod frontend;
+mod hash_key;
 mod logging;
 mod program;
 pub mod reference;

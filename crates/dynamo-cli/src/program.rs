@@ -15,12 +15,21 @@ use crate::settings::table::Program;
 const HOW_SETTINGS_RANK: &str = "A flag wins over its variable, and a variable over the default. \
                                  A blank variable counts as unset.";
 
-/// Runs a program to its end.
+/// Runs a program to its end, with the arguments of the process.
 pub(crate) fn run<Flags: Parser>(
     program: &Program,
     main: impl FnOnce(Flags, &Environment) -> Result<ExitCode, Failure>,
 ) -> ExitCode {
-    let ended = parse(program, std::env::args_os()).and_then(|parsed| match parsed {
+    run_with(program, std::env::args_os(), main)
+}
+
+/// Runs a program to its end. The first argument is its name.
+pub(crate) fn run_with<Flags: Parser>(
+    program: &Program,
+    arguments: impl Iterator<Item = OsString>,
+    main: impl FnOnce(Flags, &Environment) -> Result<ExitCode, Failure>,
+) -> ExitCode {
+    let ended = parse(program, arguments).and_then(|parsed| match parsed {
         Parsed::Flags(flags) => main(flags, &Environment::of_process()),
         Parsed::Help(text) => print(&text).map(|()| ExitCode::SUCCESS),
     });
@@ -98,6 +107,9 @@ pub(crate) fn command<Flags: Parser>(program: &Program) -> Command {
             }
         }
     }
+    if program.groups.iter().flat_map(|group| group.settings).all(|one| one.variable.is_none()) {
+        return command;
+    }
     command.after_help(format!("Variables without a flag:{variables}\n\n{HOW_SETTINGS_RANK}"))
 }
 
@@ -119,12 +131,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::settings::table::{FRONTEND, WORKER, WORKER_CONFIG};
-    use crate::{frontend, worker, worker_config};
+    use crate::settings::table::{FRONTEND, HASH_KEY, WORKER, WORKER_CONFIG};
+    use crate::{frontend, hash_key, worker, worker_config};
 
-    fn commands() -> [(Program, Command); 3] {
+    fn commands() -> [(Program, Command); 4] {
         [
             (FRONTEND, command::<frontend::Flags>(&FRONTEND)),
+            (HASH_KEY, command::<hash_key::Flags>(&HASH_KEY)),
             (WORKER, command::<worker::Flags>(&WORKER)),
             (WORKER_CONFIG, command::<worker_config::Flags>(&WORKER_CONFIG)),
         ]

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 /// An address that nobody answers, so that what needs a store goes on without it.
 const NO_ETCD: [&str; 2] = ["--etcd-endpoints", "http://127.0.0.1:1"];
+/// A frontend that drains without a grace.
+const AT_ONCE: [&str; 2] = ["--drain-grace", "0"];
 
 #[test]
 fn help_mentions_the_variables() {
@@ -62,6 +64,12 @@ fn wrong_usage_is_one_line_and_exit_2() {
         (FRONTEND, &["--watch-scope", "key"], &[], "--watch-scope key needs a namespace"),
         (FRONTEND, &["--http-port", "99999"], &[], "99999"),
         (FRONTEND, &["--worker-url", "h:1"], &[], "not a worker's URL"),
+        (FRONTEND, &["--tls-cert-path", "c"], &[], "without --tls-key-path (DYN_TLS_KEY_PATH)"),
+        (FRONTEND, &["--tls-key-path", "k"], &[], "without --tls-cert-path (DYN_TLS_CERT_PATH)"),
+        (FRONTEND, &["--tls-key-path", "/k"], &[("DYN_TLS_CERT_PATH", "/c")], "cannot read \"/c\""),
+        (FRONTEND, &["--worker-ca", "/none.pem"], &[], "--worker-ca: cannot read \"/none.pem\""),
+        (FRONTEND, &["--worker-ca", "/dev/null"], &[], "there is no certificate"),
+        (WORKER, &["--echo", "--engine-ca", "/none.pem"], &[], "--engine-ca: cannot read"),
         (FRONTEND, &[], &[("DYN_HTTP_PORT", "http")], "DYN_HTTP_PORT=\"http\""),
         (FRONTEND, &[], &[("DYN_LOG", "dynamo=loud")], "DYN_LOG=\"dynamo=loud\""),
         (WORKER_CONFIG, &[], &[("DYN_LOGGING_JSONL", "maybe")], "DYN_LOGGING_JSONL=\"maybe\""),
@@ -230,7 +238,7 @@ fn a_frontend_says_whose_models_it_discovers() {
             ["=c.frontend.http", "discovery=\"scoped\"", "namespace=c"],
         ),
     ] {
-        let (frontend, _) = frontend(&[&NO_ETCD, arguments].concat(), environment);
+        let (frontend, _) = frontend(&[&NO_ETCD[..], &AT_ONCE, arguments].concat(), environment);
         let started = frontend.wait_for("starting");
         for part in parts {
             assert!(started.contains(part), "{started}");
@@ -246,7 +254,8 @@ fn a_frontend_says_whose_models_it_discovers() {
 #[test]
 fn a_stream_in_flight_ends_well_after_a_signal() {
     let (_worker, worker_url) = echo(&["--model", "m", "--echo-delay-ms", "100"]);
-    let (frontend, base) = frontend(&["--worker-url", &format!("m={worker_url}")], &[]);
+    let (frontend, base) =
+        frontend(&[&AT_ONCE[..], &["--worker-url", &format!("m={worker_url}")]].concat(), &[]);
     wait_until_ready(&base);
     let words = "one two three four five six seven eight nine ten";
     let stream =
@@ -269,7 +278,8 @@ fn requests_that_outlast_the_drain_are_cut_and_a_second_signal_cuts_at_once() {
     let (_worker, worker_url) = echo(&["--model", "m", "--echo-delay-ms", "60000"]);
     let worker = format!("m={worker_url}");
     for (drain, signals) in [("0.2", 1), ("1000", 2)] {
-        let (frontend, base) = frontend(&["--worker-url", &worker, "--drain-timeout", drain], &[]);
+        let drain = ["--worker-url", &worker, "--drain-timeout", drain];
+        let (frontend, base) = frontend(&[&AT_ONCE[..], &drain].concat(), &[]);
         wait_until_ready(&base);
         let stream =
             ureq::post(format!("{base}/v1/chat/completions")).send_json(chat("a", true)).unwrap();

@@ -88,6 +88,9 @@ pub struct Applied {
     pub out_of_scope: usize,
     /// Flat keys that were deleted and not known. Keys of other layouts are not told.
     pub unknown_deletes: Vec<Key>,
+    /// Keys in scope that were not live and were put draining or refused: whoever kept one of them
+    /// when it vanished learns here that its worker withdrew it.
+    pub unserved: Vec<Key>,
 }
 
 /// The live instances of a scope, by key.
@@ -103,6 +106,7 @@ pub struct Applied {
 ///     key: "models/team-a/backend/generate/1/m".into(),
 ///     value: value.to_json(),
 ///     mod_revision: Revision(7),
+///     lease: None,
 /// });
 ///
 /// let applied = catalog.apply(StoreEvent::Batch(vec![put]));
@@ -168,6 +172,7 @@ impl Catalog {
 
     /// Takes in an entry whose key had `old`, which is no longer in the map.
     fn put(&mut self, old: Option<Arc<Instance>>, entry: Entry, applied: &mut Applied) {
+        let key = entry.key.clone();
         let gone = match self.judge(entry) {
             Verdict::Live(new) => {
                 let live = match old {
@@ -194,7 +199,11 @@ impl Catalog {
                 Gone::Refused
             }
         };
-        applied.updates.extend(old.map(|old| ModelUpdate::Removed(old, gone)));
+        match old {
+            Some(old) => applied.updates.push(ModelUpdate::Removed(old, gone)),
+            None if gone == Gone::OutOfScope => {}
+            None => applied.unserved.push(key),
+        }
     }
 
     fn delete(&mut self, key: Key, applied: &mut Applied) {
@@ -298,7 +307,12 @@ mod tests {
     }
 
     fn put(key: impl Into<Key>, value: impl Into<Bytes>) -> Change {
-        Change::Put(Entry { key: key.into(), value: value.into(), mod_revision: Revision(1) })
+        Change::Put(Entry {
+            key: key.into(),
+            value: value.into(),
+            mod_revision: Revision(1),
+            lease: None,
+        })
     }
 
     fn team_a() -> Catalog {
@@ -356,8 +370,9 @@ mod tests {
         let applied = apply(&mut catalog, [put(NATIVE, draining.clone())]);
         assert_eq!(removed(&applied), [Gone::Withdrawn]);
         assert_eq!(apply(&mut catalog, [Change::Delete(NATIVE.into())]), Applied::default());
-        // One that was never there does not leave either.
-        assert_eq!(apply(&mut catalog, [put(NATIVE, draining)]), Applied::default());
+        // One that was not there does not leave either, but whoever kept it is told.
+        let applied = apply(&mut catalog, [put(NATIVE, draining)]);
+        assert_eq!(applied, Applied { unserved: vec![NATIVE.into()], ..Applied::default() });
     }
 
     #[test]
@@ -540,6 +555,7 @@ mod tests {
                             key: key(*index),
                             value: bytes(*value),
                             mod_revision: Revision(1),
+                            lease: None,
                         });
                         StoreEvent::Resync(Snapshot { revision: Revision(1), entries: entries.collect() })
                     }

@@ -40,7 +40,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::store::{
-    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot,
+    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot, Stamp,
     StoreError, WatchItem, WatchStore,
 };
 
@@ -322,8 +322,8 @@ pub async fn an_anchor_proves_what_was_live_then_and_not_what_is_now(backend: &d
     let snapshot = test.list().await;
     test.put("written", "2").await;
     test.delete("deleted").await;
-    for Entry { key, mod_revision, .. } in snapshot.entries {
-        let anchor = Some((key, mod_revision));
+    for entry in snapshot.entries {
+        let anchor = Some((entry.key.clone(), entry.stamp()));
         let mut watching = test.watch(&Cursor { revision: snapshot.revision, anchor }).await;
         assert_eq!(watching.change().await, Change::Put(test.entry("written").await));
     }
@@ -339,11 +339,15 @@ pub async fn a_wrong_anchor_says_replaced(backend: &dyn Backend) {
     let early = test.entry("live").await;
     test.put("live", "2").await;
     let revision = test.list().await.revision;
+    let live = test.entry("live").await.stamp();
     for anchor in [
-        (test.key("live"), early.mod_revision),
-        (test.key("live"), Revision(revision.0 + 1)),
-        (test.key("deleted"), deleted.mod_revision),
-        (test.key("never"), revision),
+        (test.key("live"), early.stamp()),
+        (test.key("live"), Stamp { revision: Revision(revision.0 + 1), ..live }),
+        // The same key at the same revision, as a store that was wiped and refilled may have it.
+        (test.key("live"), Stamp { lease: Some(LeaseId(test.lease.0 + 1)), ..live }),
+        (test.key("live"), Stamp { lease: None, ..live }),
+        (test.key("deleted"), deleted.stamp()),
+        (test.key("never"), Stamp { revision, ..live }),
     ] {
         let error = test.refusal(&Cursor { revision, anchor: Some(anchor.clone()) }).await;
         assert!(matches!(error, StoreError::Replaced), "{anchor:?}: {error:?}");
@@ -573,8 +577,8 @@ pub async fn a_list_taken_after_a_compaction_can_be_watched_from(backend: &dyn C
     backend.compact().await;
     let snapshot = test.list().await;
     assert_eq!(keys(&snapshot.entries), [&test.key("a"), &test.key("b")]);
-    for Entry { key, mod_revision, .. } in snapshot.entries {
-        let anchor = Some((key, mod_revision));
+    for entry in snapshot.entries {
+        let anchor = Some((entry.key.clone(), entry.stamp()));
         let mut watching = test.watch(&Cursor { revision: snapshot.revision, anchor }).await;
         test.put("c", "").await;
         watching.change().await;
@@ -711,7 +715,7 @@ impl Watching {
 }
 
 fn cursor_of(snapshot: &Snapshot) -> Cursor {
-    let anchor = snapshot.entries.last().map(|entry| (entry.key.clone(), entry.mod_revision));
+    let anchor = snapshot.entries.last().map(|entry| (entry.key.clone(), entry.stamp()));
     Cursor { revision: snapshot.revision, anchor }
 }
 

@@ -1,5 +1,6 @@
 //! The value of an entry: one model that one worker serves.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -191,22 +192,22 @@ impl ModelEntry {
 /// A value that has the shape of an entry, whose fields are not yet checked.
 ///
 /// It tells the namespace, so that what is wrong with a neighbour's entry stays with the neighbour.
-pub(crate) struct RawEntry {
+pub(crate) struct RawEntry<'a> {
     endpoint: EndpointId,
-    wire: WireIn,
+    wire: WireIn<'a>,
 }
 
-impl RawEntry {
-    pub(crate) fn parse(value: &[u8]) -> Result<Self, InvalidEntry> {
+impl<'a> RawEntry<'a> {
+    pub(crate) fn parse(value: &'a [u8]) -> Result<Self, InvalidEntry> {
         if value.len() > ModelEntry::MAX_VALUE_LEN {
             return Err(InvalidEntry::TooLarge);
         }
-        let mut wire: WireIn = serde_json::from_slice(value)
+        let wire: WireIn<'a> = serde_json::from_slice(value)
             .map_err(|error| InvalidEntry::Json { line: error.line(), column: error.column() })?;
-        let WireEndpoint { namespace, component, name } = std::mem::take(&mut wire.endpoint);
+        let WireEndpoint { namespace, component, name } = &wire.endpoint;
         let namespace = namespace.parse().map_err(|_| InvalidEntry::Endpoint)?;
         let endpoint =
-            EndpointId::new(namespace, &component, &name).map_err(|_| InvalidEntry::Endpoint)?;
+            EndpointId::new(namespace, component, name).map_err(|_| InvalidEntry::Endpoint)?;
         Ok(Self { endpoint, wire })
     }
 
@@ -312,22 +313,31 @@ struct RuntimeConfig {
     context_length: u64,
 }
 
+/// Borrowed where the JSON has no escapes, since a list has many of them.
 #[derive(Deserialize)]
-struct WireIn {
-    name: String,
-    endpoint: WireEndpoint,
-    model_type: String,
-    url: Option<String>,
+struct WireIn<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    endpoint: WireEndpoint<'a>,
+    #[serde(borrow)]
+    model_type: Cow<'a, str>,
+    #[serde(borrow)]
+    url: Option<Cow<'a, str>>,
     created: Option<u64>,
-    state: Option<String>,
+    #[serde(borrow)]
+    state: Option<Cow<'a, str>>,
     runtime_config: Option<serde_json::Value>,
 }
 
-#[derive(Default, Deserialize)]
-struct WireEndpoint {
-    namespace: String,
-    component: String,
-    name: String,
+#[derive(Deserialize)]
+struct WireEndpoint<'a> {
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    component: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
 }
 
 impl fmt::Display for State {

@@ -39,7 +39,7 @@ pub use model_key::{InstanceId, InvalidKey, MODEL_ROOT_PATH, ModelKey};
 pub use registration::{Registration, RegistrationConfig};
 pub use store::{
     Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot,
-    StoreError, WatchItem, WatchStore,
+    Stamp, StoreError, WatchItem, WatchStore,
 };
 #[cfg(any(test, feature = "test-util"))]
 pub use store::{MockLeaseStore, MockWatchStore};

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::store::{
-    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot,
+    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot, Stamp,
     StoreError, WatchItem, WatchStore,
 };
 
@@ -297,8 +297,8 @@ struct State {
     history_len: usize,
     history_limit: usize,
     compacted: Revision,
-    /// The keys that were live at `compacted`, each with the revision that had written it.
-    compacted_keys: BTreeMap<Key, Revision>,
+    /// The keys that were live at `compacted`, each with what had written it.
+    compacted_keys: BTreeMap<Key, Stamp>,
     available: bool,
     /// A watch that was opened under another number ends.
     connection: u64,
@@ -334,7 +334,7 @@ impl State {
     }
 
     fn put(&mut self, key: Key, value: Bytes, lease: Option<LeaseId>) {
-        let entry = Entry { key, value, mod_revision: Revision(self.revision.0 + 1) };
+        let entry = Entry { key, value, mod_revision: Revision(self.revision.0 + 1), lease };
         self.entries.insert(entry.key.clone(), Stored { entry: entry.clone(), lease });
         self.record(vec![Change::Put(entry)]);
     }
@@ -364,7 +364,10 @@ impl State {
         self.history_len -= changes.len();
         for change in changes {
             match change {
-                Change::Put(entry) => self.compacted_keys.insert(entry.key, entry.mod_revision),
+                Change::Put(entry) => {
+                    let stamp = entry.stamp();
+                    self.compacted_keys.insert(entry.key, stamp)
+                }
                 Change::Delete(key) => self.compacted_keys.remove(&key),
             };
         }
@@ -409,12 +412,12 @@ impl State {
         }
     }
 
-    /// Which revision had last written the key, as of a revision that is not compacted; `None`
+    /// What had last written the key, as of a revision that is not compacted; `None`
     /// when the key was not there.
-    fn written(&self, key: &Key, at: Revision) -> Option<Revision> {
+    fn written(&self, key: &Key, at: Revision) -> Option<Stamp> {
         let changes = self.history.iter().rev().filter(|(revision, _)| *revision <= at);
         let last = changes.flat_map(|(_, changes)| changes).find_map(|change| match change {
-            Change::Put(entry) if entry.key == *key => Some(Some(entry.mod_revision)),
+            Change::Put(entry) if entry.key == *key => Some(Some(entry.stamp())),
             Change::Delete(deleted) if deleted == key => Some(None),
             _ => None,
         });

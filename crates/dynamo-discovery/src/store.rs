@@ -110,7 +110,19 @@ impl KeyRange {
     }
 }
 
-/// A key with its value and the revision that last wrote it.
+/// When a key was last written, and under which lease.
+///
+/// This tells one history from another: a store that was wiped and refilled can have the same key
+/// at the same revision, but not under the same lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The revision.
+    pub revision: Revision,
+    /// The lease, if it was under one.
+    pub lease: Option<LeaseId>,
+}
+
+/// A key with its value and what last wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The key.
@@ -119,6 +131,16 @@ pub struct Entry {
     pub value: Bytes,
     /// When the key was last written.
     pub mod_revision: Revision,
+    /// The lease that it is under, if any.
+    pub lease: Option<LeaseId>,
+}
+
+impl Entry {
+    /// When it was written, and under which lease.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        Stamp { revision: self.mod_revision, lease: self.lease }
+    }
 }
 
 /// All entries of a range at one revision.
@@ -144,10 +166,10 @@ pub enum Change {
 pub struct Cursor {
     /// The last revision that was delivered; the watch begins after it.
     pub revision: Revision,
-    /// A key that was live at [`revision`](Self::revision), with the revision that had written it.
+    /// A key that was live at [`revision`](Self::revision), with what had written it.
     ///
     /// A store that was wiped and refilled can have passed our revision; it does not have this.
-    pub anchor: Option<(Key, Revision)>,
+    pub anchor: Option<(Key, Stamp)>,
 }
 
 /// What a watch delivers.
@@ -203,7 +225,7 @@ pub trait WatchStore: Send + Sync + 'static {
     /// Watches a range from the revision after the cursor's on.
     ///
     /// A resume is proven: the store has reached the cursor's revision, and the anchor had at that
-    /// revision the `mod_revision` that the cursor remembers.
+    /// revision the [`Stamp`] that the cursor remembers.
     ///
     /// The stream delivers whole revisions, in order, each once. It may end, with or without an
     /// error; after either one it is not polled again.

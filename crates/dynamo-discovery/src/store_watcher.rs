@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::backoff::{Backoff, jitter};
 use crate::store::{
-    Change, Cursor, Entry, Key, KeyRange, Revision, Snapshot, StoreError, WatchItem, WatchStore,
+    Change, Cursor, Entry, Key, KeyRange, Revision, Snapshot, Stamp, StoreError, WatchItem,
+    WatchStore,
 };
 
 /// How a watcher waits. The defaults suit etcd.
@@ -28,9 +29,14 @@ pub struct Timing {
     pub longest_retry: Duration,
     /// A watch that lived this long resets the waits. Default 10 s.
     pub sustained: Duration,
+    /// Watches that break are opened again over this time, besides the wait of a retry, since those
+    /// of the whole fleet break together. Default 900 ms.
+    pub reconnect_spread: Duration,
     /// Lists that a lost history forces are spread over this time, since the whole fleet lists
-    /// again. Default 1.5 s.
+    /// again, and over a millisecond more for each entry of the last list. Default 750 ms.
     pub relist_spread: Duration,
+    /// The longest time over which such lists are spread. Default 4 s.
+    pub longest_relist_spread: Duration,
 }
 
 impl Default for Timing {
@@ -41,7 +47,9 @@ impl Default for Timing {
             first_retry: Duration::from_millis(50),
             longest_retry: Duration::from_secs(1),
             sustained: Duration::from_secs(10),
-            relist_spread: Duration::from_millis(1500),
+            reconnect_spread: Duration::from_millis(900),
+            relist_spread: Duration::from_millis(750),
+            longest_relist_spread: Duration::from_secs(4),
         }
     }
 }
@@ -55,7 +63,8 @@ pub(crate) enum Signal {
     Batch { revision: Revision, changes: Vec<Change> },
     /// The watch runs.
     Up,
-    /// It does not. Said once, whatever fails after; what was known stands.
+    /// It does not. Said once, and again when the store is there but denies access, or the other
+    /// way round; what was known stands.
     Down(StoreError),
 }
 
@@ -69,6 +78,8 @@ pub(crate) struct StoreWatcher {
     /// The last revision that was handed on.
     revision: Revision,
     anchors: Anchors,
+    /// How many entries the last list had.
+    listed: usize,
     link: Link,
 }
 
@@ -92,7 +103,7 @@ enum Phase {
 enum Link {
     Untried,
     Up,
-    Down,
+    Down { denied: bool },
 }
 
 impl StoreWatcher {
@@ -104,6 +115,7 @@ impl StoreWatcher {
             phase: Phase::List { at: Instant::now() },
             revision: Revision::default(),
             anchors: Anchors::default(),
+            listed: 0,
             link: Link::Untried,
             timing,
         }
@@ -122,16 +134,9 @@ impl StoreWatcher {
         match &mut self.phase {
             Phase::List { at } => {
                 sleep_until(*at).await;
-                let deadline = Instant::now() + self.timing.list;
-                match timeout_at(deadline, self.store.list(&self.range)).await {
-                    Ok(Ok(snapshot)) => {
-                        self.revision = snapshot.revision;
-                        self.anchors = Anchors::of(&snapshot);
-                        self.phase = Phase::Resume { at: Instant::now(), listed: true };
-                        Some(Signal::Snapshot(snapshot))
-                    }
-                    Ok(Err(error)) => self.list_later(error),
-                    Err(_) => self.list_later(silent("the list took too long")),
+                match self.list().await {
+                    Ok(snapshot) => Some(self.listed(snapshot)),
+                    Err(error) => self.list_later(error),
                 }
             }
             Phase::Resume { listed: false, .. } if self.anchors.is_empty() => {
@@ -145,6 +150,17 @@ impl StoreWatcher {
                 let deadline = Instant::now() + self.timing.silence;
                 match timeout_at(deadline, self.store.watch(&self.range, &cursor)).await {
                     Ok(Ok(stream)) => {
+                        if cursor.anchor.is_none() {
+                            // An empty store has nothing to prove its history by, and could have
+                            // been replaced since the list by one that has passed our revision.
+                            match self.list().await {
+                                Ok(again) if again.entries.is_empty() => {
+                                    self.revision = again.revision;
+                                }
+                                Ok(again) => return Some(self.listed(again)),
+                                Err(error) => return self.list_later(error),
+                            }
+                        }
                         let now = Instant::now();
                         self.phase = Phase::Watch { stream, since: now, heard: now };
                         self.up()
@@ -178,15 +194,34 @@ impl StoreWatcher {
         }
     }
 
+    async fn list(&mut self) -> Result<Snapshot, StoreError> {
+        let deadline = Instant::now() + self.timing.list;
+        let listed = timeout_at(deadline, self.store.list(&self.range)).await;
+        listed.unwrap_or_else(|_| Err(silent("the list took too long")))
+    }
+
+    fn listed(&mut self, snapshot: Snapshot) -> Signal {
+        self.revision = snapshot.revision;
+        self.anchors = Anchors::of(&snapshot);
+        self.listed = snapshot.entries.len();
+        self.phase = Phase::Resume { at: Instant::now(), listed: true };
+        Signal::Snapshot(snapshot)
+    }
+
     /// The watch failed: resume, or list where the history is lost.
     fn failed(&mut self, error: StoreError) -> Option<Signal> {
         let now = Instant::now();
         if matches!(error, StoreError::Compacted | StoreError::Replaced) {
             tracing::info!(cause = %error, "listing again");
-            self.phase = Phase::List { at: now + jitter(self.timing.relist_spread) };
+            self.phase = Phase::List { at: now + jitter(self.relist_spread()) };
             return None;
         }
-        self.phase = Phase::Resume { at: now + self.backoff.wait(), listed: false };
+        let mut wait = self.backoff.wait();
+        if matches!(self.phase, Phase::Watch { .. }) {
+            // Till now the fleet was in step.
+            wait += jitter(self.timing.reconnect_spread);
+        }
+        self.phase = Phase::Resume { at: now + wait, listed: false };
         self.down(error)
     }
 
@@ -195,12 +230,20 @@ impl StoreWatcher {
         self.down(error)
     }
 
+    /// The more there is to list, the longer the fleet takes over it.
+    fn relist_spread(&self) -> Duration {
+        let Timing { relist_spread, longest_relist_spread, .. } = self.timing;
+        let for_entries = Duration::from_millis(self.listed as u64);
+        (relist_spread + for_entries).min(longest_relist_spread.max(relist_spread))
+    }
+
     fn up(&mut self) -> Option<Signal> {
         (std::mem::replace(&mut self.link, Link::Up) != Link::Up).then_some(Signal::Up)
     }
 
     fn down(&mut self, error: StoreError) -> Option<Signal> {
-        (std::mem::replace(&mut self.link, Link::Down) != Link::Down).then_some(Signal::Down(error))
+        let link = Link::Down { denied: matches!(error, StoreError::Denied(_)) };
+        (std::mem::replace(&mut self.link, link) != link).then_some(Signal::Down(error))
     }
 }
 
@@ -217,12 +260,12 @@ fn silent(what: &'static str) -> StoreError {
     StoreError::Unavailable(what.into())
 }
 
-/// The live keys that were written last, with the revisions that wrote them.
+/// The live keys that were written last, with what wrote them.
 ///
 /// They prove a history: a store that was restored from a backup still has its old keys, but not
 /// the latest. A few, so that a deletion does not leave us without.
 #[derive(Default)]
-struct Anchors(VecDeque<(Key, Revision)>);
+struct Anchors(VecDeque<(Key, Stamp)>);
 
 impl Anchors {
     const KEPT: usize = 16;
@@ -235,7 +278,7 @@ impl Anchors {
             entries.truncate(Self::KEPT);
         }
         entries.sort_unstable_by_key(newest_first);
-        Self(entries.into_iter().map(|entry| (entry.key.clone(), entry.mod_revision)).collect())
+        Self(entries.into_iter().map(|entry| (entry.key.clone(), entry.stamp())).collect())
     }
 
     fn follow(&mut self, changes: &[Change]) {
@@ -247,12 +290,12 @@ impl Anchors {
             self.0.retain(|(anchor, _)| anchor != key);
             if let Change::Put(entry) = change {
                 self.0.truncate(Self::KEPT - 1);
-                self.0.push_front((entry.key.clone(), entry.mod_revision));
+                self.0.push_front((entry.key.clone(), entry.stamp()));
             }
         }
     }
 
-    fn newest(&self) -> Option<(Key, Revision)> {
+    fn newest(&self) -> Option<(Key, Stamp)> {
         self.0.front().cloned()
     }
 
@@ -286,7 +329,7 @@ mod tests {
     }
 
     fn entry(key: &str, revision: u64) -> Entry {
-        Entry { key: key.into(), value: "v".into(), mod_revision: Revision(revision) }
+        Entry { key: key.into(), value: "v".into(), mod_revision: Revision(revision), lease: None }
     }
 
     fn list(revision: u64, keys: &[(&str, u64)]) -> Step {
@@ -369,15 +412,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_burst_of_errors_is_said_once_and_tried_again_at_least_every_second() {
         let refused = || Step::List(Err(down()));
-        let mut watcher = scripted(
-            (0..20)
-                .map(|_| refused())
-                .chain([list(3, &[]), Step::Watch(3, Ok((vec![], End::Silent)))]),
-        );
+        let mut watcher = scripted((0..20).map(|_| refused()).chain([
+            list(3, &[]),
+            Step::Watch(3, Ok((vec![], End::Silent))),
+            list(3, &[]),
+        ]));
         let start = Instant::now();
         assert_eq!(signals(&mut watcher, 3).await, [UNAVAILABLE, "list@3", "up"]);
         assert!(start.elapsed() <= Duration::from_secs(20));
         assert!(start.elapsed() >= Duration::from_secs(5), "tried without waiting");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_comes_back_and_denies_access_is_told_apart_from_one_that_is_away() {
+        let away = || Step::List(Err(down()));
+        let denied = || Step::List(Err(StoreError::Denied("no role".into())));
+        let mut watcher = scripted([away(), away(), denied(), denied(), away(), list(3, &[])]);
+        let denied = "down: the store denied access";
+        assert_eq!(signals(&mut watcher, 4).await, [UNAVAILABLE, denied, UNAVAILABLE, "list@3"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -469,11 +521,24 @@ mod tests {
             Step::Watch(5, Ok((vec![emptied], End::Ends))),
             list(6, &[]),
             Step::Watch(6, Ok((vec![], End::Silent))),
+            list(6, &[]),
         ]);
         assert_eq!(
             signals(&mut watcher, 6).await,
             ["list@5", "up", "batch@6", UNAVAILABLE, "list@6", "up"]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_was_replaced_right_after_an_empty_list_hides_nothing() {
+        let mut watcher = scripted([
+            list(5, &[]),
+            // Another store, which has passed revision 5.
+            Step::Watch(5, Ok((vec![], End::Silent))),
+            list(7, &[("models/a", 3)]),
+            Step::Watch(7, Ok((vec![put("models/b", 8)], End::Silent))),
+        ]);
+        assert_eq!(signals(&mut watcher, 4).await, ["list@5", "list@7", "up", "batch@8"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -513,13 +578,14 @@ mod tests {
 
     #[test]
     fn the_anchor_is_the_live_key_that_was_written_last() {
+        let stamp = |revision| Stamp { revision: Revision(revision), lease: None };
         let entries = (1..=40).map(|n| entry(&format!("models/{n}"), 100 - n)).collect();
         let mut anchors = Anchors::of(&Snapshot { revision: Revision(100), entries });
-        assert_eq!(anchors.newest(), Some(("models/1".into(), Revision(99))));
+        assert_eq!(anchors.newest(), Some(("models/1".into(), stamp(99))));
         anchors.follow(&[Change::Delete("models/1".into())]);
-        assert_eq!(anchors.newest(), Some(("models/2".into(), Revision(98))));
+        assert_eq!(anchors.newest(), Some(("models/2".into(), stamp(98))));
         anchors.follow(&[Change::Put(entry("models/30", 101))]);
-        assert_eq!(anchors.newest(), Some(("models/30".into(), Revision(101))));
+        assert_eq!(anchors.newest(), Some(("models/30".into(), stamp(101))));
         for n in 1..=40 {
             anchors.follow(&[Change::Delete(format!("models/{n}").into())]);
         }

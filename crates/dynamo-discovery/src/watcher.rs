@@ -7,12 +7,12 @@ use std::sync::Arc;
 use dynamo_namespace::{InvalidNamespace, NamespaceScope};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::catalog::{Applied, Catalog, Gone, ModelUpdate, Refused, StoreEvent};
 use crate::instance::Instance;
 use crate::model_key::{MODEL_ROOT_PATH, narrow_range};
-use crate::store::{Key, KeyRange, Revision, WatchStore};
+use crate::store::{Key, KeyRange, Revision, StoreError, WatchStore};
 use crate::store_watcher::{Signal, StoreWatcher, Timing};
 
 /// What a watcher tells.
@@ -25,6 +25,8 @@ pub enum DiscoveryEvent {
     Connected,
     /// It does not, and is being tried again. What was known stands.
     Disconnected,
+    /// The same, and the store is there: it does not let us read.
+    Denied,
 }
 
 /// Everything that one answer of the store changed.
@@ -37,6 +39,8 @@ pub struct DiscoveryBatch {
     pub resync: bool,
     /// The changes, in order.
     pub updates: Vec<ModelUpdate>,
+    /// Keys that were not live and were put draining or refused.
+    pub unserved: Vec<Key>,
     /// How many entries were refused.
     pub refused: usize,
     /// How many entries were out of scope.
@@ -164,6 +168,7 @@ pub struct ModelWatcher {
     catalog: Catalog,
     target_namespace: NamespaceScope,
     prefix: String,
+    needs: Needs,
     begun: bool,
     told: Told,
 }
@@ -189,7 +194,13 @@ impl ModelWatcher {
     /// [`WatcherError::NothingToNarrow`].
     pub fn new(config: WatcherConfig) -> Result<Self, WatcherError> {
         let range = config.range()?;
+        let needs = Needs {
+            range: range.clone(),
+            narrower: narrow_range(&config.network_prefix, &config.target_namespace)
+                .filter(|narrow| *narrow != range),
+        };
         Ok(Self {
+            needs,
             store: StoreWatcher::new(config.store, range, config.timing),
             catalog: Catalog::new(config.network_prefix.clone(), config.target_namespace.clone()),
             target_namespace: config.target_namespace,
@@ -209,14 +220,16 @@ impl ModelWatcher {
             Signal::Batch { revision, changes } => (revision, StoreEvent::Batch(changes)),
             Signal::Up => {
                 info!("connected to the store");
+                self.told.outages.clear();
                 return DiscoveryEvent::Connected;
             }
             Signal::Down(error) => {
-                warn!(
-                    error = %Chain(&error),
-                    "store unavailable, retrying; what is known stays in service"
-                );
-                return DiscoveryEvent::Disconnected;
+                let event = match error {
+                    StoreError::Denied(_) => DiscoveryEvent::Denied,
+                    _ => DiscoveryEvent::Disconnected,
+                };
+                self.told.outage(&event, &error, &self.needs);
+                return event;
             }
         };
         let resync = matches!(event, StoreEvent::Resync(_));
@@ -226,6 +239,7 @@ impl ModelWatcher {
             revision,
             resync,
             updates: applied.updates,
+            unserved: applied.unserved,
             refused: applied.refused.len(),
             out_of_scope: applied.out_of_scope,
         })
@@ -272,10 +286,35 @@ pub async fn run_watcher(
     }
 }
 
+/// What a watcher must be allowed to read.
+struct Needs {
+    range: KeyRange,
+    /// What would do with [`WatchScope::Key`].
+    narrower: Option<KeyRange>,
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { range, narrower } = self;
+        write!(f, "read permission for the keys from {} to {}", range.start(), range.end())?;
+        match narrower {
+            Some(narrow) => write!(
+                f,
+                "; with the watch scope `key` only from {} to {}",
+                narrow.start(),
+                narrow.end()
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What was logged, so that nothing is logged twice and a flood stays short.
 #[derive(Default)]
 struct Told {
     refused: HashSet<Key>,
+    /// Of this outage.
+    outages: Vec<DiscoveryEvent>,
 }
 
 impl Told {
@@ -283,6 +322,23 @@ impl Told {
     const REMEMBERED: usize = 1024;
     /// How many changes of one batch are told at info level.
     const CHANGES: usize = 16;
+
+    fn outage(&mut self, event: &DiscoveryEvent, error: &StoreError, needs: &Needs) {
+        if self.outages.contains(event) {
+            return;
+        }
+        self.outages.push(event.clone());
+        let error = Chain(error);
+        if *event == DiscoveryEvent::Denied {
+            error!(
+                %error,
+                %needs,
+                "the store denies access, retrying; what is known stays in service"
+            );
+        } else {
+            warn!(%error, "store unavailable, retrying; what is known stays in service");
+        }
+    }
 
     fn tell(&mut self, applied: &Applied, revision: Revision, resync: bool) {
         if resync {

@@ -52,6 +52,10 @@ impl FromStr for WorkerUrl {
         if text.len() > Self::MAX_LEN {
             return Err(InvalidUrl::TooLong);
         }
+        // `Uri` lets more through in a path, such as control characters beyond ASCII; a log shows it.
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidUrl::Malformed);
+        }
         // `Uri` drops a fragment without a word.
         if text.contains('#') {
             return Err(InvalidUrl::QueryOrFragment);
@@ -191,6 +195,9 @@ mod tests {
             ("http://host:99999", InvalidUrl::Malformed),
             ("http://a b", InvalidUrl::Malformed),
             ("http://host/\r\nX: y", InvalidUrl::Malformed),
+            ("http://host/\u{97}", InvalidUrl::Malformed),
+            ("http://host/\u{202e}gnp", InvalidUrl::Malformed),
+            ("http://host/\u{e9}", InvalidUrl::Malformed),
             ("http://u@host", InvalidUrl::UserInfo),
             ("http://u:p@169.254.169.254", InvalidUrl::UserInfo),
             ("http://host?q", InvalidUrl::QueryOrFragment),

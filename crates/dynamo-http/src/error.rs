@@ -1,6 +1,7 @@
 //! The errors that we answer ourselves, in the shapes that clients understand.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -27,10 +28,9 @@ pub struct ApiError {
     param: Option<&'static str>,
     message: Cow<'static, str>,
     shape: ErrorShape,
+    /// How long a client should wait before it asks again, in seconds.
+    retry_after: u32,
 }
-
-/// How long a client should wait before it asks again, in seconds.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 impl ApiError {
     /// An error with a status and a message.
@@ -41,6 +41,7 @@ impl ApiError {
             param: None,
             message: message.into(),
             shape: ErrorShape::default(),
+            retry_after: 1,
         }
     }
 
@@ -54,6 +55,14 @@ impl ApiError {
     #[must_use]
     pub fn with_param(self, param: &'static str) -> Self {
         Self { param: Some(param), ..self }
+    }
+
+    /// The same with another `Retry-After`, in whole seconds, at least one. Only 503 and 429 have
+    /// that header; it is 1 unless it is set.
+    #[must_use]
+    pub fn with_retry_after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+        Self { retry_after: u32::try_from(seconds).unwrap_or(u32::MAX).max(1), ..self }
     }
 
     /// The same for other clients.
@@ -147,8 +156,14 @@ impl IntoResponse for ApiError {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
+            }
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
         }
         response
     }
@@ -194,5 +209,16 @@ mod tests {
             let response = error.into_response();
             assert_eq!(response.headers().contains_key(header::RETRY_AFTER), expected, "{status}");
         }
+        let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "m");
+        for (wait, expected) in [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.1, "2"), (60.0, "60")] {
+            let error = error.clone().with_retry_after(Duration::from_secs_f64(wait));
+            assert_eq!(error.into_response().headers()[header::RETRY_AFTER], expected);
+        }
+    }
+
+    #[test]
+    fn every_401_says_what_kind_of_key_is_wanted() {
+        let response = ApiError::new(StatusCode::UNAUTHORIZED, "m").into_response();
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
     }
 }

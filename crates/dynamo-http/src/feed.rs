@@ -7,9 +7,16 @@ use std::time::Instant;
 
 use dynamo_discovery::{DiscoveryEvent, Revision};
 use futures_util::stream::{BoxStream, SelectAll, StreamExt as _};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::info;
 
-use crate::switchboard::SwitchboardWriter;
+#[cfg(feature = "proxy")]
+use crate::frontend::FrontendConfig;
+#[cfg(feature = "proxy")]
+use crate::hold::Hold;
+use crate::hold::Keeper;
+use crate::scopes::{Asked, Scopes};
+use crate::switchboard::{RouteChange, SwitchboardWriter};
 
 /// Where models are discovered.
 pub struct Source {
@@ -37,6 +44,7 @@ impl fmt::Debug for Source {
 #[derive(Clone, Debug, Default)]
 pub struct DiscoveryStatus {
     sources: Arc<[SourceStatus]>,
+    held: Arc<AtomicU64>,
 }
 
 impl DiscoveryStatus {
@@ -44,6 +52,12 @@ impl DiscoveryStatus {
     #[must_use]
     pub fn sources(&self) -> &[SourceStatus] {
         &self.sources
+    }
+
+    /// How many instances were held since the start, each time counted.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
     }
 }
 
@@ -55,6 +69,7 @@ pub struct SourceStatus {
     synced: AtomicBool,
     /// Milliseconds after `began` since when it is disconnected; `CONNECTED` when it is not.
     disconnected: AtomicU64,
+    denied: AtomicBool,
     revision: AtomicU64,
     resyncs: AtomicU64,
     refused: AtomicU64,
@@ -70,6 +85,7 @@ impl SourceStatus {
             began: Instant::now(),
             synced: AtomicBool::new(false),
             disconnected: AtomicU64::new(0),
+            denied: AtomicBool::new(false),
             revision: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -93,6 +109,12 @@ impl SourceStatus {
     #[must_use]
     pub fn connected(&self) -> bool {
         self.disconnected.load(Ordering::Relaxed) == CONNECTED
+    }
+
+    /// Whether it is there and does not let us read.
+    #[must_use]
+    pub fn denied(&self) -> bool {
+        self.denied.load(Ordering::Relaxed)
     }
 
     /// For how many seconds what we know may be stale; 0 while connected.
@@ -128,6 +150,18 @@ impl SourceStatus {
         self.out_of_scope.load(Ordering::Relaxed)
     }
 
+    fn note_away(&self, denied: bool) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(CONNECTED - 1);
+        // Only the first of an outage tells since when.
+        let _ = self.disconnected.compare_exchange(
+            CONNECTED,
+            now,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        self.denied.store(denied, Ordering::Relaxed);
+    }
+
     /// Notes what an event says of the source.
     fn note(&self, event: &DiscoveryEvent) {
         match event {
@@ -139,11 +173,12 @@ impl SourceStatus {
                     self.resyncs.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            DiscoveryEvent::Connected => self.disconnected.store(CONNECTED, Ordering::Relaxed),
-            DiscoveryEvent::Disconnected => {
-                let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(CONNECTED - 1);
-                self.disconnected.store(now, Ordering::Relaxed);
+            DiscoveryEvent::Connected => {
+                self.disconnected.store(CONNECTED, Ordering::Relaxed);
+                self.denied.store(false, Ordering::Relaxed);
             }
+            DiscoveryEvent::Disconnected => self.note_away(false),
+            DiscoveryEvent::Denied => self.note_away(true),
             _ => {}
         }
     }
@@ -157,6 +192,9 @@ pub struct Feed {
     writer: SwitchboardWriter,
     status: DiscoveryStatus,
     events: SelectAll<BoxStream<'static, (usize, DiscoveryEvent)>>,
+    scopes: Scopes,
+    asked: UnboundedReceiver<Asked>,
+    keeper: Option<Keeper>,
 }
 
 impl Feed {
@@ -168,7 +206,22 @@ impl Feed {
             statuses.push(SourceStatus::new(source.name));
             events.push(source.events.map(move |event| (index, event)).boxed());
         }
-        Self { writer, status: DiscoveryStatus { sources: statuses.into() }, events }
+        let (scopes, asked) = Scopes::new();
+        let status = DiscoveryStatus { sources: statuses.into(), held: Arc::default() };
+        Self { writer, status, events, scopes, asked, keeper: None }
+    }
+
+    /// The same feed, which holds instances that vanish while their servers answer.
+    ///
+    /// Servers are asked as the front door with this configuration asks them. Without this, and
+    /// with a time of zero, what vanishes goes at once.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn with_hold(mut self, hold: Hold, config: &FrontendConfig) -> Self {
+        let ask = Box::new(crate::hold::Prober::new(config));
+        self.keeper =
+            (!hold.longest.is_zero()).then(|| Keeper::new(hold, ask, self.status.held.clone()));
+        self
     }
 
     /// How the sources fare.
@@ -177,19 +230,46 @@ impl Feed {
         self.status.clone()
     }
 
+    /// Opens views for further scopes, also while the feed runs.
+    #[must_use]
+    pub fn scopes(&self) -> Scopes {
+        self.scopes.clone()
+    }
+
     /// Feeds until the last source ends, which a watcher never does.
     pub async fn run(self) {
         /// How many events one publication takes at most.
         const AT_ONCE: usize = 1024;
 
-        let Self { mut writer, status, events } = self;
+        let Self { mut writer, status, events, scopes: _, mut asked, mut keeper } = self;
         let mut ready = false;
         let mut events = events.ready_chunks(AT_ONCE);
-        while let Some(chunk) = events.next().await {
+        loop {
+            let chunk = tokio::select! {
+                chunk = events.next() => match chunk {
+                    Some(chunk) => chunk,
+                    None => return,
+                },
+                Some(Asked { scopes, opened }) = asked.recv() => {
+                    let views = scopes.iter().map(|scope| writer.open(scope)).collect();
+                    log(&writer.publish());
+                    // Who asked may have gone; the views are then closed again.
+                    let _ = opened.send(views);
+                    continue;
+                }
+                keeper = wait(&mut keeper) => {
+                    keeper.work(&mut writer);
+                    log(&writer.publish());
+                    continue;
+                }
+            };
             for (source, event) in &chunk {
                 status.sources[*source].note(event);
                 if let DiscoveryEvent::Batch(batch) = event {
-                    writer.stage(&batch.updates);
+                    match &mut keeper {
+                        Some(keeper) => keeper.stage(batch, &mut writer),
+                        None => writer.stage(&batch.updates),
+                    }
                 }
             }
             if !ready && status.sources.iter().all(SourceStatus::synced) {
@@ -197,12 +277,27 @@ impl Feed {
                 writer.stage_ready();
                 info!("discovery is ready");
             }
-            for change in writer.publish() {
-                let path = change.route.path();
-                let what = if change.open { "route opened" } else { "route closed" };
-                info!(path, scope = %change.scope, "{what}");
-            }
+            log(&writer.publish());
         }
+    }
+}
+
+/// Waits until the keeper, if there is one, has something to do.
+async fn wait(keeper: &mut Option<Keeper>) -> &mut Keeper {
+    match keeper {
+        Some(keeper) => {
+            keeper.wait().await;
+            keeper
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn log(changes: &[RouteChange]) {
+    for change in changes {
+        let path = change.route.path();
+        let what = if change.open { "route opened" } else { "route closed" };
+        info!(path, scope = %change.scope, "{what}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The front door: every route of it, in one router.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,14 +10,21 @@ use axum::Router;
 use axum::extract::Request;
 use axum::routing::{get, post};
 use dynamo_namespace::NamespaceScope;
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
+use tower_layer::Layer as _;
 
+use crate::access::{ApiKeys, RequireKey};
 use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
-use crate::proxy::{MAX_IDLE, Proxy};
+use crate::network::Network;
+use crate::proxy::metrics::Reader;
+use crate::proxy::{Proxy, RouterMode};
 use crate::route::Route;
 use crate::switchboard::Switchboard;
 use crate::system;
+#[cfg(feature = "tls")]
+use crate::tls::WorkerTls;
+use crate::worker_key::WorkerKey;
 
 /// Limits and time-outs of a frontend.
 #[derive(Clone, Debug)]
@@ -34,6 +42,38 @@ pub struct FrontendConfig {
     pub first_byte_timeout: Duration,
     /// How long a worker may send nothing in the middle of an answer. Default 300 s.
     pub idle_stream_timeout: Duration,
+    /// What workers get in place of the client's `Authorization`. Default none.
+    pub worker_key: WorkerKey,
+    /// Where workers may be, judged by the address that a name resolves to. Default none, which is
+    /// anywhere; what is link-local is always refused.
+    pub worker_networks: Vec<Network>,
+    /// How a worker is chosen for a request. Default round robin.
+    pub router_mode: RouterMode,
+    /// The header that names a session, for [`RouterMode::Affinity`]. Default `x-session-id`.
+    pub affinity_header: HeaderName,
+    /// How many requests one worker may have in flight. Default none: engines queue by themselves.
+    pub worker_concurrency: Option<NonZeroUsize>,
+    /// How many requests may wait for one model while all its workers have as many as they may;
+    /// above, 429. Default 256.
+    pub queue_depth: usize,
+    /// How long a request may wait so; then 503. Default 30 s.
+    pub queue_timeout: Duration,
+    /// What share of the requests of the last seconds may be sent to a worker a second time, in
+    /// percent, beside ten a second. One that could not be sent at all is none of them. Default 20.
+    pub retry_budget: u8,
+    /// Below this share of a model's workers in rotation, in percent, those whose answers fail are
+    /// used as well. Default 50.
+    pub panic_threshold: u8,
+    /// How long a worker that sends nothing is left alone between two probes of its `/health`.
+    /// None: workers are not probed, and one is out of rotation only when its answers fail.
+    /// Default 2 s.
+    pub probe_interval: Option<Duration>,
+    /// Which authorities are trusted for `https` workers. Default those of the machine.
+    #[cfg(feature = "tls")]
+    pub worker_tls: WorkerTls,
+    /// The keys that clients need. Default none: whoever reaches the port may use every model in
+    /// the frontend's scope.
+    pub api_keys: Option<ApiKeys>,
 }
 
 impl Default for FrontendConfig {
@@ -45,6 +85,19 @@ impl Default for FrontendConfig {
             connect_timeout: Duration::from_secs(2),
             first_byte_timeout: Duration::from_secs(600),
             idle_stream_timeout: Duration::from_secs(300),
+            worker_key: WorkerKey::default(),
+            worker_networks: Vec::new(),
+            router_mode: RouterMode::default(),
+            affinity_header: HeaderName::from_static("x-session-id"),
+            worker_concurrency: None,
+            queue_depth: 256,
+            queue_timeout: Duration::from_secs(30),
+            retry_budget: 20,
+            panic_threshold: 50,
+            probe_interval: Some(Duration::from_secs(2)),
+            #[cfg(feature = "tls")]
+            worker_tls: WorkerTls::default(),
+            api_keys: None,
         }
     }
 }
@@ -60,7 +113,7 @@ impl Default for FrontendConfig {
 /// let scope = NamespaceScope::from_target(Some("team-a"))?;
 /// let (switchboard, writer) = Switchboard::new([scope.clone()]);
 /// let feed = Feed::new(writer, []); // Its sources, such as a `ModelWatcher`'s stream.
-/// let frontend = Frontend::new(switchboard, scope, feed.status(), &FrontendConfig::default());
+/// let frontend = Frontend::new(&switchboard, &scope, feed.status(), &FrontendConfig::default());
 /// tokio::spawn(feed.run());
 /// let router = frontend.router();
 /// # let _ = router;
@@ -76,6 +129,7 @@ pub(crate) struct Inner {
     pub(crate) proxy: Proxy,
     pub(crate) discovery: DiscoveryStatus,
     pub(crate) draining: AtomicBool,
+    pub(crate) keys: Option<ApiKeys>,
 }
 
 impl Frontend {
@@ -83,42 +137,55 @@ impl Frontend {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime: connections to workers that are idle for too long are closed by
-    /// a task, which ends with the frontend.
+    /// Outside of a tokio runtime: a task probes workers and closes idle connections to them. It
+    /// ends with the frontend.
     #[must_use]
     pub fn new(
-        switchboard: Switchboard,
-        scope: NamespaceScope,
+        switchboard: &Switchboard,
+        scope: &NamespaceScope,
         discovery: DiscoveryStatus,
         config: &FrontendConfig,
     ) -> Self {
-        let proxy = Proxy::new(switchboard, scope, config);
-        let inner = Arc::new(Inner { proxy, discovery, draining: AtomicBool::new(false) });
-        let upkeep = Arc::downgrade(&inner);
-        tokio::spawn(async move {
-            let mut tick = tokio::time::interval(MAX_IDLE / 4);
-            loop {
-                tick.tick().await;
-                match upkeep.upgrade() {
-                    Some(inner) => inner.proxy.sweep(),
-                    None => return,
-                }
-            }
-        });
+        #[cfg(feature = "tls")]
+        config.worker_tls.reload_on_change();
+        let proxy = Proxy::new(switchboard.live_view(scope), config);
+        let keys = config.api_keys.clone();
+        let inner = Arc::new(Inner { proxy, discovery, draining: AtomicBool::new(false), keys });
+        tokio::spawn(inner.proxy.upkeep().run(Arc::downgrade(&inner)));
         Self { inner }
     }
 
-    /// The router: every proxied route, `/v1/models`, `/health`, `/live`, `/ready` and `/metrics`.
+    /// Everything behind one port: what [`client_router`](Self::client_router) has, `/health` and
+    /// `/metrics`.
     ///
-    /// Closed routes are part of it: they open and close under the same router.
+    /// These two tell nothing that moves with other namespaces. Where keys are required they are
+    /// left out, since they tell of all keys' models: [`admin_router`](Self::admin_router) has them.
     pub fn router(&self) -> Router {
-        let mut router = Router::new()
+        let reports = match self.inner.keys {
+            Some(_) => Router::new(),
+            None => reports(Reader::Client),
+        };
+        self.complete(self.client_routes().merge(reports), self.inner.keys.as_ref())
+    }
+
+    /// What clients need: every proxied route, `/v1/models`, `/live` and `/ready`.
+    ///
+    /// Closed routes are part of it: they open and close under the same router. Where keys are
+    /// required, everything but `/live` and `/ready` asks for one before it tells anything.
+    pub fn client_router(&self) -> Router {
+        self.complete(self.client_routes(), self.inner.keys.as_ref())
+    }
+
+    /// What operators need, for a port that clients do not reach: `/health` and `/metrics` with all
+    /// that they can tell, `/live` and `/ready`. It asks for no key.
+    pub fn admin_router(&self) -> Router {
+        self.complete(probes().merge(reports(Reader::Operator)), None)
+    }
+
+    fn client_routes(&self) -> Router<Arc<Inner>> {
+        let mut router = probes()
             .route("/v1/models", get(system::models))
-            .route("/v1/models/{*id}", get(system::model))
-            .route("/health", get(system::health))
-            .route("/live", get(system::live))
-            .route("/ready", get(system::ready))
-            .route("/metrics", get(system::metrics));
+            .route("/v1/models/{*id}", get(system::model));
         for route in Route::ALL {
             let inner = self.inner.clone();
             let serve = move |request: Request| {
@@ -128,9 +195,20 @@ impl Frontend {
             router = router.route(route.path(), post(serve));
         }
         router
+    }
+
+    fn complete(&self, router: Router<Arc<Inner>>, keys: Option<&ApiKeys>) -> Router {
+        let router = router
             .method_not_allowed_fallback(method_not_allowed)
             .fallback(not_found)
-            .with_state(self.inner.clone())
+            .with_state(self.inner.clone());
+        match keys {
+            // Around the router, which would add an `Allow` to what its own layers answer.
+            Some(keys) => {
+                Router::new().fallback_service(RequireKey::new(keys.clone()).layer(router))
+            }
+            None => router,
+        }
     }
 
     /// Begins to drain: `/ready` says 503 from now on, everything else goes on.
@@ -141,8 +219,20 @@ impl Frontend {
 
 impl fmt::Debug for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frontend").field("scope", &self.inner.proxy.scope).finish_non_exhaustive()
+        f.debug_struct("Frontend")
+            .field("scope", self.inner.proxy.all.scope())
+            .finish_non_exhaustive()
     }
+}
+
+fn probes() -> Router<Arc<Inner>> {
+    Router::new().route("/live", get(system::live)).route("/ready", get(system::ready))
+}
+
+fn reports(reader: Reader) -> Router<Arc<Inner>> {
+    Router::new()
+        .route("/health", get(move |inner| system::health(inner, reader)))
+        .route("/metrics", get(move |inner| system::metrics(inner, reader)))
 }
 
 async fn not_found() -> ApiError {

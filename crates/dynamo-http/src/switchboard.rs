@@ -3,15 +3,17 @@
 //! One writer, any number of readers that take no lock. A batch is published at once, at a cost
 //! that follows the change and not the size: views are persistent maps behind an atomic swap.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
-use dynamo_discovery::{Instance, Kinds, ModelUpdate, WorkerUrl};
+use dynamo_discovery::{Instance, Key, Kinds, ModelUpdate, WorkerUrl};
+#[cfg(feature = "proxy")]
+use dynamo_namespace::Namespace;
 use dynamo_namespace::NamespaceScope;
 
+use crate::live::LiveView;
 use crate::route::Route;
 use crate::upstream::Upstream;
 use crate::view::{Model, View, index};
@@ -19,16 +21,13 @@ use crate::view::{Model, View, index};
 /// The readers' side: cheap to clone, never blocks.
 #[derive(Clone)]
 pub struct Switchboard {
-    published: Arc<[Published]>,
-}
-
-struct Published {
-    scope: NamespaceScope,
-    view: ArcSwap<View>,
+    views: Arc<[LiveView]>,
 }
 
 impl Switchboard {
     /// A switchboard with a view for each scope, and the one writer to it.
+    ///
+    /// Views of further scopes are opened by [`SwitchboardWriter::open`].
     ///
     /// ```
     /// use dynamo_discovery::Kind;
@@ -41,18 +40,14 @@ impl Switchboard {
     /// # Ok::<(), dynamo_namespace::InvalidNamespace>(())
     /// ```
     pub fn new(scopes: impl IntoIterator<Item = NamespaceScope>) -> (Self, SwitchboardWriter) {
-        let views: Vec<View> = scopes.into_iter().map(View::empty).collect();
-        let published = views
-            .iter()
-            .map(|view| Published {
-                scope: view.scope.clone(),
-                view: ArcSwap::from_pointee(view.clone()),
-            })
-            .collect();
-        let switchboard = Self { published };
+        let staged: Vec<_> = scopes.into_iter().map(Staged::empty).collect();
+        let switchboard = Self { views: staged.iter().map(|staged| staged.live.clone()).collect() };
         let writer = SwitchboardWriter {
             switchboard: switchboard.clone(),
-            views,
+            staged,
+            instances: BTreeMap::new(),
+            held: BTreeSet::new(),
+            ready: false,
             upstreams: HashMap::new(),
             sweep_at: 64,
         };
@@ -64,18 +59,28 @@ impl Switchboard {
     /// A scope that the switchboard was not made with sees nothing.
     #[must_use]
     pub fn view(&self, scope: &NamespaceScope) -> Arc<View> {
-        match self.published.iter().find(|published| published.scope == *scope) {
-            Some(published) => published.view.load_full(),
+        match self.find(scope) {
+            Some(live) => live.load(),
             None => Arc::new(View::empty(scope.clone())),
         }
+    }
+
+    /// The view of this scope, for those who ask for it again and again.
+    ///
+    /// A scope that the switchboard was not made with sees nothing.
+    #[must_use]
+    pub fn live_view(&self, scope: &NamespaceScope) -> LiveView {
+        self.find(scope).cloned().unwrap_or_else(|| LiveView::empty(scope.clone()))
+    }
+
+    fn find(&self, scope: &NamespaceScope) -> Option<&LiveView> {
+        self.views.iter().find(|live| live.scope() == scope)
     }
 }
 
 impl fmt::Debug for Switchboard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.published.iter().map(|published| published.view.load_full()))
-            .finish()
+        f.debug_list().entries(&*self.views).finish()
     }
 }
 
@@ -92,13 +97,31 @@ pub struct RouteChange {
 
 /// The writer's side. There is one.
 pub struct SwitchboardWriter {
+    /// Holds the views that the switchboard was made with, so that they stay.
     switchboard: Switchboard,
-    /// The views to come; equal to the published ones but for what is staged.
-    views: Vec<View>,
+    staged: Vec<Staged>,
+    /// All that was told, whatever its scope: what a new view begins with.
+    instances: BTreeMap<Key, Arc<Instance>>,
+    /// Those of them that the store has lost.
+    held: BTreeSet<Key>,
+    ready: bool,
     /// Every server that a published model points at, so that it keeps its connections.
     upstreams: HashMap<WorkerUrl, Weak<Upstream>>,
     /// How many of them are kept before the dead are swept out.
     sweep_at: usize,
+}
+
+/// A view to come; equal to the published one but for what is staged.
+struct Staged {
+    live: LiveView,
+    view: View,
+    changed: bool,
+}
+
+impl Staged {
+    fn empty(scope: NamespaceScope) -> Self {
+        Self { view: View::empty(scope.clone()), live: LiveView::empty(scope), changed: false }
+    }
 }
 
 /// Applies one batch, publishes it at once, and says which routes changed.
@@ -113,26 +136,99 @@ pub fn update_http_endpoints(
 }
 
 impl SwitchboardWriter {
+    /// Opens the view of a scope, with all that is known of it; published with the next batch.
+    ///
+    /// A scope that has a view already shares it. The view stays for as long as someone holds it.
+    pub fn open(&mut self, scope: &NamespaceScope) -> LiveView {
+        if let Some(staged) = self.staged.iter().find(|staged| staged.live.scope() == scope) {
+            return staged.live.clone();
+        }
+        let mut staged = Staged::empty(scope.clone());
+        staged.view.ready = self.ready;
+        staged.changed = true;
+        let known: Vec<_> = self.instances.values().cloned().map(ModelUpdate::Added).collect();
+        stage(&mut staged.view, &mut self.upstreams, &known);
+        for key in self.held.iter().filter(|key| staged.view.instances.contains_key(*key)) {
+            staged.view.held.insert(key.clone());
+        }
+        let live = staged.live.clone();
+        self.staged.push(staged);
+        live
+    }
+
     /// Takes in updates without publishing them.
     pub fn stage(&mut self, updates: &[ModelUpdate]) {
-        let Self { views, upstreams, .. } = self;
-        for view in views {
-            stage(view, upstreams, updates);
+        for update in updates {
+            let key = match update {
+                ModelUpdate::Added(new) | ModelUpdate::Changed { new, .. } => {
+                    self.instances.insert(new.key().clone(), new.clone());
+                    new.key()
+                }
+                ModelUpdate::Removed(old, _) => {
+                    self.instances.remove(old.key());
+                    old.key()
+                }
+            };
+            self.held.remove(key);
         }
+        for Staged { view, changed, .. } in &mut self.staged {
+            *changed |= stage(view, &mut self.upstreams, updates);
+        }
+    }
+
+    /// Says that an instance serves though the store has lost it, until the next update of its key.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn stage_held(&mut self, instance: &Instance) {
+        let key = instance.key();
+        if !self.instances.contains_key(key) {
+            return;
+        }
+        self.held.insert(key.clone());
+        for Staged { view, changed, .. } in &mut self.staged {
+            if view.instances.contains_key(key) {
+                view.held.insert(key.clone());
+                *changed = true;
+            }
+        }
+    }
+
+    /// The server at a URL: the one that published models use, where there is one.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn server(&mut self, url: &WorkerUrl) -> Arc<Upstream> {
+        upstream(&mut self.upstreams, url)
+    }
+
+    /// The instances of a namespace that serve a model to anyone.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn instances_of(
+        &self,
+        namespace: &Namespace,
+        model: &str,
+    ) -> impl Iterator<Item = &Arc<Instance>> {
+        let view = self.staged.iter().find(|staged| staged.view.scope.contains(namespace));
+        let model = view.and_then(|staged| staged.view.models.get(model));
+        let instances = model.map_or([].as_slice(), |model| model.instances());
+        instances.iter().filter(move |one| one.entry().endpoint().namespace() == namespace)
     }
 
     /// Says that every source has told once what there is; published with the next batch.
     pub fn stage_ready(&mut self) {
-        for view in &mut self.views {
-            view.ready = true;
+        self.ready = true;
+        for staged in &mut self.staged {
+            staged.view.ready = true;
+            staged.changed = true;
         }
     }
 
     /// Publishes what was staged and says which routes changed.
     pub fn publish(&mut self) -> Vec<RouteChange> {
+        self.staged.retain(|staged| staged.live.is_held());
         let mut changes = Vec::new();
-        for (view, published) in self.views.iter().zip(&*self.switchboard.published) {
-            let before = published.view.swap(Arc::new(view.clone())).open_kinds();
+        for Staged { live, view, changed } in &mut self.staged {
+            if !std::mem::take(changed) {
+                continue;
+            }
+            let before = live.publish(Arc::new(view.clone())).open_kinds();
             let now = view.open_kinds();
             for (kinds, open) in [(now.difference(before), true), (before.difference(now), false)] {
                 changes.extend(Route::of(kinds).map(|route| RouteChange {
@@ -152,16 +248,21 @@ impl SwitchboardWriter {
 
 impl fmt::Debug for SwitchboardWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SwitchboardWriter").field("views", &self.views).finish_non_exhaustive()
+        f.debug_struct("SwitchboardWriter")
+            .field("switchboard", &self.switchboard)
+            .field("views", &self.staged.len())
+            .finish_non_exhaustive()
     }
 }
 
-/// Takes updates into one view. Each model that they touch is built anew, once.
+/// Takes updates into one view, and says whether any of them is in its scope. Each model that they
+/// touch is built anew, once.
 fn stage(
     view: &mut View,
     upstreams: &mut HashMap<WorkerUrl, Weak<Upstream>>,
     updates: &[ModelUpdate],
-) {
+) -> bool {
+    let mut changed = false;
     let mut touched: BTreeMap<Arc<str>, Vec<Arc<Instance>>> = BTreeMap::new();
     for update in updates {
         let (old, new) = match update {
@@ -169,10 +270,14 @@ fn stage(
             ModelUpdate::Changed { old, new } => (Some(old), Some(new)),
             ModelUpdate::Removed(old, _) => (Some(old), None),
         };
+        if let Some(either) = old.or(new).filter(|_| !view.held.is_empty()) {
+            view.held.remove(either.key());
+        }
         let of_scope = |instance: &&Arc<Instance>| {
             view.scope.contains(instance.entry().endpoint().namespace())
         };
         let (old, new) = (old.filter(of_scope), new.filter(of_scope));
+        changed |= old.or(new).is_some();
         if let Some(old) = old {
             view.instances.remove(old.key());
             let instances = instances_of(&view.models, &mut touched, old.model());
@@ -210,6 +315,7 @@ fn stage(
             None => view.models.remove(&name),
         };
     }
+    changed
 }
 
 /// The kinds of an instance for which there is a route.
@@ -250,7 +356,7 @@ fn unix_now() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use dynamo_discovery::{Gone, Key, Kind, ModelEntry};
+    use dynamo_discovery::{Gone, Kind, ModelEntry};
     use proptest::prelude::*;
 
     use super::*;
@@ -368,6 +474,58 @@ mod tests {
         // Whoever comes later does not change when the model was created.
         update_http_endpoints(&mut writer, &[added(&with(3, 100))]);
         assert_eq!(model(&switchboard).created(), 200);
+    }
+
+    #[test]
+    fn a_view_that_is_opened_later_begins_with_all_that_is_known_of_its_scope() {
+        let scope = |name: &str| NamespaceScope::Only(name.parse().unwrap());
+        let (_switchboard, mut writer) = Switchboard::new([]);
+        update_http_endpoints(
+            &mut writer,
+            &[added(&instance("a", 1, "m", "Chat")), added(&instance("b", 2, "n", "Chat"))],
+        );
+        writer.stage_ready();
+
+        let a = writer.open(&scope("a"));
+        assert!(!a.load().is_open(Kind::Chat), "not before it is published");
+        assert_eq!(changes(&writer.publish()), CHAT.map(|route| (route, true)));
+        let view = a.load();
+        let names: Vec<_> = view.models().map(|model| model.name()).collect();
+        assert_eq!((names, view.instances().count(), view.is_ready()), (vec!["m"], 1, true));
+
+        // It follows from then on, and is one with all others of its scope.
+        update_http_endpoints(&mut writer, &[removed(&instance("a", 1, "m", "Chat"))]);
+        assert!(!a.load().is_open(Kind::Chat));
+        let again = writer.open(&scope("a"));
+        update_http_endpoints(&mut writer, &[added(&instance("a", 3, "o", "Chat"))]);
+        assert!(Arc::ptr_eq(&a.load(), &again.load()));
+    }
+
+    #[test]
+    fn a_view_that_nobody_holds_is_closed_and_those_of_the_switchboard_stay() {
+        let scope = |name: &str| NamespaceScope::Only(name.parse().unwrap());
+        let (switchboard, mut writer) = Switchboard::new([scope("a")]);
+        let (b, c) = (writer.open(&scope("b")), writer.open(&scope("c")));
+        drop(c);
+        writer.publish();
+        assert_eq!(writer.staged.len(), 2);
+        drop(b);
+        writer.publish();
+        assert_eq!(writer.staged.len(), 1);
+        update_http_endpoints(&mut writer, &[added(&instance("a", 1, "m", "Chat"))]);
+        assert!(switchboard.live_view(&scope("a")).load().is_open(Kind::Chat));
+        assert!(!switchboard.live_view(&scope("b")).load().is_open(Kind::Chat));
+    }
+
+    #[test]
+    fn a_batch_publishes_only_the_views_that_it_changes() {
+        let scope = |name: &str| NamespaceScope::Only(name.parse().unwrap());
+        let (switchboard, mut writer) = Switchboard::new([scope("a"), scope("b")]);
+        let [a, b] = ["a", "b"].map(|name| switchboard.live_view(&scope(name)));
+        let (a_before, b_before) = (a.load(), b.load());
+        update_http_endpoints(&mut writer, &[added(&instance("a", 1, "m", "Chat"))]);
+        assert!(!Arc::ptr_eq(&a.load(), &a_before));
+        assert!(Arc::ptr_eq(&b.load(), &b_before));
     }
 
     proptest! {

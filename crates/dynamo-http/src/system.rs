@@ -1,6 +1,7 @@
 //! What a front door says about itself: its models, its health, its metrics.
 //!
-//! Everything here is written against a view, so it shows nothing of another scope.
+//! Everything here is written against a view, so it shows nothing of another scope: models against
+//! that of the caller, health and metrics against that of the frontend.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,15 +13,17 @@ use dynamo_discovery::{Instance, InstanceId};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::frontend::Inner;
 use crate::proxy::known;
+use crate::proxy::metrics::Reader;
 use crate::route::Route;
-use crate::view::Model;
+use crate::view::{Model, View};
 
 /// `GET /v1/models`, as in the OpenAI API reference.
-pub(crate) async fn models(State(inner): State<Arc<Inner>>) -> Json<Value> {
-    let view = inner.proxy.view();
+pub(crate) async fn models(State(inner): State<Arc<Inner>>, caller: Caller) -> Json<Value> {
+    let view = inner.proxy.view(&caller);
     let data: Vec<Value> = view.models().map(|model| describe(model)).collect();
     Json(json!({ "object": "list", "data": data }))
 }
@@ -28,9 +31,10 @@ pub(crate) async fn models(State(inner): State<Arc<Inner>>) -> Json<Value> {
 /// `GET /v1/models/{id}`; ids have slashes, plain or encoded.
 pub(crate) async fn model(
     State(inner): State<Arc<Inner>>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    known(&inner.proxy.view(), &id).map(|model| Json(describe(model)))
+    known(&inner.proxy.view(&caller), &id).map(|model| Json(describe(model)))
 }
 
 fn describe(model: &Model) -> Value {
@@ -47,27 +51,30 @@ fn describe(model: &Model) -> Value {
 }
 
 /// `GET /health`: always 200, in Dynamo's shape with our own fields beside it.
-pub(crate) async fn health(State(inner): State<Arc<Inner>>) -> Json<Value> {
-    let view = inner.proxy.view();
+pub(crate) async fn health(State(inner): State<Arc<Inner>>, reader: Reader) -> Json<Value> {
+    let view = inner.proxy.all.load();
     let draining = inner.draining.load(Ordering::Relaxed);
     let mut endpoints: Vec<String> =
         view.instances().map(|instance| instance.entry().endpoint().as_url()).collect();
     endpoints.sort_unstable();
     endpoints.dedup();
     let instances: Vec<Value> =
-        view.instances().map(|instance| describe_instance(instance)).collect();
+        view.instances().map(|instance| describe_instance(&view, instance)).collect();
     let sources: Vec<Value> = inner
         .discovery
         .sources()
         .iter()
         .map(|source| {
-            json!({
+            let mut value = json!({
                 "source": source.name(),
                 "connected": source.connected(),
                 "synced": source.synced(),
-                "revision": source.revision().0,
                 "stale_seconds": source.stale_seconds(),
-            })
+            });
+            if reader == Reader::Operator {
+                value["revision"] = source.revision().0.into();
+            }
+            value
         })
         .collect();
     let routes: Vec<&str> = Route::of(view.open_kinds()).map(Route::path).collect();
@@ -80,7 +87,7 @@ pub(crate) async fn health(State(inner): State<Arc<Inner>>) -> Json<Value> {
     }))
 }
 
-fn describe_instance(instance: &Instance) -> Value {
+fn describe_instance(view: &View, instance: &Instance) -> Value {
     let endpoint = instance.entry().endpoint();
     let mut value = json!({
         "namespace": endpoint.namespace().as_str(),
@@ -92,6 +99,12 @@ fn describe_instance(instance: &Instance) -> Value {
     });
     if instance.entry().url().is_none() {
         value["unroutable"] = true.into();
+    }
+    if view.is_held(instance) {
+        value["held"] = true.into();
+    }
+    if let Some(reason) = view.out_of_rotation(instance) {
+        value["out_of_rotation"] = reason.name().into();
     }
     value
 }
@@ -107,7 +120,7 @@ pub(crate) async fn live() -> Json<Value> {
 pub(crate) async fn ready(State(inner): State<Arc<Inner>>) -> Response {
     let (status, text) = if inner.draining.load(Ordering::Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
-    } else if inner.proxy.view().is_ready() {
+    } else if inner.proxy.all.load().is_ready() {
         (StatusCode::OK, "ready")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "starting")
@@ -116,7 +129,8 @@ pub(crate) async fn ready(State(inner): State<Arc<Inner>>) -> Response {
 }
 
 /// `GET /metrics`, in Prometheus' text format.
-pub(crate) async fn metrics(State(inner): State<Arc<Inner>>) -> Response {
-    let text = inner.proxy.metrics.render(&inner.proxy.view(), &inner.discovery);
+pub(crate) async fn metrics(State(inner): State<Arc<Inner>>, reader: Reader) -> Response {
+    let Inner { proxy, discovery, keys, .. } = &*inner;
+    let text = proxy.metrics.render(&proxy.all.load(), discovery, reader, keys.as_ref());
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }

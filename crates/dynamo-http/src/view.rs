@@ -9,6 +9,8 @@ use dynamo_namespace::NamespaceScope;
 use imbl::{OrdMap, OrdSet};
 
 use crate::error::ApiError;
+#[cfg(feature = "proxy")]
+use crate::proxy::rotation::Out;
 use crate::upstream::Upstream;
 
 /// All that a handler may see, at one moment.
@@ -22,6 +24,8 @@ pub struct View {
     pub(crate) models: OrdMap<Arc<str>, Arc<Model>>,
     pub(crate) by_kind: [OrdSet<Arc<str>>; Kind::ALL.len()],
     pub(crate) instances: OrdMap<Key, Arc<Instance>>,
+    /// Those of them that the store has lost, and that serve because their servers answer.
+    pub(crate) held: OrdSet<Key>,
 }
 
 impl View {
@@ -33,6 +37,7 @@ impl View {
             models: OrdMap::new(),
             by_kind: Default::default(),
             instances: OrdMap::new(),
+            held: OrdSet::new(),
         }
     }
 
@@ -82,6 +87,20 @@ impl View {
         self.instances.values()
     }
 
+    /// Whether an instance is held: the store has lost it, but its server answers.
+    #[must_use]
+    pub fn is_held(&self, instance: &Instance) -> bool {
+        self.held.contains(instance.key())
+    }
+
+    /// Why an instance's server is out of rotation, if it is.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Out> {
+        let url = instance.entry().url()?;
+        let targets = &self.models.get(instance.model())?.targets;
+        targets.iter().find(|target| target.upstream.url == *url)?.upstream.rotation.out()
+    }
+
     /// Lets a request for a route of this kind in, or says why not.
     ///
     /// # Errors
@@ -123,6 +142,9 @@ pub struct Model {
     instances: Box<[Arc<Instance>]>,
     targets: Box<[Target]>,
     next: Arc<AtomicUsize>,
+    /// How many requests wait for a place at one of its servers.
+    #[cfg(feature = "proxy")]
+    pub(crate) waiting: Arc<AtomicUsize>,
     #[cfg(feature = "proxy")]
     pub(crate) meter: Arc<crate::proxy::metrics::ModelMeter>,
 }
@@ -164,6 +186,8 @@ impl Model {
             instances: instances.into(),
             targets: targets.into(),
             next: before.map_or_else(Arc::default, |before| before.next.clone()),
+            #[cfg(feature = "proxy")]
+            waiting: before.map_or_else(Arc::default, |before| before.waiting.clone()),
             #[cfg(feature = "proxy")]
             meter: before.map_or_else(Arc::default, |before| before.meter.clone()),
             name,
@@ -215,25 +239,25 @@ impl Model {
     /// Where the model is served for a kind, each server once, beginning with the one whose turn it
     /// is: for those who bring their own proxy.
     pub fn urls(&self, kind: Kind) -> impl Iterator<Item = &WorkerUrl> {
-        self.upstreams(kind).map(|upstream| &upstream.url)
-    }
-
-    /// The servers of a kind, each once, beginning with the one whose turn it is.
-    pub(crate) fn upstreams(&self, kind: Kind) -> impl Iterator<Item = &Arc<Upstream>> {
-        let turn = match self.targets.len() {
-            0 | 1 => 0,
-            len => self.next.fetch_add(1, Ordering::Relaxed) % len,
-        };
+        let turn = self.turn().checked_rem(self.targets.len()).unwrap_or_default();
         let (before, from) = self.targets.split_at(turn);
         from.iter()
             .chain(before)
             .filter(move |target| target.kinds.contains(kind))
-            .map(|target| &target.upstream)
+            .map(|target| &target.upstream.url)
     }
 
-    /// Every server, for upkeep.
+    /// A number that is higher each time.
+    pub(crate) fn turn(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The servers of a kind, each once, always in the same order.
     #[cfg(feature = "proxy")]
-    pub(crate) fn all_upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.targets.iter().map(|target| &target.upstream)
+    pub(crate) fn upstreams(&self, kind: Kind) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.targets
+            .iter()
+            .filter(move |target| target.kinds.contains(kind))
+            .map(|target| &target.upstream)
     }
 }

@@ -117,6 +117,18 @@ async fn a_model_of_another_namespace_is_as_unknown_as_one_of_none() {
 }
 
 #[tokio::test]
+async fn on_the_clients_port_nothing_moves_with_other_namespaces() {
+    let mut door = Door::open("a").await;
+    let pages = async |door: &Door| {
+        (door.get("/health").await.json(), door.get("/metrics").await.body().to_owned())
+    };
+    let before = pages(&door).await;
+    door.add(&instance("b", "theirs", "Chat", None));
+    assert_eq!(pages(&door).await, before);
+    assert!(!before.1.contains("discovery_revision") && !before.1.contains("out_of_scope"));
+}
+
+#[tokio::test]
 async fn a_model_that_does_not_serve_the_route_says_which_it_serves() {
     let mut door = Door::open("a").await;
     door.add(&instance("a", "chatty", "Chat", Some("http://127.0.0.1:9")));

@@ -50,11 +50,17 @@ async fn discovery_is_ready_when_every_source_has_told_once_and_stays_so() {
 
     etcd.send(DiscoveryEvent::Connected).unwrap();
     etcd.send(DiscoveryEvent::Disconnected).unwrap();
+    etcd.send(DiscoveryEvent::Denied).unwrap();
     etcd.send(batch(vec![ModelUpdate::Added(instance("a", "n", "Chat", None))], true)).unwrap();
     until(&switchboard, |view| view.models().count() == 2).await;
     assert!(switchboard.view(&scope("a")).is_ready());
     let source = &status.sources()[0];
     assert_eq!((source.name(), source.connected(), source.resyncs()), ("etcd", false, 1));
+    assert!(source.denied());
+    etcd.send(DiscoveryEvent::Connected).unwrap();
+    etcd.send(batch(vec![ModelUpdate::Added(instance("a", "o", "Chat", None))], false)).unwrap();
+    until(&switchboard, |view| view.models().count() == 3).await;
+    assert!(source.connected() && !source.denied());
 }
 
 #[tokio::test]
@@ -88,6 +94,45 @@ async fn while_the_store_is_away_what_was_known_stands() {
     store.set_available(true);
     until(&switchboard, |view| !view.is_open(Kind::Chat)).await;
     assert!(switchboard.view(&scope("a")).is_ready());
+}
+
+#[tokio::test]
+async fn a_view_opens_while_the_feed_runs_and_follows_it() {
+    let (_switchboard, writer) = Switchboard::new([]);
+    let (events, source) = source("etcd");
+    let feed = Feed::new(writer, [source]);
+    let scopes = feed.scopes();
+    let feed = tokio::spawn(feed.run());
+    let add = |namespace: &str, model: &str| {
+        let added = ModelUpdate::Added(instance(namespace, model, "Chat", None));
+        events.send(batch(vec![added], true)).unwrap();
+    };
+    add("a", "m");
+    add("b", "n");
+    // Equal scopes share a view, whoever asks.
+    let views = soon(scopes.open(vec![scope("a"), scope("b"), scope("a")])).await.unwrap();
+    let [a, b, again] = &views[..] else { panic!("{views:?}") };
+    let names = |view: &dynamo_http::LiveView| -> Vec<String> {
+        view.load().models().map(|model| model.name().to_owned()).collect()
+    };
+    let until = async |view: &dynamo_http::LiveView, expected: &[&str]| {
+        soon(async {
+            while names(view) != expected {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    until(a, &["m"]).await;
+    until(b, &["n"]).await;
+    add("a", "o");
+    until(a, &["m", "o"]).await;
+    assert_eq!(names(again), ["m", "o"]);
+    assert_eq!(names(b), ["n"]);
+
+    drop(events);
+    soon(feed).await.unwrap();
+    assert!(scopes.open(vec![scope("a")]).await.is_err(), "the feed has ended");
 }
 
 #[tokio::test]

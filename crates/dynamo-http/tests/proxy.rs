@@ -121,6 +121,36 @@ async fn what_is_readable_together_leaves_together() {
 }
 
 #[tokio::test]
+async fn no_chunk_ever_waits_for_another() {
+    // The worker sends so many chunks in one piece, and no more before the client has all of them.
+    const GROUPS: [usize; 12] = [1, 1, 3, 1, 7, 2, 1, 64, 1, 1, 5, 1];
+    let go_on = Arc::new(Notify::new());
+    let mut script = vec![send(STREAM_HEAD)];
+    let mut groups = Vec::new();
+    for (number, size) in GROUPS.into_iter().enumerate() {
+        let events: Vec<_> = (0..size).map(|n| format!("data: {number}.{n}\n\n")).collect();
+        script.push(send(events.iter().map(|event| chunk(event)).collect::<String>()));
+        script.push(Act::Await(go_on.clone()));
+        groups.push(events);
+    }
+    script.push(send("0\r\n\r\n"));
+    let worker = Worker::start([script]).await;
+    let door = door(&worker).await;
+    let mut stream = door.begin(post(CHAT, &chat("m"))).await;
+    let mut seen = String::new();
+    let mut buffer = [0; 4096];
+    for group in groups {
+        while !group.iter().all(|event| seen.contains(event)) {
+            let n = soon(stream.read(&mut buffer)).await.unwrap();
+            assert!(n > 0, "{seen}");
+            seen.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+        }
+        go_on.notify_one();
+    }
+    assert!(soon(Answer::read(stream)).await.is_whole());
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_cancels_the_request_at_the_worker() {
     for script in [
         vec![send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))), Act::AwaitPeer],
@@ -131,8 +161,10 @@ async fn a_client_that_leaves_cancels_the_request_at_the_worker() {
         let door = door(&worker).await;
         let stream = door.begin(post(CHAT, &chat("m"))).await;
         worker.until_asked().await;
+        let left = std::time::Instant::now();
         drop(stream);
         soon(worker.closed.notified()).await;
+        println!("cancelled after {:?}", left.elapsed());
     }
 }
 

@@ -28,6 +28,13 @@ fn short() -> ServeOptions {
     options
 }
 
+/// Drains without a grace.
+fn at_once() -> ServeOptions {
+    let mut options = ServeOptions::default();
+    options.drain_grace = Duration::ZERO;
+    options
+}
+
 /// Reads until the server closes.
 async fn end(mut stream: TcpStream) -> String {
     let mut raw = Vec::new();
@@ -130,7 +137,7 @@ async fn a_drain_lets_streams_end_and_takes_no_new_connections() {
         send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n"))),
     ]])
     .await;
-    let mut door = door(ServeOptions::default()).await;
+    let mut door = door(at_once()).await;
     door.add(&worker.instance("a", "m"));
     let idle = TcpStream::connect(&door.address).await.unwrap();
     let stream = door.begin(post(CHAT, &chat("m"))).await;
@@ -148,7 +155,7 @@ async fn a_drain_lets_streams_end_and_takes_no_new_connections() {
 #[tokio::test]
 async fn a_drain_cuts_what_is_left_at_its_deadline() {
     let worker = Worker::start([vec![send(STREAM_HEAD), Act::AwaitPeer]]).await;
-    let mut options = ServeOptions::default();
+    let mut options = at_once();
     options.drain_timeout = Duration::from_millis(100);
     let mut door = door(options).await;
     door.add(&worker.instance("a", "m"));
@@ -158,4 +165,52 @@ async fn a_drain_cuts_what_is_left_at_its_deadline() {
     door.shut_down();
     assert!(!soon(&mut door.served).await.unwrap(), "a stream was left");
     assert!(begun.elapsed() >= Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn during_the_grace_all_is_served_and_clients_are_asked_to_connect_anew() {
+    let worker = Worker::start([whole("{}")]).await;
+    let mut options = ServeOptions::default();
+    options.drain_grace = Duration::from_secs(600);
+    let mut door = door(options).await;
+    door.add(&worker.instance("a", "m"));
+    let kept = post(CHAT, &chat("m")).replace("connection: close\r\n", "");
+    let mut before = TcpStream::connect(&door.address).await.unwrap();
+    let mut buffer = [0; 4096];
+    before.write_all(kept.as_bytes()).await.unwrap();
+    let n = soon(before.read(&mut buffer)).await.unwrap();
+    assert!(!String::from_utf8_lossy(&buffer[..n]).contains("connection: close"));
+
+    door.shut_down();
+    // A connection from before, and new ones: answered, and then closed.
+    soon(async {
+        loop {
+            let answer = door.ask(&kept).await;
+            assert_eq!(answer.status(), 200, "{}", answer.raw);
+            if answer.header("connection") == Some("close") {
+                break;
+            }
+        }
+    })
+    .await;
+    before.write_all(kept.as_bytes()).await.unwrap();
+    assert!(end(before).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_request_names_exactly_one_host() {
+    let worker = Worker::start([whole("{}")]).await;
+    let mut door = door(ServeOptions::default()).await;
+    door.add(&worker.instance("a", "m"));
+    let request = post(CHAT, &chat("m")).replace("connection: close\r\n", "");
+    for hosts in ["", "host: a\r\nhost: a\r\n", "host: a\r\nhost: b\r\n"] {
+        // The connection ends although the client would keep it.
+        let answer = door.ask(request.replace("host: d\r\n", hosts)).await;
+        assert_eq!(answer.status(), 400, "{hosts:?}: {}", answer.raw);
+        assert!(answer.json()["error"]["message"].as_str().unwrap().contains("Host"));
+    }
+    assert_eq!(worker.asked(), 0);
+    // HTTP/1.0 knew none.
+    let old = door.ask("GET /live HTTP/1.0\r\n\r\n").await;
+    assert_eq!(old.status(), 200);
 }

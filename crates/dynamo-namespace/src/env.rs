@@ -15,8 +15,16 @@ pub const NAMESPACE_WORKER_SUFFIX: &str = "DYN_NAMESPACE_WORKER_SUFFIX";
 pub const HTTP_HOST: &str = "DYN_HTTP_HOST";
 /// Port that a frontend listens on.
 pub const HTTP_PORT: &str = "DYN_HTTP_PORT";
+/// Address of a frontend's admin port.
+pub const ADMIN_HOST: &str = "DYN_ADMIN_HOST";
+/// A frontend's admin port.
+pub const ADMIN_PORT: &str = "DYN_ADMIN_PORT";
 /// Largest request body, in MB.
 pub const HTTP_BODY_LIMIT_MB: &str = "DYN_HTTP_BODY_LIMIT_MB";
+/// File of the certificate that a frontend shows, PEM.
+pub const TLS_CERT_PATH: &str = "DYN_TLS_CERT_PATH";
+/// File of that certificate's key, PEM.
+pub const TLS_KEY_PATH: &str = "DYN_TLS_KEY_PATH";
 /// How a frontend picks an instance.
 pub const ROUTER_MODE: &str = "DYN_ROUTER_MODE";
 /// Where registrations are stored: `etcd` or `memory`.

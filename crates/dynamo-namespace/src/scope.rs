@@ -81,6 +81,33 @@ impl NamespaceScope {
             Self::Prefix(prefix) => namespace.as_str().starts_with(prefix.as_str()),
         }
     }
+
+    /// Whether whoever has this scope sees nothing that `outer` does not contain.
+    ///
+    /// ```
+    /// use dynamo_namespace::NamespaceScope;
+    ///
+    /// let frontend = NamespaceScope::Generations("team-a".parse()?);
+    /// assert!(NamespaceScope::Only("team-a-0f3c9a1b".parse()?).is_within(&frontend));
+    /// assert!(!NamespaceScope::Only("team-b".parse()?).is_within(&frontend));
+    /// assert!(!NamespaceScope::All.is_within(&frontend));
+    /// # Ok::<(), dynamo_namespace::InvalidNamespace>(())
+    /// ```
+    #[must_use]
+    pub fn is_within(&self, outer: &Self) -> bool {
+        match (self, outer) {
+            (_, Self::All) => true,
+            (Self::All, _) => false,
+            (Self::Only(only), outer) => outer.contains(only),
+            (Self::AnyOf(set), outer) => set.iter().all(|namespace| outer.contains(namespace)),
+            (Self::Generations(base), Self::Generations(outer)) => base == outer,
+            (Self::Generations(base), Self::Prefix(outer)) => base.as_str().starts_with(outer),
+            (Self::Prefix(prefix), Self::Prefix(outer)) => prefix.starts_with(outer),
+            // They have more names than could be listed, and not those of one base only.
+            (Self::Generations(_) | Self::Prefix(_), Self::Only(_) | Self::AnyOf(_)) => false,
+            (Self::Prefix(_), Self::Generations(_)) => false,
+        }
+    }
 }
 
 /// For logs: what the scope contains, in a word or two.
@@ -177,6 +204,33 @@ mod tests {
         assert!(!NamespaceScope::AnyOf(BTreeSet::new()).contains(&Namespace::global()));
     }
 
+    #[test]
+    fn a_scope_is_within_another_where_every_name_of_it_is() {
+        let any_of = |names: &[&str]| {
+            NamespaceScope::AnyOf(names.iter().map(|name| namespace(name)).collect())
+        };
+        let only = |name| NamespaceScope::Only(namespace(name));
+        let generations = |name| NamespaceScope::Generations(namespace(name));
+        let prefix = |text: &str| NamespaceScope::Prefix(text.into());
+        for (inner, outer, within) in [
+            (only("a"), any_of(&["a", "b"]), true),
+            (any_of(&["a", "c"]), any_of(&["a", "b"]), false),
+            (any_of(&[]), only("a"), true),
+            (any_of(&["a"]), only("a"), true),
+            (any_of(&["a", "a-deadbeef"]), generations("a"), true),
+            (generations("a"), only("a"), false),
+            (generations("a-deadbeef"), generations("a"), false),
+            (generations("a"), prefix("a"), true),
+            (generations("a"), prefix("a-"), false),
+            (prefix("ab"), prefix("a"), true),
+            (prefix("a"), prefix("ab"), false),
+            (prefix("a"), generations("a"), false),
+            (NamespaceScope::All, prefix("a"), false),
+        ] {
+            assert_eq!(inner.is_within(&outer), within, "{inner} within {outer}");
+        }
+    }
+
     proptest! {
         #[test]
         fn all_contains_whatever_any_other_scope_contains(
@@ -195,6 +249,29 @@ mod tests {
             // Each is wider than the one before it.
             prop_assert!(!only.contains(&name) || generations.contains(&name));
             prop_assert!(!generations.contains(&name) || prefix.contains(&name));
+        }
+
+        #[test]
+        fn who_is_within_a_scope_sees_nothing_that_the_scope_does_not_contain(
+            bases in ("[ab-]{1,2}(-[0-9a-f]{8})?", "[ab-]{1,2}"),
+            shapes in (0_usize..5, 0_usize..5),
+            names in proptest::collection::vec("[ab-]{1,3}(-[0-9a-f]{8})?", 1..20),
+        ) {
+            let scope = |base: &str, shape: usize| match shape {
+                0 => NamespaceScope::All,
+                1 => NamespaceScope::Only(namespace(base)),
+                2 => NamespaceScope::AnyOf([namespace(base), namespace("a")].into()),
+                3 => NamespaceScope::Generations(namespace(base)),
+                _ => NamespaceScope::Prefix(base.to_owned()),
+            };
+            let (inner, outer) = (scope(&bases.0, shapes.0), scope(&bases.1, shapes.1));
+            prop_assert!(inner.is_within(&inner) && inner.is_within(&NamespaceScope::All));
+            for name in names.iter().chain([&bases.0]).map(|name| namespace(name)) {
+                prop_assert!(
+                    !inner.is_within(&outer) || !inner.contains(&name) || outer.contains(&name),
+                    "{inner} {outer} {name}"
+                );
+            }
         }
 
         #[test]

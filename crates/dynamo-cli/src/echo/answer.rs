@@ -1,4 +1,4 @@
-//! Answers in OpenAI's shapes: refusals, usage, and streams at a pace.
+//! What all routes share: requests, refusals, and streams of events at a pace.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -30,12 +30,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Request<T> {
     }
 }
 
-/// A request that is not answered.
+/// A request that is not answered; by itself, in OpenAI's shape.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     code: &'static str,
-    message: String,
+    pub(super) message: String,
 }
 
 impl Refusal {
@@ -90,23 +90,46 @@ pub(super) async fn write(in_flight: &InFlight, tokens: usize) {
     tokio::time::sleep(in_flight.shared.engine.delay.saturating_mul(tokens)).await;
 }
 
-/// A stream of events, closed by `[DONE]`.
+/// An event of a stream.
+pub(super) struct Event {
+    text: String,
+    /// Whether it is a token, which takes the engine its delay to write.
+    token: bool,
+}
+
+impl Event {
+    /// The end of a stream in OpenAI's older dialects.
+    pub(super) fn done() -> Self {
+        Self { text: "data: [DONE]\n\n".to_owned(), token: false }
+    }
+
+    /// An event without a name.
+    pub(super) fn data(data: &Value) -> Self {
+        Self { text: format!("data: {data}\n\n"), token: false }
+    }
+
+    /// An event under a name.
+    pub(super) fn named(name: &str, data: &Value) -> Self {
+        Self { text: format!("event: {name}\ndata: {data}\n\n"), token: false }
+    }
+
+    /// The same, as a token.
+    pub(super) fn token(self) -> Self {
+        Self { token: true, ..self }
+    }
+}
+
+/// A stream of events.
 ///
-/// Each event whose flag is set is a token, and comes after the engine's delay. Nothing happens
-/// ahead of the reader, and all ends when it leaves.
-pub(super) fn stream(
-    in_flight: InFlight,
-    events: impl IntoIterator<Item = (bool, Value)>,
-) -> Response {
-    let events = events.into_iter().map(|(token, event)| (token, format!("data: {event}\n\n")));
-    let done = (false, "data: [DONE]\n\n".to_owned());
-    let events: VecDeque<_> = events.chain([done]).collect();
+/// Nothing happens ahead of the reader, and all ends when it leaves.
+pub(super) fn stream(in_flight: InFlight, events: impl Into<VecDeque<Event>>) -> Response {
+    let events = events.into();
     let body = stream::unfold((in_flight, events), |(in_flight, mut events)| async move {
-        let (token, event) = events.pop_front()?;
-        if token && !in_flight.shared.engine.delay.is_zero() {
+        let event = events.pop_front()?;
+        if event.token && !in_flight.shared.engine.delay.is_zero() {
             write(&in_flight, 1).await;
         }
-        Some((Ok::<_, Infallible>(Bytes::from(event)), (in_flight, events)))
+        Some((Ok::<_, Infallible>(Bytes::from(event.text)), (in_flight, events)))
     });
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
     (headers, Body::from_stream(body)).into_response()

@@ -8,8 +8,9 @@ use axum::response::IntoResponse as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{self, Refusal, Request, StreamOptions, usage};
-use super::text::{limited, tokens};
+use super::answer::{self, Event, Refusal, Request, StreamOptions, usage};
+use super::message::{self, Message};
+use super::text::limited;
 use super::{Answered, Shared, unix_now};
 
 #[derive(Deserialize)]
@@ -23,51 +24,16 @@ pub(super) struct Chat {
     max_completion_tokens: Option<usize>,
 }
 
-#[derive(Deserialize)]
-struct Message {
-    role: String,
-    content: Option<Content>,
-}
-
-/// A text, or parts of which some are texts.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Deserialize)]
-struct Part {
-    text: Option<String>,
-}
-
-impl Message {
-    fn text(&self) -> String {
-        match &self.content {
-            None => String::new(),
-            Some(Content::Text(text)) => text.clone(),
-            Some(Content::Parts(parts)) => {
-                parts.iter().filter_map(|part| part.text.as_deref()).collect()
-            }
-        }
-    }
-}
-
 pub(super) async fn answer(
     State(shared): State<Arc<Shared>>,
     Request(request): Request<Chat>,
 ) -> Answered {
     let in_flight = answer::begin(&shared, &request.model)?;
-    let from_user = |message: &&Message| message.role == "user";
-    let Some(last) = request.messages.iter().rfind(from_user).or(request.messages.last()) else {
-        return Err(Refusal::invalid("messages must not be empty"));
-    };
-    let text = last.text();
+    let text = message::asked(&request.messages)
+        .ok_or_else(|| Refusal::invalid("messages must not be empty"))?;
     let limit = request.max_completion_tokens.or(request.max_tokens);
     let (reply, finish_reason) = limited(&text, limit);
-    let prompt: usize = request.messages.iter().map(|message| tokens(&message.text()).len()).sum();
-    let usage = usage(prompt, reply.len());
+    let usage = usage(message::length(&request.messages), reply.len());
     let id = format!("chatcmpl-{}", in_flight.number);
     let created = unix_now();
 
@@ -100,11 +66,13 @@ pub(super) async fn answer(
         let choice = json!([{ "index": 0, "delta": delta, "finish_reason": finish_reason }]);
         chunk(choice, &Value::Null)
     };
-    let mut events = vec![(false, delta(json!({ "role": "assistant", "content": "" }), None))];
-    events.extend(reply.iter().map(|token| (true, delta(json!({ "content": token }), None))));
-    events.push((false, delta(json!({}), Some(finish_reason))));
+    let mut events = vec![Event::data(&delta(json!({ "role": "assistant", "content": "" }), None))];
+    let token = |token: &&str| Event::data(&delta(json!({ "content": token }), None)).token();
+    events.extend(reply.iter().map(token));
+    events.push(Event::data(&delta(json!({}), Some(finish_reason))));
     if include_usage {
-        events.push((false, chunk(json!([]), &usage)));
+        events.push(Event::data(&chunk(json!([]), &usage)));
     }
+    events.push(Event::done());
     Ok(answer::stream(in_flight, events))
 }

@@ -8,7 +8,7 @@ use axum::response::IntoResponse as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{self, Request, StreamOptions, usage};
+use super::answer::{self, Event, Request, StreamOptions, usage};
 use super::text::{limited, tokens};
 use super::{Answered, Shared, unix_now};
 
@@ -71,15 +71,16 @@ pub(super) async fn answer(
         }
         chunk
     };
-    let mut events = Vec::with_capacity(written + 2);
+    let mut events = Vec::with_capacity(written + replies.len() + 2);
     for (index, (reply, finish_reason)) in indexed() {
-        for token in reply {
-            events.push((true, chunk(vec![choice(index, token, None)], &Value::Null)));
-        }
-        events.push((false, chunk(vec![choice(index, "", Some(finish_reason))], &Value::Null)));
+        let event =
+            |text: &str, why| Event::data(&chunk(vec![choice(index, text, why)], &Value::Null));
+        events.extend(reply.iter().map(|token| event(token, None).token()));
+        events.push(event("", Some(finish_reason)));
     }
     if include_usage {
-        events.push((false, chunk(vec![], &usage)));
+        events.push(Event::data(&chunk(vec![], &usage)));
     }
+    events.push(Event::done());
     Ok(answer::stream(in_flight, events))
 }

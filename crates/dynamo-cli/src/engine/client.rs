@@ -2,20 +2,18 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_discovery::{WorkerUrl, is_link_local};
+use dynamo_http::{WorkerKey, WorkerTls};
 use http::header::{AUTHORIZATION, CONNECTION, HOST};
-use http::{HeaderValue, Request, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// No list of models is longer.
 const LARGEST_ANSWER: usize = 4 << 20;
@@ -25,8 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Client {
     url: WorkerUrl,
-    key: Option<HeaderValue>,
-    roots: Arc<TlsRoots>,
+    key: WorkerKey,
+    tls: WorkerTls,
 }
 
 /// A whole answer.
@@ -55,9 +53,8 @@ impl fmt::Display for NoAnswer {
 }
 
 impl Client {
-    /// `key` is the whole `authorization` header.
-    pub(crate) fn new(url: WorkerUrl, key: Option<HeaderValue>, roots: Arc<TlsRoots>) -> Self {
-        Self { url, key, roots }
+    pub(crate) fn new(url: WorkerUrl, key: WorkerKey, tls: WorkerTls) -> Self {
+        Self { url, key, tls }
     }
 
     /// Gets a path below the engine's URL.
@@ -73,8 +70,8 @@ impl Client {
     async fn ask(&self, path: &str) -> io::Result<Answer> {
         let uri = self.url.to_uri();
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let tls = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
-        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let https = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect(host, port)).await??;
         stream.set_nodelay(true)?;
 
@@ -85,13 +82,11 @@ impl Client {
             .header(CONNECTION, "close")
             .body(Empty::new())
             .map_err(io::Error::other)?;
-        if let Some(key) = &self.key {
-            request.headers_mut().insert(AUTHORIZATION, key.clone());
+        if let Some(key) = self.key.header() {
+            request.headers_mut().insert(AUTHORIZATION, key);
         }
-        if tls {
-            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            let connector = TlsConnector::from(self.roots.config()?);
-            exchange(connector.connect(name, stream).await?, request).await
+        if https {
+            exchange(self.tls.connect(host, stream).await?, request).await
         } else {
             exchange(stream, request).await
         }
@@ -136,34 +131,4 @@ async fn exchange(
 /// An error of hyper's with its causes, which its text leaves out.
 fn told(error: hyper::Error) -> io::Error {
     io::Error::other(format!("{:#}", anyhow::Error::new(error)))
-}
-
-/// The system's authorities, read when the first `https` engine is asked.
-#[derive(Default)]
-pub(crate) struct TlsRoots(OnceLock<Result<Arc<rustls::ClientConfig>, String>>);
-
-impl TlsRoots {
-    fn config(&self) -> io::Result<Arc<rustls::ClientConfig>> {
-        self.0
-            .get_or_init(|| read_roots().map(Arc::new).map_err(|error| error.to_string()))
-            .clone()
-            .map_err(io::Error::other)
-    }
-}
-
-impl fmt::Debug for TlsRoots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TlsRoots")
-    }
-}
-
-fn read_roots() -> Result<rustls::ClientConfig, rustls::Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    // Named, so that no other provider in the process can make this one ambiguous.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
 }

@@ -6,13 +6,12 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use dynamo_discovery::WorkerUrl;
-use http::HeaderValue;
+use dynamo_http::{WorkerKey, WorkerTls};
 
-pub(crate) use client::{Client, TlsRoots};
+pub(crate) use client::Client;
 pub(crate) use models::ListedModel;
 pub(crate) use probe::Probe;
 
@@ -41,8 +40,8 @@ pub(crate) struct HttpEngine {
 }
 
 impl HttpEngine {
-    pub(crate) fn new(url: WorkerUrl, key: Option<HeaderValue>, roots: Arc<TlsRoots>) -> Self {
-        Self { client: Client::new(url, key, roots) }
+    pub(crate) fn new(url: WorkerUrl, key: WorkerKey, tls: WorkerTls) -> Self {
+        Self { client: Client::new(url, key, tls) }
     }
 }
 

@@ -16,7 +16,7 @@ async fn serve(router: Router) -> WorkerUrl {
 }
 
 fn engine(url: &WorkerUrl) -> HttpEngine {
-    HttpEngine::new(url.clone(), None, Arc::default())
+    HttpEngine::new(url.clone(), WorkerKey::default(), WorkerTls::default())
 }
 
 fn answers(path: &'static str, status: StatusCode) -> Router {
@@ -52,7 +52,7 @@ async fn redirects_are_not_followed() {
 async fn a_closed_port_is_a_failure_and_a_mute_one_is_silence() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url: WorkerUrl = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    let client = Client::new(url.clone(), None, Arc::default());
+    let client = Client::new(url.clone(), WorkerKey::default(), WorkerTls::default());
     // It is accepted by the kernel, and nobody answers.
     let mute = probe::probe(&client, Duration::from_millis(100)).await;
     assert_eq!(mute, Probe::Silent);
@@ -71,8 +71,9 @@ async fn the_key_and_the_path_of_the_url_are_used() {
     };
     let url = serve(Router::new().route("/llm/v1/models", get(models))).await;
     let url: WorkerUrl = format!("{url}/llm").parse().unwrap();
-    let key = Some(HeaderValue::from_static("Bearer k"));
-    let listed = HttpEngine::new(url.clone(), key, Arc::default()).models().await.unwrap();
+    let key = WorkerKey::default();
+    key.set("k").unwrap();
+    let listed = HttpEngine::new(url.clone(), key, WorkerTls::default()).models().await.unwrap();
     assert_eq!(listed[0].name, "m");
     let refused = engine(&url).models().await.unwrap_err();
     assert_eq!(refused, "401 from /v1/models: the engine wants a key");

@@ -1,5 +1,7 @@
 //! `dynamo-frontend`: discovers the models of a scope and serves them.
 
+mod api_keys;
+mod keys;
 mod settings;
 mod static_workers;
 
@@ -9,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use dynamo_discovery::{EtcdStore, ModelWatcher, WatchScope, WatcherConfig};
-use dynamo_http::{Feed, Frontend, Source, Switchboard, serve};
+use dynamo_http::{ApiKeys, Feed, Frontend, Source, Switchboard, serve};
 use dynamo_namespace::NamespaceScope;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,10 +19,12 @@ use tracing::{info, warn};
 
 use crate::environment::Environment;
 use crate::failure::Failure;
+use crate::settings::Setting;
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::table;
-use crate::{logging, program, runtime};
+use crate::{hash_key, logging, program, runtime};
 
+use keys::ClientKeys;
 use settings::{FrontendFlags, FrontendSettings};
 
 #[cfg(test)]
@@ -28,6 +32,9 @@ pub(crate) type Flags = FrontendFlags;
 
 /// Runs `dynamo-frontend`.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "hash-key") {
+        return program::run_with(&table::HASH_KEY, std::env::args_os().skip(1), hash_key::run);
+    }
     program::run(&table::FRONTEND, run)
 }
 
@@ -37,7 +44,7 @@ fn run(flags: FrontendFlags, environment: &Environment) -> Result<ExitCode, Fail
     runtime::block_on(start(settings))
 }
 
-async fn start(settings: FrontendSettings) -> Result<ExitCode, Failure> {
+async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     // First, so that a signal is never too early.
     let signals =
         || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
@@ -45,17 +52,52 @@ async fn start(settings: FrontendSettings) -> Result<ExitCode, Failure> {
 
     let scope = settings.scope.scope.clone();
     log_start(&settings, &scope);
+    let client_keys = match settings.access.api_keys.take() {
+        Some(path) => Some(ClientKeys::read(path, scope.clone()).await?),
+        None => None,
+    };
+    if let Some(path) = settings.access.worker_key.take() {
+        tokio::spawn(keys::worker_key(path, settings.config.worker_key.clone()).await?);
+    }
     let sources = sources(&settings)?;
-    let (address, listener) = listen(&settings.host, settings.port).await?;
+    let (address, listener) = listen(&settings.host, settings.port, table::HTTP_PORT).await?;
+    let admin = match &settings.access.admin {
+        Some((host, port)) => Some(listen(host, *port, table::ADMIN_PORT).await?),
+        None => None,
+    };
 
     let (switchboard, writer) = Switchboard::new([scope.clone()]);
-    let feed = Feed::new(writer, sources);
-    let frontend = Frontend::new(switchboard, scope, feed.status(), &settings.config);
+    let feed = Feed::new(writer, sources).with_hold(settings.hold.clone(), &settings.config);
+    let api_keys = ApiKeys::new(feed.scopes());
+    if client_keys.is_some() {
+        settings.config.api_keys = Some(api_keys.clone());
+    }
+    let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
     let feed = tokio::spawn(feed.run());
-    info!(%address, "listening");
+    if let Some((file, list)) = client_keys {
+        api_keys.replace(&list).await.context("discovery ended").map_err(Failure::Running)?;
+        keys::told(&list);
+        tokio::spawn(file.follow(api_keys));
+    }
+    let router = match admin {
+        Some((address, listener)) => {
+            info!(%address, "the admin port listens");
+            let (router, options) = (frontend.admin_router(), settings.options.clone());
+            // Until the process ends: a drain is to be seen.
+            tokio::spawn(serve(listener, router, options, std::future::pending()));
+            frontend.client_router()
+        }
+        None => {
+            if settings.config.api_keys.is_some() {
+                info!("/health and /metrics are served nowhere: they need --admin-port");
+            }
+            frontend.router()
+        }
+    };
+    info!(%address, tls = settings.options.tls.is_some(), "listening");
 
     let drain = frontend.clone();
-    let served = serve(listener, frontend.router(), settings.options, async move {
+    let served = serve(listener, router, settings.options, async move {
         stop.next().await;
         drain.drain();
     });
@@ -116,19 +158,26 @@ fn sources(settings: &FrontendSettings) -> Result<Vec<Source>, Failure> {
         if settings.workers.is_empty() {
             warn!("no worker can register in the memory of this process: --worker-url names some");
         }
-        let workers = static_workers::discover(settings.workers.clone(), scope.clone());
+        let workers = static_workers::discover(
+            settings.workers.clone(),
+            scope.clone(),
+            &settings.config.worker_key,
+            &settings.config.worker_tls,
+        );
         sources.push(Source::new("static", workers));
     }
     Ok(sources)
 }
 
-async fn listen(host: &str, port: u16) -> Result<(SocketAddr, TcpListener), Failure> {
+async fn listen(
+    host: &str,
+    port: u16,
+    setting: Setting,
+) -> Result<(SocketAddr, TcpListener), Failure> {
     TcpListener::bind((host, port))
         .await
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
-        .with_context(|| {
-            format!("cannot listen on {host}:{port}, which {} sets", table::HTTP_PORT.name())
-        })
+        .with_context(|| format!("cannot listen on {host}:{port}, which {} sets", setting.name()))
         .map_err(Failure::Running)
 }
 

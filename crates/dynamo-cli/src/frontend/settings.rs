@@ -1,19 +1,22 @@
 //! What a frontend was told.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::Parser;
 use dynamo_discovery::EtcdConfig;
-use dynamo_http::{FrontendConfig, ServeOptions};
+use dynamo_http::{FrontendConfig, Hold, Network, ServeOptions, ServerTls};
 
 use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::settings::Setting;
+use crate::settings::access::{AccessFlags, AccessSettings};
+use crate::settings::balance::BalanceFlags;
 use crate::settings::scope::{ScopeFlags, ScopeSettings};
 use crate::settings::static_worker::StaticWorker;
 use crate::settings::store::{Store, StoreFlags};
-use crate::settings::table;
-use crate::settings::value::{Kibibytes, Mebibytes, RouterMode, Seconds, Timeout};
+use crate::settings::value::{Kibibytes, Mebibytes, Seconds, Timeout};
+use crate::settings::{Setting, authorities, table};
 
 #[derive(Debug, Parser)]
 pub(crate) struct FrontendFlags {
@@ -24,11 +27,25 @@ pub(crate) struct FrontendFlags {
     #[arg(long)]
     http_port: Option<u16>,
     #[arg(long)]
+    tls_cert_path: Option<PathBuf>,
+    #[arg(long)]
+    tls_key_path: Option<PathBuf>,
+    #[arg(long)]
+    drain_grace: Option<Seconds>,
+    #[arg(long)]
     drain_timeout: Option<Seconds>,
+    #[command(flatten)]
+    access: AccessFlags,
     #[arg(long)]
     worker_url: Vec<StaticWorker>,
     #[arg(long)]
-    router_mode: Option<RouterMode>,
+    worker_network: Vec<Network>,
+    #[arg(long)]
+    worker_ca: Option<PathBuf>,
+    #[arg(long)]
+    hold: Option<Seconds>,
+    #[command(flatten)]
+    balance: BalanceFlags,
     #[command(flatten)]
     store: StoreFlags,
     #[arg(long)]
@@ -48,6 +65,8 @@ pub(crate) struct FrontendFlags {
     #[arg(long)]
     http_keep_alive: Option<Timeout>,
     #[arg(long)]
+    http2_streams: Option<NonZeroU32>,
+    #[arg(long)]
     connect_timeout: Option<Timeout>,
     #[arg(long)]
     first_byte_timeout: Option<Timeout>,
@@ -61,9 +80,11 @@ pub(crate) struct FrontendSettings {
     pub(crate) scope: ScopeSettings,
     pub(crate) host: String,
     pub(crate) port: u16,
+    pub(crate) access: AccessSettings,
     /// Where workers register; none for static workers only.
     pub(crate) etcd: Option<EtcdConfig>,
     pub(crate) workers: Vec<StaticWorker>,
+    pub(crate) hold: Hold,
     pub(crate) config: FrontendConfig,
     pub(crate) options: ServeOptions,
 }
@@ -73,8 +94,6 @@ impl FrontendFlags {
     ///
     /// When something is invalid or does not go together.
     pub(crate) fn resolve(self, environment: &Environment) -> Result<FrontendSettings, Failure> {
-        // There is one so far; others are refused.
-        let RouterMode::RoundRobin = table::ROUTER_MODE.resolve(self.router_mode, environment)?;
         let etcd = match self.store.resolve(environment)? {
             Store::Memory { by_flag: true } if self.worker_url.is_empty() => {
                 return Err(Failure::usage(format!(
@@ -95,6 +114,7 @@ impl FrontendFlags {
             setting.resolve(flag, environment).map(Mebibytes::bytes)
         };
         let mut config = FrontendConfig::default();
+        self.balance.resolve(environment, &mut config)?;
         config.body_limit = bytes(table::HTTP_BODY_LIMIT_MB, self.http_body_limit_mb)?;
         config.bodies_limit = bytes(table::HTTP_BODY_MEMORY_MB, self.http_body_memory_mb)?;
         config.body_stall_timeout =
@@ -102,6 +122,8 @@ impl FrontendFlags {
         config.connect_timeout = timeout(table::CONNECT_TIMEOUT, self.connect_timeout)?;
         config.first_byte_timeout = timeout(table::FIRST_BYTE_TIMEOUT, self.first_byte_timeout)?;
         config.idle_stream_timeout = timeout(table::STREAM_IDLE_TIMEOUT, self.stream_idle_timeout)?;
+        config.worker_networks = self.worker_network;
+        config.worker_tls = authorities(table::WORKER_CA, self.worker_ca)?;
 
         let mut options = ServeOptions::default();
         options.header_timeout = timeout(table::HTTP_HEADER_TIMEOUT, self.http_header_timeout)?;
@@ -113,23 +135,64 @@ impl FrontendFlags {
         options.keep_alive_timeout = timeout(table::HTTP_KEEP_ALIVE, self.http_keep_alive)?;
         options.write_stall_timeout =
             timeout(table::HTTP_WRITE_STALL_TIMEOUT, self.http_write_stall_timeout)?;
+        options.max_streams = table::HTTP2_STREAMS.resolve(self.http2_streams, environment)?.get();
+        options.tls = listener_tls(
+            table::TLS_CERT_PATH.given(self.tls_cert_path, environment)?,
+            table::TLS_KEY_PATH.given(self.tls_key_path, environment)?,
+        )?;
+        let Seconds(grace) = table::FRONTEND_DRAIN_GRACE.resolve(self.drain_grace, environment)?;
+        options.drain_grace = grace;
         let Seconds(drain) = table::DRAIN_TIMEOUT.resolve(self.drain_timeout, environment)?;
         options.drain_timeout = drain;
+        let Seconds(hold) = table::HOLD.resolve(self.hold, environment)?;
 
+        let scope = self.scope.resolve(environment)?;
+        let named = self.worker_url.iter().filter_map(|worker| worker.namespace.as_ref());
+        if let Some(stranger) = named.into_iter().find(|name| !scope.scope.contains(name)) {
+            return Err(Failure::usage(format!(
+                "--worker-url: the namespace {stranger} is not among those that this frontend \
+                 discovers ({})",
+                scope.scope
+            )));
+        }
         Ok(FrontendSettings {
-            scope: self.scope.resolve(environment)?,
+            scope,
             host: table::HTTP_HOST.resolve(self.http_host, environment)?,
             port: table::HTTP_PORT.resolve(self.http_port, environment)?,
+            access: self.access.resolve(environment)?,
             etcd,
             workers: self.worker_url,
+            hold: Hold::for_at_most(hold),
             config,
             options,
         })
     }
 }
 
+/// A certificate and its key, or neither.
+fn listener_tls(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<ServerTls>, Failure> {
+    let (certificate_name, key_name) = (table::TLS_CERT_PATH.name(), table::TLS_KEY_PATH.name());
+    let without = |given: &str, missing: &str| {
+        Err(Failure::usage(format!("{given} is given without {missing}: TLS needs both")))
+    };
+    match (certificate, key) {
+        (None, None) => Ok(None),
+        (Some(_), None) => without(&certificate_name, &key_name),
+        (None, Some(_)) => without(&key_name, &certificate_name),
+        (Some(certificate), Some(key)) => ServerTls::load(certificate, key)
+            .map(Some)
+            .with_context(|| format!("{certificate_name}, {key_name}"))
+            .map_err(Failure::Usage),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use dynamo_http::RouterMode;
+
     use super::*;
     use crate::program::{Parsed, parse};
 
@@ -152,6 +215,7 @@ mod tests {
         let settings = resolve(&[], []).unwrap();
         assert_eq!(format!("{:?}", settings.config), format!("{:?}", FrontendConfig::default()));
         assert_eq!(format!("{:?}", settings.options), format!("{:?}", ServeOptions::default()));
+        assert_eq!(format!("{:?}", settings.hold), format!("{:?}", Hold::default()));
         assert_eq!((settings.host.as_str(), settings.port), ("0.0.0.0", 8000));
     }
 
@@ -179,6 +243,14 @@ mod tests {
     }
 
     #[test]
+    fn no_static_worker_belongs_to_a_namespace_that_is_not_discovered() {
+        let worker = ["--worker-url", "http://h:1;namespace=team-b"];
+        assert!(resolve(&worker, []).is_ok());
+        let message = resolve(&worker, [("DYN_NAMESPACE", "team-a")]).unwrap_err();
+        assert!(message.contains("the namespace team-b is not among"), "{message}");
+    }
+
+    #[test]
     fn every_limit_is_a_flag() {
         let settings = resolve(
             &[
@@ -190,9 +262,11 @@ mod tests {
                 ["--http-body-stall-timeout", "2"],
                 ["--http-write-stall-timeout", "3"],
                 ["--http-keep-alive", "4"],
+                ["--http2-streams", "5"],
                 ["--connect-timeout", "0.5"],
                 ["--first-byte-timeout", "6"],
                 ["--stream-idle-timeout", "7"],
+                ["--drain-grace", "8"],
                 ["--drain-timeout", "0"],
             ]
             .concat(),
@@ -210,6 +284,8 @@ mod tests {
         assert_eq!(options.header_timeout, seconds(1.0));
         assert_eq!(options.write_stall_timeout, seconds(3.0));
         assert_eq!(options.keep_alive_timeout, seconds(4.0));
+        assert_eq!(options.max_streams, 5);
+        assert_eq!(options.drain_grace, seconds(8.0));
         assert_eq!(options.drain_timeout, seconds(0.0));
 
         let by_variable = resolve(&[], [("DYN_HTTP_BODY_LIMIT_MB", "9")]).unwrap();
@@ -217,8 +293,35 @@ mod tests {
     }
 
     #[test]
-    fn only_the_router_mode_that_exists_is_taken() {
-        assert!(resolve(&["--router-mode", "round-robin"], []).is_ok());
+    fn how_requests_are_spread_is_set_by_flags() {
+        let settings = resolve(
+            &[
+                ["--router-mode", "affinity"],
+                ["--affinity-header", "X-Chat"],
+                ["--worker-concurrency", "8"],
+                ["--queue-depth", "9"],
+                ["--queue-timeout", "1.5"],
+                ["--retry-budget", "30"],
+                ["--panic-threshold", "0"],
+                ["--worker-probe-interval", "0"],
+            ]
+            .concat(),
+            [],
+        );
+        let config = settings.unwrap().config;
+        assert_eq!(config.router_mode, RouterMode::Affinity);
+        assert_eq!(config.affinity_header, "x-chat");
+        assert_eq!(config.worker_concurrency.map(NonZeroUsize::get), Some(8));
+        assert_eq!((config.queue_depth, config.queue_timeout.as_millis()), (9, 1500));
+        assert_eq!((config.retry_budget, config.panic_threshold), (30, 0));
+        assert_eq!(config.probe_interval, None);
+        assert!(resolve(&["--retry-budget", "101"], []).is_err());
+    }
+
+    #[test]
+    fn only_a_router_mode_that_exists_is_taken() {
+        let by_variable = resolve(&[], [("DYN_ROUTER_MODE", "random")]).unwrap();
+        assert_eq!(by_variable.config.router_mode, RouterMode::Random);
         for message in [
             resolve(&["--router-mode", "kv"], []).unwrap_err(),
             resolve(&[], [("DYN_ROUTER_MODE", "kv")]).unwrap_err(),

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_discovery::{
-    DiscoveryEvent, InstanceId, MemoryStore, ModelEntry, ModelKey, ModelWatcher, WatcherConfig,
+    DiscoveryEvent, InstanceId, MemoryStore, ModelEntry, ModelKey, ModelWatcher, State,
+    WatcherConfig,
 };
+use dynamo_http::{WorkerKey, WorkerTls};
 use dynamo_namespace::{EndpointId, NamespaceScope, names};
 use futures_util::future::join_all;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
@@ -19,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::echo::unix_now;
-use crate::engine::{Engine, HttpEngine, ListedModel, TlsRoots};
+use crate::engine::{Engine, HttpEngine, ListedModel};
 use crate::settings::scope;
 use crate::settings::static_worker::StaticWorker;
 
@@ -32,23 +34,25 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What static workers serve, for as long as the stream is polled.
 ///
-/// It begins when every worker was asked once, whether or not it answered. The workers belong to
-/// the frontend's own namespace.
+/// It begins when every worker was asked once, whether or not it answered. Those that name no
+/// namespace belong to the frontend's own.
 pub(crate) fn discover(
     workers: Vec<StaticWorker>,
     scope: NamespaceScope,
+    key: &WorkerKey,
+    tls: &WorkerTls,
 ) -> BoxStream<'static, DiscoveryEvent> {
     let store = MemoryStore::new();
-    let endpoint =
-        EndpointId::new(scope::home(&scope), names::BACKEND_COMPONENT, names::GENERATE_ENDPOINT)
-            .unwrap_or_else(|_| unreachable!("both names are valid"));
-    let roots = Arc::new(TlsRoots::default());
     let mut asked = Vec::new();
     for (worker, id) in workers.into_iter().zip(1..) {
-        let engine = HttpEngine::new(worker.url.clone(), None, Arc::clone(&roots));
+        let engine = HttpEngine::new(worker.url.clone(), key.clone(), tls.clone());
+        let namespace = worker.namespace.clone().unwrap_or_else(|| scope::home(&scope));
+        let endpoint =
+            EndpointId::new(namespace, names::BACKEND_COMPONENT, names::GENERATE_ENDPOINT)
+                .unwrap_or_else(|_| unreachable!("both names are valid"));
         let shelf = Shelf {
             store: store.clone(),
-            endpoint: endpoint.clone(),
+            endpoint,
             instance: InstanceId(id),
             worker,
             created: unix_now(),
@@ -119,7 +123,11 @@ impl Shelf {
                 self.store.put_unleased(key.as_str(), value.clone());
             }
         }
-        for key in self.entries.keys().filter(|key| !wanted.contains_key(*key)) {
+        for (key, value) in self.entries.iter().filter(|(key, _)| !wanted.contains_key(*key)) {
+            // As a worker withdraws: nothing that is no longer listed is taken for lost.
+            if let Ok(entry) = ModelEntry::from_json(value) {
+                self.store.put_unleased(key.as_str(), entry.with_state(State::Draining).to_json());
+            }
             self.store.delete(key.as_str());
         }
         let changed = wanted != self.entries;
@@ -233,11 +241,13 @@ mod tests {
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let nobody = format!("http://{}", closed.local_addr().unwrap());
         drop(closed);
-        let workers =
-            [worker.as_str(), &nobody, "named=http://h:1"].map(|url| url.parse().unwrap());
+        let elsewhere = "late=http://h:1;namespace=team-a-0f3c9a1b";
+        let workers = [worker.as_str(), &nobody, "named=http://h:1", elsewhere];
+        let workers = workers.map(|url| url.parse().unwrap());
 
         let scope = NamespaceScope::Generations("team-a".parse().unwrap());
-        let mut events = discover(workers.into(), scope);
+        let (key, tls) = (WorkerKey::default(), WorkerTls::default());
+        let mut events = discover(workers.into(), scope, &key, &tls);
         let first = timeout(Duration::from_secs(10), events.next()).await.expect("in time");
         let Some(DiscoveryEvent::Batch(batch)) = first else { panic!("{first:?}") };
         assert!(batch.resync);
@@ -252,6 +262,7 @@ mod tests {
             })
             .collect();
         let endpoint = "team-a.backend.generate".to_owned();
-        assert_eq!(added, [("m", endpoint.clone()), ("named", endpoint)]);
+        let late = "team-a-0f3c9a1b.backend.generate".to_owned();
+        assert_eq!(added, [("late", late), ("m", endpoint.clone()), ("named", endpoint)]);
     }
 }

@@ -3,6 +3,8 @@
 //! The [`table`] holds every setting of every program. Help texts and `docs/reference` are made
 //! from it, and values are resolved through it, so that none of them can say another thing.
 
+pub(crate) mod access;
+pub(crate) mod balance;
 pub(crate) mod identity;
 pub(crate) mod scope;
 pub(crate) mod static_worker;
@@ -11,7 +13,11 @@ pub(crate) mod table;
 pub(crate) mod value;
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::str::FromStr;
+
+use anyhow::Context as _;
+use dynamo_http::WorkerTls;
 
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -132,6 +138,19 @@ impl Setting {
         }
         help
     }
+}
+
+/// The authorities that `https` servers are trusted by, with those of a file if one is given.
+///
+/// # Errors
+///
+/// When the file cannot be read or holds none.
+pub(crate) fn authorities(setting: Setting, file: Option<PathBuf>) -> Result<WorkerTls, Failure> {
+    file.map(WorkerTls::with_authorities)
+        .transpose()
+        .map(Option::unwrap_or_default)
+        .with_context(|| setting.name())
+        .map_err(Failure::Usage)
 }
 
 #[cfg(test)]

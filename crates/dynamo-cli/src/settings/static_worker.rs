@@ -1,8 +1,9 @@
-//! A worker that a frontend is told of: `[MODEL=]URL[;kinds=chat,…]`.
+//! A worker that a frontend is told of: `[MODEL=]URL[;kinds=chat,…][;namespace=…]`.
 
 use std::str::FromStr;
 
 use dynamo_discovery::{Kind, Kinds, WorkerUrl, check_model_name};
+use dynamo_namespace::Namespace;
 
 use super::value::KindList;
 
@@ -13,6 +14,8 @@ pub(crate) struct StaticWorker {
     pub(crate) model: Option<String>,
     pub(crate) url: WorkerUrl,
     pub(crate) kinds: Kinds,
+    /// The namespace that it belongs to, where that is not the frontend's own.
+    pub(crate) namespace: Option<Namespace>,
 }
 
 /// What an engine is taken to do where nobody says: its list of models does not tell.
@@ -24,10 +27,8 @@ impl FromStr for StaticWorker {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (worker, option) = match text.split_once(';') {
-            Some((worker, option)) => (worker, Some(option)),
-            None => (text, None),
-        };
+        let (worker, options) =
+            text.split_once(';').map_or((text, None), |(worker, options)| (worker, Some(options)));
         let (model, url) = match split_model(worker) {
             Some((model, url)) => (Some(model), url),
             None => (None, worker),
@@ -35,17 +36,27 @@ impl FromStr for StaticWorker {
         if let Some(model) = model {
             check_model_name(model).map_err(|error| error.to_string())?;
         }
-        let kinds = match option {
-            None => default_kinds(),
-            Some(option) => {
-                let list = option
-                    .strip_prefix("kinds=")
-                    .ok_or_else(|| format!("after ';' only kinds=… may stand, not {option:?}"))?;
-                list.parse::<KindList>().map_err(|error| format!("kinds: {error}"))?.0
+        let (mut kinds, mut namespace) = (None, None);
+        for option in options.into_iter().flat_map(|options| options.split(';')) {
+            match option.split_once('=') {
+                Some(("kinds", list)) if kinds.is_none() => {
+                    let list =
+                        list.parse::<KindList>().map_err(|error| format!("kinds: {error}"))?;
+                    kinds = Some(list.0);
+                }
+                Some(("namespace", name)) if namespace.is_none() && !name.is_empty() => {
+                    namespace = Some(name.parse::<Namespace>().map_err(|error| error.to_string())?);
+                }
+                _ => {
+                    return Err(format!(
+                        "after ';' only kinds=… and namespace=… may stand, once each, not {option:?}"
+                    ));
+                }
             }
-        };
+        }
+        let kinds = kinds.unwrap_or_else(default_kinds);
         let url = url.parse().map_err(|error| format!("not a worker's URL: {error}"))?;
-        Ok(Self { model: model.map(str::to_owned), url, kinds })
+        Ok(Self { model: model.map(str::to_owned), url, kinds, namespace })
     }
 }
 
@@ -90,6 +101,15 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_may_belong_to_a_namespace_of_its_own() {
+        let namespace = |text: &str| parse(text).unwrap().namespace.map(|name| name.to_string());
+        assert_eq!(namespace("http://h"), None);
+        assert_eq!(namespace("http://h;namespace=a").as_deref(), Some("a"));
+        let both = parse("m=http://h;namespace=a;kinds=chat").unwrap();
+        assert_eq!((both.namespace.is_some(), both.kinds), (true, Kind::Chat.into()));
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (text, part) in [
             ("", "not a worker's URL"),
@@ -101,6 +121,10 @@ mod tests {
             ("http://h;kinds=telepathy", "expected some of Chat"),
             ("http://h;kinds=", "expected some of Chat"),
             ("http://h;weight=2", "only kinds="),
+            ("http://h;kinds=chat;kinds=chat", "once each"),
+            ("http://h;namespace=", "only kinds="),
+            ("http://h;namespace=a b", "invalid namespace"),
+            ("http://h;", "only kinds="),
         ] {
             let message = parse(text).unwrap_err();
             assert!(message.contains(part), "{text}: {message}");

@@ -15,20 +15,46 @@ pub(crate) struct Program {
 }
 
 /// The programs.
-pub(crate) const PROGRAMS: [Program; 3] = [FRONTEND, WORKER, WORKER_CONFIG];
+pub(crate) const PROGRAMS: [Program; 4] = [FRONTEND, HASH_KEY, WORKER, WORKER_CONFIG];
 
 /// `dynamo-frontend`.
 pub(crate) const FRONTEND: Program = Program {
     name: "dynamo-frontend",
     about: "An OpenAI-compatible front door to the models of one namespace",
-    usage: &["dynamo-frontend [OPTIONS]"],
+    usage: &["dynamo-frontend [OPTIONS]", "dynamo-frontend hash-key [OPTIONS]"],
     groups: &[
         Group {
             title: "Whose models",
             settings: &[TARGET_NAMESPACE, NAMESPACE_PREFIX, NAMESPACE_PREFIX_LITERAL, WATCH_SCOPE],
         },
-        Group { title: "Listening", settings: &[HTTP_HOST, HTTP_PORT, DRAIN_TIMEOUT] },
-        Group { title: "Workers", settings: &[WORKER_URL, ROUTER_MODE] },
+        Group {
+            title: "Listening",
+            settings: &[
+                HTTP_HOST,
+                HTTP_PORT,
+                TLS_CERT_PATH,
+                TLS_KEY_PATH,
+                FRONTEND_DRAIN_GRACE,
+                DRAIN_TIMEOUT,
+                ADMIN_HOST,
+                ADMIN_PORT,
+            ],
+        },
+        Group { title: "Keys", settings: &[API_KEYS, WORKER_API_KEY_FILE] },
+        Group { title: "Workers", settings: &[WORKER_URL, WORKER_NETWORK, WORKER_CA, HOLD] },
+        Group {
+            title: "Balancing",
+            settings: &[
+                ROUTER_MODE,
+                AFFINITY_HEADER,
+                WORKER_CONCURRENCY,
+                QUEUE_DEPTH,
+                QUEUE_TIMEOUT,
+                RETRY_BUDGET,
+                PANIC_THRESHOLD,
+                WORKER_PROBE_INTERVAL,
+            ],
+        },
         STORE,
         Group {
             title: "Limits",
@@ -41,6 +67,7 @@ pub(crate) const FRONTEND: Program = Program {
                 HTTP_BODY_STALL_TIMEOUT,
                 HTTP_WRITE_STALL_TIMEOUT,
                 HTTP_KEEP_ALIVE,
+                HTTP2_STREAMS,
                 CONNECT_TIMEOUT,
                 FIRST_BYTE_TIMEOUT,
                 STREAM_IDLE_TIMEOUT,
@@ -48,6 +75,14 @@ pub(crate) const FRONTEND: Program = Program {
         },
         LOGS,
     ],
+};
+
+/// `dynamo-frontend hash-key`.
+pub(crate) const HASH_KEY: Program = Program {
+    name: "dynamo-frontend hash-key",
+    about: "Reads a key from stdin and prints what a file of API keys holds of it",
+    usage: &["dynamo-frontend hash-key < FILE", "dynamo-frontend hash-key --generate"],
+    groups: &[Group { title: "Output", settings: &[GENERATE] }],
 };
 
 /// `dynamo-worker`.
@@ -67,6 +102,7 @@ pub(crate) const WORKER: Program = Program {
                 URL,
                 ADVERTISE_URL,
                 ENGINE_API_KEY_FILE,
+                ENGINE_CA,
                 START_TIMEOUT,
                 SILENCE_TIMEOUT,
                 DRAIN_GRACE,
@@ -152,27 +188,147 @@ pub(crate) const HTTP_PORT: Setting = Setting::flag(
 )
 .or(env::HTTP_PORT)
 .default("8000");
+pub(crate) const TLS_CERT_PATH: Setting = Setting::flag(
+    "tls-cert-path",
+    "FILE",
+    "Certificate to show, with those between it and the authority, PEM; makes the ports TLS. Read \
+     again when it changes, together with the key",
+)
+.or(env::TLS_CERT_PATH);
+pub(crate) const TLS_KEY_PATH: Setting =
+    Setting::flag("tls-key-path", "FILE", "Key of the certificate, PEM").or(env::TLS_KEY_PATH);
+pub(crate) const FRONTEND_DRAIN_GRACE: Setting = Setting::flag(
+    "drain-grace",
+    "SECONDS",
+    "How long connections are still taken after SIGTERM or SIGINT, while `/ready` says 503: as long as \
+     load balancers need to notice. A second signal stops at once",
+)
+.default("5");
 pub(crate) const DRAIN_TIMEOUT: Setting = Setting::flag(
     "drain-timeout",
     "SECONDS",
-    "How long requests in flight may take to finish after SIGTERM or SIGINT",
+    "How long requests in flight may take to finish after that",
 )
 .default("30");
+
+pub(crate) const ADMIN_HOST: Setting = Setting::flag(
+    "admin-host",
+    "HOST",
+    "Address of the admin port; 0.0.0.0 where a scraper is to reach it from elsewhere",
+)
+.or(env::ADMIN_HOST)
+.default("127.0.0.1");
+pub(crate) const ADMIN_PORT: Setting = Setting::flag(
+    "admin-port",
+    "PORT",
+    "Serve `/health` and `/metrics` on this port and no longer on the main one, with all that they \
+     can tell; 0 takes a free one, which the log tells. By default there is none",
+)
+.or(env::ADMIN_PORT);
+
+// Keys of a frontend.
+
+pub(crate) const API_KEYS: Setting = Setting::flag(
+    "api-keys",
+    "FILE",
+    "Ask every client for a key. FILE lists their hashes, what they show and their limits, as JSON; \
+     it is read again on SIGHUP and when it changes. `/health` and `/metrics` are then on the admin \
+     port only",
+);
+pub(crate) const WORKER_API_KEY_FILE: Setting = Setting::flag(
+    "worker-api-key-file",
+    "FILE",
+    "File with the key that every worker gets, in requests and in probes, in place of what clients \
+     send as `Authorization`; it is read again on SIGHUP and when it changes",
+);
+pub(crate) const GENERATE: Setting = Setting::switch(
+    "generate",
+    "Make a new key of 256 random bits; print it, and its hash in a line of its own",
+);
 
 // Workers of a frontend.
 
 pub(crate) const WORKER_URL: Setting = Setting::flag(
     "worker-url",
-    "[MODEL=]URL[;kinds=KINDS]",
+    "[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE]",
     "A worker that needs no registration; repeatable. Its models are read from its `/v1/models`, \
      every 10 seconds; `MODEL=` says that it serves this model, without asking. KINDS is a list such \
-     as `chat,embedding`, by default `chat,completions`. Without any setting of etcd, no store is \
+     as `chat,embedding`, by default `chat,completions`. It belongs to NAMESPACE, by default the \
+     frontend's own. Without any setting of etcd, no store is \
      used",
 );
-pub(crate) const ROUTER_MODE: Setting =
-    Setting::flag("router-mode", "MODE", "How an instance is picked: `round-robin`")
-        .or(env::ROUTER_MODE)
-        .default("round-robin");
+pub(crate) const WORKER_NETWORK: Setting = Setting::flag(
+    "worker-network",
+    "NETWORK",
+    "A network in which workers may be, such as 10.0.0.0/8; can be given several times. Judged by the \
+     address that a worker's name resolves to; link-local addresses are always refused, and without \
+     this flag all others are allowed",
+);
+pub(crate) const WORKER_CA: Setting = Setting::flag(
+    "worker-ca",
+    "FILE",
+    "Authorities that `https` workers are trusted by, PEM, beside those of the system. Read again when \
+     it changes",
+);
+
+pub(crate) const HOLD: Setting = Setting::flag(
+    "hold",
+    "SECONDS",
+    "How long the instances of a worker that vanishes from the store without having withdrawn serve on \
+     while it answers: stores lose live leases now and then; 0 turns it off",
+)
+.default("30");
+
+// How a frontend spreads requests.
+
+pub(crate) const ROUTER_MODE: Setting = Setting::flag(
+    "router-mode",
+    "MODE",
+    "How a worker is picked: `round-robin`, `random`, `least-loaded` (of two at random, the one with \
+     fewer requests in flight), or `affinity` (the same one for the same session, user or beginning \
+     of a prompt, while it has no more than 1.25 times its share)",
+)
+.or(env::ROUTER_MODE)
+.default("round-robin");
+pub(crate) const AFFINITY_HEADER: Setting =
+    Setting::flag("affinity-header", "NAME", "Header that names a session, for `affinity`")
+        .default("x-session-id");
+pub(crate) const WORKER_CONCURRENCY: Setting = Setting::flag(
+    "worker-concurrency",
+    "REQUESTS",
+    "How many requests one worker may have in flight; without it there is no limit, and engines \
+     queue by themselves",
+);
+pub(crate) const QUEUE_DEPTH: Setting = Setting::flag(
+    "queue-depth",
+    "REQUESTS",
+    "How many requests may wait for one model while all its workers have as many as they may; \
+     above, 429",
+)
+.default("256");
+pub(crate) const QUEUE_TIMEOUT: Setting =
+    Setting::flag("queue-timeout", "SECONDS", "How long a request may wait so; then 503")
+        .default("30");
+pub(crate) const RETRY_BUDGET: Setting = Setting::flag(
+    "retry-budget",
+    "PERCENT",
+    "What share of the requests of the last seconds may be sent to a worker a second time, beside \
+     ten a second; one that could not be sent at all always goes elsewhere",
+)
+.default("20");
+pub(crate) const PANIC_THRESHOLD: Setting = Setting::flag(
+    "panic-threshold",
+    "PERCENT",
+    "Below this share of a model's workers in rotation, those whose answers fail are used as well",
+)
+.default("50");
+pub(crate) const WORKER_PROBE_INTERVAL: Setting = Setting::flag(
+    "worker-probe-interval",
+    "SECONDS",
+    "How long a worker that sends nothing is left alone between two probes of its `/health`; 0 turns \
+     probes off",
+)
+.default("2");
 
 // The store.
 
@@ -242,6 +398,12 @@ pub(crate) const HTTP_WRITE_STALL_TIMEOUT: Setting = Setting::flag(
 pub(crate) const HTTP_KEEP_ALIVE: Setting =
     Setting::flag("http-keep-alive", "SECONDS", "How long an idle connection stays open")
         .default("75");
+pub(crate) const HTTP2_STREAMS: Setting = Setting::flag(
+    "http2-streams",
+    "COUNT",
+    "Most requests under way at one time on one connection of HTTP/2",
+)
+.default("200");
 pub(crate) const CONNECT_TIMEOUT: Setting =
     Setting::flag("connect-timeout", "SECONDS", "How long connecting to a worker may take")
         .default("2");
@@ -295,6 +457,12 @@ pub(crate) const ENGINE_API_KEY_FILE: Setting = Setting::flag(
     "engine-api-key-file",
     "FILE",
     "File with the key that the engine wants from those who ask for its health and models",
+);
+pub(crate) const ENGINE_CA: Setting = Setting::flag(
+    "engine-ca",
+    "FILE",
+    "Authorities that an `https` engine is trusted by when it is asked for its health and models, PEM, \
+     beside those of the system. Read again when it changes",
 );
 pub(crate) const START_TIMEOUT: Setting = Setting::flag(
     "start-timeout",

@@ -147,20 +147,17 @@ impl FromStr for KindList {
     }
 }
 
-/// How a frontend picks an instance.
+/// A share in percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RouterMode {
-    /// Each in turn.
-    RoundRobin,
-}
+pub(crate) struct Percent(pub(crate) u8);
 
-impl FromStr for RouterMode {
+impl FromStr for Percent {
     type Err = Expected;
 
     fn from_str(text: &str) -> Result<Self, Expected> {
-        match text {
-            "round-robin" => Ok(Self::RoundRobin),
-            _ => expected("round-robin, which is the only router mode so far"),
+        match text.parse() {
+            Ok(percent @ 0..=100) => Ok(Self(percent)),
+            _ => expected("a whole number from 0 to 100"),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,7 +19,7 @@ use super::register::register;
 use super::settings::{EngineSettings, WorkerSettings};
 use super::signals::{Asked, Signals};
 use crate::echo::{EchoEngine, local_url, unix_now};
-use crate::engine::{HttpEngine, TlsRoots};
+use crate::engine::HttpEngine;
 use crate::failure::Failure;
 use crate::settings::table;
 
@@ -86,8 +85,9 @@ impl Worker {
         let asked = HttpEngine::new(
             engine_url.clone(),
             settings.engine_key.clone(),
-            Arc::new(TlsRoots::default()),
+            settings.engine_tls.clone(),
         );
+        settings.engine_tls.reload_on_change();
         let pace = Pace::new(settings.silence_timeout);
         let following = follow(asked, offer, pace, wanted);
         let (stop, stopped) = oneshot::channel::<()>();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use dynamo_discovery::{EtcdConfig, Kind, Kinds, WorkerUrl, check_model_name};
+use dynamo_http::{WorkerKey, WorkerTls};
 use dynamo_namespace::EndpointId;
-use http::HeaderValue;
 
 use crate::echo::EchoEngine;
 use crate::environment::Environment;
@@ -16,8 +16,8 @@ use crate::failure::Failure;
 use crate::settings::identity::IdentityFlags;
 use crate::settings::static_worker::default_kinds;
 use crate::settings::store::{Store, StoreFlags};
-use crate::settings::table;
 use crate::settings::value::{KindList, LeaseTtl, Seconds, Timeout};
+use crate::settings::{authorities, table};
 
 #[derive(Debug, Parser)]
 pub(crate) struct WorkerFlags {
@@ -29,6 +29,8 @@ pub(crate) struct WorkerFlags {
     advertise_url: Option<WorkerUrl>,
     #[arg(long)]
     engine_api_key_file: Option<PathBuf>,
+    #[arg(long)]
+    engine_ca: Option<PathBuf>,
     #[arg(long)]
     start_timeout: Option<Timeout>,
     #[arg(long)]
@@ -74,8 +76,10 @@ pub(crate) struct WorkerSettings {
     pub(crate) endpoint: EndpointId,
     pub(crate) engine: EngineSettings,
     pub(crate) advertise_url: Option<WorkerUrl>,
-    /// The whole `authorization` header for the engine.
-    pub(crate) engine_key: Option<HeaderValue>,
+    /// The key for the engine, if it wants one.
+    pub(crate) engine_key: WorkerKey,
+    /// Which authorities an `https` engine is trusted by.
+    pub(crate) engine_tls: WorkerTls,
     pub(crate) models: Vec<String>,
     pub(crate) kinds: Kinds,
     pub(crate) context_length: Option<u64>,
@@ -155,11 +159,16 @@ impl WorkerFlags {
             table::SILENCE_TIMEOUT.resolve(self.silence_timeout, environment)?;
         let Seconds(drain_grace) = table::DRAIN_GRACE.resolve(self.drain_grace, environment)?;
         let Seconds(stop_timeout) = table::STOP_TIMEOUT.resolve(self.stop_timeout, environment)?;
+        let engine_key = WorkerKey::default();
+        if let Some(file) = self.engine_api_key_file {
+            read_key(&file, &engine_key)?;
+        }
         Ok(WorkerSettings {
             endpoint,
             engine,
             advertise_url: self.advertise_url,
-            engine_key: self.engine_api_key_file.as_deref().map(read_key).transpose()?,
+            engine_key,
+            engine_tls: authorities(table::ENGINE_CA, self.engine_ca)?,
             models,
             kinds,
             context_length: self.context_length,
@@ -173,18 +182,14 @@ impl WorkerFlags {
     }
 }
 
-fn read_key(file: &Path) -> Result<HeaderValue, Failure> {
+fn read_key(file: &Path, key: &WorkerKey) -> Result<(), Failure> {
     let name = table::ENGINE_API_KEY_FILE.name();
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("{name}: cannot read {}", file.display()))
         .map_err(Failure::Usage)?;
-    let key = text.trim();
-    let mut header = Some(key)
-        .filter(|key| !key.is_empty())
-        .and_then(|key| HeaderValue::try_from(format!("Bearer {key}")).ok())
-        .ok_or_else(|| Failure::usage(format!("{name}: {} holds no key", file.display())))?;
-    header.set_sensitive(true);
-    Ok(header)
+    key.set(text.trim())
+        .with_context(|| format!("{name}: {} holds no key", file.display()))
+        .map_err(Failure::Usage)
 }
 
 #[cfg(test)]
@@ -300,7 +305,7 @@ mod tests {
         assert!(message.contains("holds no key"), "{message}");
         std::fs::write(file.path(), "s3cret\n").unwrap();
         let settings = resolve(&arguments, []).unwrap();
-        assert_eq!(settings.engine_key.as_ref().unwrap(), "Bearer s3cret");
+        assert_eq!(settings.engine_key.header().unwrap(), "Bearer s3cret");
         assert!(!format!("{settings:?}").contains("s3cret"));
         let missing = ["--url", "http://h:1", "--engine-api-key-file", "/nonexistent"];
         assert!(resolve(&missing, []).unwrap_err().contains("cannot read /nonexistent"));

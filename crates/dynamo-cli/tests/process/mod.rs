@@ -1,8 +1,9 @@
 //! Programs as processes: started with a clean environment, watched by what they log.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "it is a test")]
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -33,6 +34,15 @@ pub(crate) fn finish(program: &str, arguments: &[&str], environment: &[(&str, &s
     Running::start(program, arguments, environment).end()
 }
 
+/// Runs a program that reads something to its end.
+pub(crate) fn finish_with(program: &str, arguments: &[&str], stdin: &str) -> Ended {
+    let mut running = Running::begin(program, arguments, &[], Stdio::piped());
+    let mut pipe = running.child.stdin.take().unwrap();
+    pipe.write_all(stdin.as_bytes()).unwrap();
+    drop(pipe);
+    running.end()
+}
+
 /// A running program; it is killed when this is dropped.
 pub(crate) struct Running {
     child: Child,
@@ -42,13 +52,22 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::begin(program, arguments, environment, Stdio::null())
+    }
+
+    fn begin(
+        program: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        stdin: Stdio,
+    ) -> Self {
         let mut child = Command::new(program)
             .args(arguments)
             .env_clear()
             // For the scripts that stand for engines.
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(environment.iter().copied())
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -100,6 +119,7 @@ impl Running {
         let signal = match name {
             "TERM" => Signal::TERM,
             "INT" => Signal::INT,
+            "HUP" => Signal::HUP,
             "USR1" => Signal::USR1,
             other => panic!("no such signal: {other}"),
         };

@@ -20,7 +20,8 @@ use http::uri::Scheme;
 /// ```
 #[derive(Clone, Debug)]
 pub struct EtcdConfig {
-    /// The members of one cluster, as `http://host:port` or `https://host:port`; without a scheme
+    /// The members of one cluster, in any order; some may be away, or not exist. One is used at a
+    /// time, for as long as it answers. As `http://host:port` or `https://host:port`; without a scheme
     /// it is `https` where TLS is configured, else `http`. By default
     /// [`DEFAULT_ENDPOINT`](Self::DEFAULT_ENDPOINT).
     pub endpoints: Vec<String>,
@@ -30,9 +31,10 @@ pub struct EtcdConfig {
     /// certificates.
     #[cfg(feature = "etcd-tls")]
     pub tls: Option<super::Tls>,
-    /// How long connecting may take. By default 1 second.
+    /// How long connecting to one endpoint may take. By default 1 second.
     pub connect_timeout: Duration,
-    /// How long one call may take, connecting included. By default 2 seconds.
+    /// How long one call may take, and how long the search for a member that answers, where the one
+    /// in use has failed. By default 2 seconds.
     pub call_timeout: Duration,
 }
 

@@ -22,6 +22,8 @@ pub(super) enum Failure {
     Replaced,
     /// The files for TLS became unusable.
     Config(EtcdConfigError),
+    /// No endpoint of several gave an answer; each in its own way.
+    NoEndpoint(Vec<(String, Failure)>),
 }
 
 /// What to do about it.
@@ -50,6 +52,14 @@ const PERMISSION_DENIED: i32 = 7;
 const UNAUTHENTICATED: i32 = 16;
 
 impl Failure {
+    /// Why none of these endpoints can be used; there is at least one.
+    pub(super) fn none_of(mut failures: Vec<(String, Self)>) -> Self {
+        match failures.pop() {
+            Some((_, only)) if failures.is_empty() => only,
+            last => Self::NoEndpoint(failures.into_iter().chain(last).collect()),
+        }
+    }
+
     pub(super) fn meaning(&self) -> Meaning {
         match self {
             Self::Client(etcd_client::Error::GRpcStatus(status)) => {
@@ -61,9 +71,11 @@ impl Failure {
             // The reason is a status as text; its code is lost.
             Self::Canceled { reason, .. } => of_status(UNKNOWN, reason),
             Self::Replaced => Meaning::Replaced,
-            Self::Client(_) | Self::Silence(_) | Self::Broken(_) | Self::Config(_) => {
-                Meaning::Unavailable
-            }
+            Self::Client(_)
+            | Self::Silence(_)
+            | Self::Broken(_)
+            | Self::Config(_)
+            | Self::NoEndpoint(_) => Meaning::Unavailable,
         }
     }
 }
@@ -125,6 +137,17 @@ impl fmt::Display for Failure {
             Self::Broken(what) => f.write_str(what),
             Self::Replaced => f.write_str("etcd holds another history"),
             Self::Config(error) => error.fmt(f),
+            Self::NoEndpoint(failures) => {
+                write!(f, "none of {} etcd endpoints answers", failures.len())?;
+                for (number, (endpoint, failure)) in failures.iter().enumerate() {
+                    let mark = if number == 0 { ": " } else { "; " };
+                    write!(f, "{mark}{endpoint}: {failure}")?;
+                    if let Some(source) = failure.source() {
+                        write!(f, ": {source}")?;
+                    }
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -177,6 +200,22 @@ mod tests {
         ] {
             assert_eq!(of_status(code, message), meaning, "{code} {message}");
         }
+    }
+
+    #[test]
+    fn one_endpoint_fails_as_itself_and_several_each_in_its_own_way() {
+        let silent = || Failure::Silence(Duration::from_secs(2));
+        let only = Failure::none_of(vec![("http://a:1".into(), silent())]);
+        assert_eq!(only.to_string(), "etcd did not answer within 2s");
+        let refused = Failure::Broken("refused");
+        let both = [("http://a:1".into(), refused), ("http://b:2".into(), silent())];
+        let both = Failure::none_of(both.into());
+        assert_eq!(
+            both.to_string(),
+            "none of 2 etcd endpoints answers: http://a:1: refused; http://b:2: etcd did not \
+             answer within 2s"
+        );
+        assert_eq!(both.meaning(), Meaning::Unavailable);
     }
 
     #[test]

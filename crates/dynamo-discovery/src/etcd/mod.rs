@@ -34,8 +34,9 @@ const LIST_ATTEMPTS: usize = 3;
 
 /// A store in etcd, from release 3.4 on.
 ///
-/// It connects with the first call and, after a failure, with the next one. A call takes no longer
-/// than [`EtcdConfig::call_timeout`]; a list is one call for every 5000 entries.
+/// It connects with the first call and, after a failure, with the next one: to the endpoint that
+/// answers first. A call takes no longer than [`EtcdConfig::call_timeout`], and as long again when it
+/// has to connect; a list is one call for every 5000 entries.
 ///
 /// What etcd said is the source of a [`StoreError`].
 #[derive(Debug)]
@@ -230,6 +231,7 @@ fn entry(kv: PbKeyValue) -> Entry {
         key: Key::from(kv.key),
         value: Bytes::from(kv.value),
         mod_revision: to_revision(kv.mod_revision),
+        lease: to_lease(kv.lease),
     }
 }
 
@@ -237,6 +239,11 @@ fn entry(kv: PbKeyValue) -> Entry {
 
 fn to_revision(wire: i64) -> Revision {
     Revision(wire.try_into().unwrap_or_default())
+}
+
+/// A key without a lease says 0.
+fn to_lease(wire: i64) -> Option<LeaseId> {
+    (wire != 0).then_some(LeaseId(wire))
 }
 
 fn to_wire(revision: Revision) -> i64 {

@@ -11,12 +11,19 @@ use tracing::debug;
 
 use super::connection::{Clients, Connection};
 use super::failure::{Failure, Meaning};
-use super::{entry, first_key, to_revision, to_wire};
-use crate::store::{Change, Cursor, Key, KeyRange, Revision, StoreError, WatchItem};
+use super::{entry, first_key, to_lease, to_revision, to_wire};
+use crate::store::{Change, Cursor, Key, KeyRange, Revision, Stamp, StoreError, WatchItem};
 
 /// When a quiet watch asks whether etcd is there: early enough for an answer within the 5 seconds
 /// of [`WatchItem::Alive`].
 const ASK_AFTER: Duration = Duration::from_secs(4);
+
+/// How long etcd has for that answer before the watch is taken for dead: all in all, a dead link is
+/// noticed 6 seconds after the last word.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// A timer that is so much too late says that we have slept, and nothing about etcd.
+const SLEPT: Duration = Duration::from_secs(1);
 
 // `mvccpb.Event.EventType` (https://github.com/etcd-io/etcd/blob/main/api/mvccpb/kv.proto), read as
 // numbers: the client panics on one that it does not know.
@@ -45,7 +52,7 @@ pub(super) async fn open(
         connection,
         clients: begun.clients,
         stream: begun.stream,
-        ask_at: Instant::now() + ASK_AFTER,
+        quiet: Quiet::since(Instant::now()),
         assembly: Assembly::default(),
     };
     let items = stream::try_unfold(watch, |mut watch| async move {
@@ -88,9 +95,9 @@ async fn prove(
 ) -> Result<(), Failure> {
     match &after.anchor {
         // A read at a revision that is not reached yet is refused.
-        Some((key, revision)) => {
+        Some((key, stamp)) => {
             let found = written(clients, key.as_bytes(), after.revision).await?;
-            if found == Some(*revision) { Ok(()) } else { Err(Failure::Replaced) }
+            if found == Some(*stamp) { Ok(()) } else { Err(Failure::Replaced) }
         }
         // Another store, or a member that lags behind the one that told us the revision: a read
         // knows, since it asks the leader.
@@ -101,15 +108,12 @@ async fn prove(
     }
 }
 
-/// Which revision had last written a key, as of a revision; 0 is the latest.
-async fn written(
-    mut clients: Clients,
-    key: &[u8],
-    at: Revision,
-) -> Result<Option<Revision>, Failure> {
+/// What had last written a key, as of a revision; 0 is the latest.
+async fn written(mut clients: Clients, key: &[u8], at: Revision) -> Result<Option<Stamp>, Failure> {
     let options = GetOptions::new().with_revision(to_wire(at)).with_keys_only();
     let answer = clients.kv.get(key, Some(options)).await?;
-    Ok(answer.kvs().first().map(|kv| to_revision(kv.mod_revision())))
+    let stamp = |revision, lease| Stamp { revision: to_revision(revision), lease: to_lease(lease) };
+    Ok(answer.kvs().first().map(|kv| stamp(kv.mod_revision(), kv.lease())))
 }
 
 /// An open watch. Dropping it cancels it at the server: nothing else holds the stream.
@@ -117,7 +121,7 @@ struct Watch {
     connection: Arc<Connection>,
     clients: Clients,
     stream: WatchStream,
-    ask_at: Instant,
+    quiet: Quiet,
     assembly: Assembly,
 }
 
@@ -125,16 +129,19 @@ impl Watch {
     async fn next(&mut self) -> Result<WatchItem, StoreError> {
         loop {
             let answer = tokio::select! {
-                answer = self.stream.message() => answer,
-                () = sleep_until(self.ask_at) => {
-                    self.ask_at = Instant::now() + ASK_AFTER;
-                    // Where nothing can be sent any more, the stream ends by itself.
-                    let _ = self.stream.request_progress().await;
-                    continue;
-                }
+                biased;
+                answer = self.stream.message() => answer.map_err(Failure::from),
+                () = sleep_until(self.quiet.until) => match self.quiet.over(Instant::now()) {
+                    Over::Ask => {
+                        // Where nothing can be sent any more, the stream ends by itself.
+                        let _ = self.stream.request_progress().await;
+                        continue;
+                    }
+                    Over::Dead => Err(Failure::Silence(ANSWER_WITHIN)),
+                },
             };
-            self.ask_at = Instant::now() + ASK_AFTER;
-            return match answer.map_err(Failure::from).and_then(live) {
+            self.quiet = Quiet::since(Instant::now());
+            return match answer.and_then(live) {
                 Ok(answer) => Ok(self.assembly.take(answer.0)),
                 Err(failure) => {
                     self.connection.blame(self.clients.number, &failure);
@@ -142,6 +149,33 @@ impl Watch {
                 }
             };
         }
+    }
+}
+
+/// For how long a watch may still say nothing.
+struct Quiet {
+    until: Instant,
+    asked: bool,
+}
+
+/// What to do when it is over.
+#[derive(Debug, PartialEq)]
+enum Over {
+    Ask,
+    Dead,
+}
+
+impl Quiet {
+    fn since(heard: Instant) -> Self {
+        Self { until: heard + ASK_AFTER, asked: false }
+    }
+
+    fn over(&mut self, now: Instant) -> Over {
+        if self.asked && now < self.until + SLEPT {
+            return Over::Dead;
+        }
+        *self = Self { until: now + ANSWER_WITHIN, asked: true };
+        Over::Ask
     }
 }
 
@@ -230,6 +264,20 @@ mod tests {
         let mixed = told(assembly.take(answer(false, &[(7, "a", 2), (PUT, "b", 2)])));
         assert_eq!(mixed, Some((2, vec!["b".to_owned()])));
         assert_eq!(told(assembly.take(answer(false, &[(7, "a", 3)]))), None);
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_the_end_but_not_for_one_who_slept_meanwhile() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut quiet = Quiet::since(start);
+        assert_eq!((quiet.until, quiet.over(after(4))), (after(4), Over::Ask));
+        assert_eq!((quiet.until, quiet.over(after(6))), (after(6), Over::Dead));
+
+        let mut slept = Quiet::since(start);
+        assert_eq!(slept.over(after(4)), Over::Ask);
+        assert_eq!(slept.over(after(30)), Over::Ask);
+        assert_eq!((slept.until, slept.over(after(32))), (after(32), Over::Dead));
     }
 
     #[test]

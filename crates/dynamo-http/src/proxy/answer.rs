@@ -1,15 +1,15 @@
 //! The body of a worker's answer, read in the task of whoever wants it.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
+use super::load::Slot;
 use super::pool::Connection;
-use crate::upstream::Upstream;
 
 /// How much is joined into one frame at most.
 const JOINED: usize = 64 * 1024;
@@ -22,18 +22,19 @@ const JOINED: usize = 64 * 1024;
 pub(crate) struct Answer {
     incoming: Incoming,
     connection: Option<Box<Connection>>,
-    upstream: Arc<Upstream>,
+    slot: Slot,
     /// A frame that was read but could not be joined: trailers, an error, or the end.
     held: Option<Option<Result<Frame<Bytes>, hyper::Error>>>,
 }
 
 impl Answer {
-    pub(crate) fn new(
-        incoming: Incoming,
-        connection: Box<Connection>,
-        upstream: Arc<Upstream>,
-    ) -> Self {
-        Self { incoming, connection: Some(connection), upstream, held: None }
+    pub(crate) fn new(incoming: Incoming, connection: Box<Connection>, slot: Slot) -> Self {
+        Self { incoming, connection: Some(connection), slot, held: None }
+    }
+
+    /// Bytes came from the server.
+    pub(crate) fn heard(&self, at: Instant) {
+        self.slot.upstream().rotation.heard(at);
     }
 
     /// The next frame: one that was read already, else what can be read now.
@@ -41,19 +42,15 @@ impl Answer {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.incoming).poll_frame(cx);
         match &mut self.connection {
-            Some(connection) if frame.is_pending() => {
-                connection.drive(cx);
-                Pin::new(&mut self.incoming).poll_frame(cx)
-            }
-            _ => frame,
+            Some(connection) => connection.poll_frame(cx, &mut self.incoming),
+            None => Pin::new(&mut self.incoming).poll_frame(cx),
         }
     }
 
     fn recycle(&mut self, cx: &mut Context<'_>) {
         if let Some(connection) = self.connection.take() {
-            connection.recycle(cx, &self.upstream.pool);
+            connection.recycle(cx, self.slot.upstream().pool());
         }
     }
 }

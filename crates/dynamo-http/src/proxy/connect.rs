@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynamo_discovery::is_link_local;
@@ -10,27 +11,35 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
+use crate::frontend::FrontendConfig;
+use crate::network::Network;
+#[cfg(feature = "tls")]
+use crate::tls::WorkerTls;
+
 /// A connection's bytes.
 #[cfg(not(feature = "tls"))]
 pub(crate) type Transport = TokioIo<TcpStream>;
 /// A connection's bytes, encrypted or not.
 #[cfg(feature = "tls")]
-pub(crate) type Transport = TokioIo<super::tls::MaybeTls>;
+pub(crate) type Transport = TokioIo<super::transport::MaybeTls>;
 
 /// Opens connections to workers.
 #[derive(Clone)]
 pub(crate) struct Connector {
     timeout: Duration,
+    /// Where workers may be; none is anywhere.
+    networks: Arc<[Network]>,
     #[cfg(feature = "tls")]
-    tls: super::tls::Tls,
+    tls: WorkerTls,
 }
 
 impl Connector {
-    pub(crate) fn new(timeout: Duration) -> Self {
+    pub(crate) fn new(config: &FrontendConfig) -> Self {
         Self {
-            timeout,
+            timeout: config.connect_timeout,
+            networks: config.worker_networks.as_slice().into(),
             #[cfg(feature = "tls")]
-            tls: super::tls::Tls::with_native_roots(),
+            tls: config.worker_tls.clone(),
         }
     }
 
@@ -41,7 +50,7 @@ impl Connector {
         let https = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let connect = async {
-            let stream = connect_tcp(host, port, deadline).await?;
+            let stream = self.connect_tcp(host, port, deadline).await?;
             // Without it one peer loses 44 ms on each stream, to Nagle and delayed ACK.
             stream.set_nodelay(true)?;
             self.secure(stream, host, https).await
@@ -49,12 +58,42 @@ impl Connector {
         timeout_at(deadline, connect).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Tries the addresses one after the other. Each but the last gets half of the time that is
+    /// left, so that one that does not answer leaves time for the next.
+    async fn connect_tcp(&self, host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
+        let addresses = lookup_host((host, port)).await?;
+        let mut addresses = addresses.filter(|address| self.permits(address)).peekable();
+        let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "no permitted address");
+        while let Some(address) = addresses.next() {
+            let now = Instant::now();
+            let until = match addresses.peek() {
+                Some(_) => now + deadline.saturating_duration_since(now) / 2,
+                None => deadline,
+            };
+            match timeout_at(until, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(refused)) => error = refused,
+                Err(_) => error = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(error)
+    }
+
+    /// Checked on what a name resolved to: so `0x7f000001`, and a name whose answer changes, are
+    /// judged by where they lead.
+    fn permits(&self, address: &SocketAddr) -> bool {
+        let listed = |network: &Network| network.contains(address.ip());
+        let allowed = self.networks.is_empty() || self.networks.iter().any(listed);
+        allowed && !is_link_local(address.ip())
+    }
+
     #[cfg(feature = "tls")]
     async fn secure(&self, stream: TcpStream, host: &str, https: bool) -> io::Result<Transport> {
         let stream = if https {
-            self.tls.connect(host, stream).await?
+            let stream = self.tls.connect(host, stream).await?;
+            super::transport::MaybeTls::Tls(Box::new(stream))
         } else {
-            super::tls::MaybeTls::Plain(stream)
+            super::transport::MaybeTls::Plain(stream)
         };
         Ok(TokioIo::new(stream))
     }
@@ -68,38 +107,12 @@ impl Connector {
     }
 }
 
-/// Tries the addresses one after the other. Each but the last gets half of the time that is left,
-/// so that one that does not answer leaves time for the next.
-async fn connect_tcp(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
-    let mut addresses = lookup_host((host, port)).await?.filter(permitted).peekable();
-    let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "no permitted address");
-    while let Some(address) = addresses.next() {
-        let now = Instant::now();
-        let until = match addresses.peek() {
-            Some(_) => now + deadline.saturating_duration_since(now) / 2,
-            None => deadline,
-        };
-        match timeout_at(until, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(refused)) => error = refused,
-            Err(_) => error = io::ErrorKind::TimedOut.into(),
-        }
-    }
-    Err(error)
-}
-
-/// Checked on what a name resolved to: so `0x7f000001`, and a name whose answer changes, are
-/// judged by where they lead.
-fn permitted(address: &SocketAddr) -> bool {
-    !is_link_local(address.ip())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn connector() -> Connector {
-        Connector::new(Duration::from_secs(2))
+        Connector::new(&FrontendConfig::default())
     }
 
     #[tokio::test]
@@ -115,6 +128,26 @@ mod tests {
             let error = connector().connect(&uri.parse().unwrap()).await.err().unwrap();
             assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{uri}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn only_listed_networks_are_connected_to_however_an_address_is_spelled() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connector = |networks: &[&str]| {
+            let worker_networks = networks.iter().map(|one| one.parse().unwrap()).collect();
+            let config = FrontendConfig { worker_networks, ..FrontendConfig::default() };
+            Connector::new(&config)
+        };
+        for host in ["127.0.0.1", "localhost", "0x7f000001", "[::ffff:7f00:1]"] {
+            let uri = format!("http://{host}:{port}").parse().unwrap();
+            let error = connector(&["10.0.0.0/8", "::1"]).connect(&uri).await.err().unwrap();
+            assert!(error.kind() != io::ErrorKind::TimedOut, "{host}: {error}");
+            connector(&["10.0.0.0/8", "127.0.0.0/8"]).connect(&uri).await.unwrap();
+        }
+        let metadata = "http://169.254.169.254".parse().unwrap();
+        let error = connector(&["0.0.0.0/0"]).connect(&metadata).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{error}");
     }
 
     #[tokio::test]

@@ -47,6 +47,13 @@ pub(crate) fn for_upstream(headers: &mut HeaderMap, length: usize, id: &HeaderVa
     headers.insert(X_REQUEST_ID, id.clone());
 }
 
+/// Puts our own key in the place of the client's, where we have one.
+pub(crate) fn authorize(headers: &mut HeaderMap, worker_key: Option<HeaderValue>) {
+    if let Some(key) = worker_key {
+        headers.insert(header::AUTHORIZATION, key);
+    }
+}
+
 /// The id that the client gave, if it is fit for a log; else a new one.
 ///
 /// New ones are UUIDs (version 4 of RFC 9562), since one engine refuses anything else.
@@ -59,19 +66,24 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// Written digit by digit, since this is once for each request, and formatting is ten times slower.
 fn new_request_id() -> HeaderValue {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    let mut random = fastrand::u128(..);
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    /// Where the two digits of each byte stand.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+    let mut random = fastrand::u128(..).to_be_bytes();
+    random[6] = 0x40 | random[6] & 0x0f;
+    random[8] = 0x80 | random[8] & 0x3f;
     let mut id = [b'-'; 36];
-    for (place, byte) in id.iter_mut().enumerate() {
-        *byte = match place {
-            8 | 13 | 18 | 23 => continue,
-            14 => b'4',
-            19 => DIGITS[8 + (random & 0b11) as usize],
-            _ => DIGITS[(random & 0xf) as usize],
-        };
-        random >>= 4;
+    for (byte, place) in random.into_iter().zip(PLACES) {
+        id[place] = DIGITS[usize::from(byte >> 4)];
+        id[place + 1] = DIGITS[usize::from(byte & 0xf)];
     }
     HeaderValue::from_bytes(&id).unwrap_or_else(|_| unreachable!("digits and dashes"))
+}
+
+/// What a `Content-Type` says without its parameters, if there is one.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::CONTENT_TYPE)?.as_bytes();
+    Some(value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii())
 }
 
 #[cfg(test)]

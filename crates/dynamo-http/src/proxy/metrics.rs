@@ -2,9 +2,9 @@
 //!
 //! The handles of a model's series hang at the model, so a request finds them without a lock.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use http::StatusCode;
@@ -13,6 +13,8 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::rotation::Out;
+use crate::access::{ApiKeys, Slot};
 use crate::feed::DiscoveryStatus;
 use crate::route::Route;
 use crate::view::{Model, View};
@@ -31,6 +33,16 @@ const DURATION: &[f64] = &[
 const FIRST_BYTE: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
+/// Who reads a page about the frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Anyone who reaches the port. What happens in other namespaces is not theirs to know, so
+    /// nothing is told that moves with it.
+    Client,
+    /// Whoever reaches the admin port.
+    Operator,
+}
+
 /// The series of one frontend.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -38,7 +50,12 @@ pub(crate) struct Metrics {
     inflight: IntGaugeVec,
     duration: HistogramVec,
     first_byte: HistogramVec,
-    labelled: AtomicUsize,
+    ejections: IntCounterVec,
+    resent: IntCounterVec,
+    /// Requests that wait for a place at a worker.
+    pub(crate) queued: IntGauge,
+    /// The models that have series of their own.
+    labelled: Mutex<HashSet<Box<str>>>,
     unknown: Arc<ModelMeter>,
 }
 
@@ -46,7 +63,8 @@ pub(crate) struct Metrics {
 #[derive(Default)]
 pub(crate) struct ModelMeter {
     label: OnceLock<Box<str>>,
-    routes: [OnceLock<RouteMeter>; Route::ALL.len()],
+    /// Boxed, since most models of many are asked for on one route or none.
+    routes: [OnceLock<Box<RouteMeter>>; Route::ALL.len()],
 }
 
 /// The series of one model on one route.
@@ -87,22 +105,62 @@ impl Metrics {
                 .buckets(FIRST_BYTE.to_vec()),
                 &by(&["model", "endpoint"]),
             )),
-            labelled: AtomicUsize::new(0),
+            ejections: valid(IntCounterVec::new(
+                opts("worker_ejections_total", "Workers put out of rotation, by reason"),
+                &by(&["reason"]),
+            )),
+            resent: valid(IntCounterVec::new(
+                opts("resent_requests_total", "Requests to be sent again, by whether they were"),
+                &by(&["outcome"]),
+            )),
+            queued: valid(IntGauge::with_opts(opts(
+                "queued_requests",
+                "Requests that wait for a place at a worker",
+            ))),
+            labelled: Mutex::default(),
             unknown: Arc::default(),
             registry,
         };
         let Self { registry, requests, inflight, duration, first_byte, .. } = &metrics;
+        let Self { ejections, resent, queued, .. } = &metrics;
         valid(registry.register(Box::new(requests.clone())));
         valid(registry.register(Box::new(inflight.clone())));
         valid(registry.register(Box::new(duration.clone())));
         valid(registry.register(Box::new(first_byte.clone())));
+        valid(registry.register(Box::new(ejections.clone())));
+        valid(registry.register(Box::new(resent.clone())));
+        valid(registry.register(Box::new(queued.clone())));
+        // Seen at 0 as well, so that a rate can be told from the first one on.
+        for reason in Out::ALL {
+            ejections.with_label_values(&[reason.name()]);
+        }
+        for outcome in [true, false] {
+            metrics.resent_counter(outcome);
+        }
         let _ = metrics.unknown.label.set(UNKNOWN_MODEL.into());
         metrics
     }
 
+    /// A worker is out of rotation.
+    pub(crate) fn ejected(&self, reason: Out) {
+        self.ejections.with_label_values(&[reason.name()]).inc();
+    }
+
+    /// A request was to be sent again, and was or, for want of a budget, was not.
+    pub(crate) fn resent(&self, was: bool) {
+        self.resent_counter(was).inc();
+    }
+
+    fn resent_counter(&self, was: bool) -> IntCounter {
+        self.resent.with_label_values(&[if was { "sent" } else { "over_budget" }])
+    }
+
     fn label<'a>(&self, meter: &'a ModelMeter, name: &str) -> &'a str {
         meter.label.get_or_init(|| {
-            let own = self.labelled.fetch_add(1, Ordering::Relaxed) < MAX_MODELS;
+            let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
+            // A model may be known to several views, and may have been away.
+            let own = labelled.contains(name)
+                || (labelled.len() < MAX_MODELS && labelled.insert(name.into()));
             if own { name.into() } else { OTHER_MODELS.into() }
         })
     }
@@ -111,19 +169,28 @@ impl Metrics {
         meter.routes[route as usize].get_or_init(|| {
             let model = self.label(meter, name);
             let labels = [model, route.name()];
-            RouteMeter {
+            Box::new(RouteMeter {
                 inflight: self.inflight.with_label_values(&labels),
                 duration: self.duration.with_label_values(&labels),
                 first_byte: self.first_byte.with_label_values(&labels),
                 ok: Default::default(),
-            }
+            })
         })
     }
 
     /// Everything, in Prometheus' text format; the state of things as it is now.
-    pub(crate) fn render(&self, view: &View, discovery: &DiscoveryStatus) -> Vec<u8> {
+    pub(crate) fn render(
+        &self,
+        view: &View,
+        discovery: &DiscoveryStatus,
+        reader: Reader,
+        keys: Option<&ApiKeys>,
+    ) -> Vec<u8> {
         let mut families = self.registry.gather();
-        families.extend(state(view, discovery).gather());
+        families.extend(state(view, discovery, reader).gather());
+        if let (Reader::Operator, Some(keys)) = (reader, keys) {
+            families.extend(keys.families());
+        }
         let mut text = Vec::new();
         // Writing to memory does not fail.
         let _ = TextEncoder::new().encode(&families, &mut text);
@@ -144,7 +211,7 @@ impl fmt::Debug for ModelMeter {
 }
 
 /// What a view and the sources say, as metrics. Derived when asked for, so it cannot drift.
-fn state(view: &View, discovery: &DiscoveryStatus) -> Registry {
+fn state(view: &View, discovery: &DiscoveryStatus, reader: Reader) -> Registry {
     let registry = Registry::new();
     let gauges = |name: &str, help: &str, label: &str| {
         let gauges = valid(IntGaugeVec::new(opts(name, help), &[label]));
@@ -164,7 +231,8 @@ fn state(view: &View, discovery: &DiscoveryStatus) -> Registry {
 
     let open = gauges("endpoint_open", "Whether the route is open", "endpoint");
     let models = gauges("live_models", "Models that serve the route", "endpoint");
-    let instances = gauges("live_instances", "Instances that serve the route", "endpoint");
+    let instances =
+        gauges("live_instances", "Instances that serve the route, without those held", "endpoint");
     for route in Route::ALL {
         let label = [route.name()];
         open.with_label_values(&label).set(view.is_open(route.kind()).into());
@@ -172,11 +240,30 @@ fn state(view: &View, discovery: &DiscoveryStatus) -> Registry {
         models.with_label_values(&label).set(count);
         instances.with_label_values(&label).set(0);
     }
+    let out = gauges("instances_out_of_rotation", "Instances out of rotation, by reason", "reason");
+    for reason in Out::ALL {
+        out.with_label_values(&[reason.name()]).set(0);
+    }
+    let mut held = 0;
     for instance in view.instances() {
+        if let Some(reason) = view.out_of_rotation(instance) {
+            out.with_label_values(&[reason.name()]).inc();
+        }
+        if view.is_held(instance) {
+            held += 1;
+            continue;
+        }
         for route in Route::of(instance.kinds()) {
             instances.with_label_values(&[route.name()]).inc();
         }
     }
+    single("held_instances", "Instances that serve though the store has lost them", held);
+    let held_total = valid(IntCounter::with_opts(opts(
+        "instances_held_total",
+        "Instances that vanished from the store and were held, each time counted",
+    )));
+    held_total.inc_by(discovery.held());
+    valid(registry.register(Box::new(held_total)));
     let disagreeing = view.models().filter(|model| model.disagrees()).count();
     single(
         "disagreeing_models",
@@ -186,7 +273,7 @@ fn state(view: &View, discovery: &DiscoveryStatus) -> Registry {
     single("ready", "Whether every source has told once what there is", view.is_ready().into());
 
     let connected = gauges("discovery_connected", "Whether the source's watch runs", "source");
-    let revision = gauges("discovery_revision", "The source's revision that is applied", "source");
+    let denied = gauges("discovery_denied", "Whether the source denies access", "source");
     let stale = valid(GaugeVec::new(
         opts("discovery_stale_seconds", "For how long the source has been away"),
         &["source"],
@@ -194,25 +281,35 @@ fn state(view: &View, discovery: &DiscoveryStatus) -> Registry {
     valid(registry.register(Box::new(stale.clone())));
     let resyncs = counters("discovery_resyncs_total", "Full lists after the first one");
     let refused = counters("discovery_refused_total", "Entries that were refused");
-    let out_of_scope = counters("discovery_out_of_scope_total", "Entries that were out of scope");
     for source in discovery.sources() {
         let label = [source.name()];
         connected.with_label_values(&label).set(source.connected().into());
-        revision.with_label_values(&label).set(source.revision().0.try_into().unwrap_or(i64::MAX));
+        denied.with_label_values(&label).set(source.denied().into());
         stale.with_label_values(&label).set(source.stale_seconds());
         resyncs.with_label_values(&label).inc_by(source.resyncs());
         refused.with_label_values(&label).inc_by(source.refused());
-        out_of_scope.with_label_values(&label).inc_by(source.out_of_scope());
+    }
+    if reader == Reader::Operator {
+        let revision =
+            gauges("discovery_revision", "The source's revision that is applied", "source");
+        let out_of_scope =
+            counters("discovery_out_of_scope_total", "Entries that were out of scope");
+        for source in discovery.sources() {
+            let label = [source.name()];
+            let applied = source.revision().0.try_into().unwrap_or(i64::MAX);
+            revision.with_label_values(&label).set(applied);
+            out_of_scope.with_label_values(&label).inc_by(source.out_of_scope());
+        }
     }
     registry
 }
 
-fn opts(name: &str, help: &str) -> Opts {
+pub(crate) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("dynamo_frontend_{name}"), help)
 }
 
-/// Names and labels are literals of this file.
-fn valid<T>(result: prometheus::Result<T>) -> T {
+/// Names and labels are literals.
+pub(crate) fn valid<T>(result: prometheus::Result<T>) -> T {
     result.unwrap_or_else(|error| unreachable!("a metric is invalid: {error}"))
 }
 
@@ -237,6 +334,8 @@ pub(crate) struct Record {
     metrics: Arc<Metrics>,
     meter: Arc<ModelMeter>,
     model: Option<Arc<Model>>,
+    /// What it counts against, where a key is required.
+    slot: Option<Slot>,
     route: Route,
     stream: bool,
     began: Instant,
@@ -262,12 +361,18 @@ impl Record {
             meter: metrics.unknown.clone(),
             metrics: metrics.clone(),
             model: None,
+            slot: None,
             route,
             stream: false,
             began: Instant::now(),
             first_byte: false,
             outcome: Outcome::Left,
         }
+    }
+
+    /// The request is let in, by its key if it has one.
+    pub(crate) fn admitted(&mut self, slot: Option<Slot>) {
+        self.slot = slot;
     }
 
     /// The request is for this model, which is there.
@@ -339,6 +444,9 @@ impl Drop for Record {
         if self.model.is_some() {
             meter.inflight.dec();
         }
+        if let Some(slot) = self.slot.take() {
+            slot.ended(whole && status.is_success());
+        }
     }
 }
 
@@ -350,7 +458,13 @@ mod tests {
 
     fn text(metrics: &Metrics) -> String {
         let view = View::empty(NamespaceScope::All);
-        String::from_utf8(metrics.render(&view, &DiscoveryStatus::default())).unwrap()
+        String::from_utf8(metrics.render(
+            &view,
+            &DiscoveryStatus::default(),
+            Reader::Operator,
+            None,
+        ))
+        .unwrap()
     }
 
     #[test]
@@ -367,6 +481,19 @@ mod tests {
             .collect();
         assert_eq!(inflight.len(), MAX_MODELS + 1);
         assert!(inflight.iter().any(|line| line.contains(OTHER_MODELS) && line.ends_with(" 50")));
+    }
+
+    #[test]
+    fn a_model_that_several_views_show_has_one_series() {
+        let metrics = Metrics::new();
+        for _ in 0..MAX_MODELS + 1 {
+            metrics.route(&ModelMeter::default(), "m", Route::Completions).inflight.inc();
+        }
+        let line = format!(
+            "dynamo_frontend_inflight_requests{{endpoint=\"completions\",model=\"m\"}} {}",
+            MAX_MODELS + 1
+        );
+        assert!(text(&metrics).contains(&line));
     }
 
     #[test]

@@ -1,89 +1,123 @@
 //! The proxy: a request for a model goes to one of its instances, the answer streams back.
 
 mod answer;
+mod balance;
 mod body;
-mod connect;
+mod budget;
+pub(crate) mod connect;
 mod dialect;
+mod forward;
 mod headers;
+mod json;
+pub(crate) mod load;
 pub(crate) mod metrics;
 mod passage;
 mod patience;
-mod peek;
+pub(crate) mod peek;
 pub(crate) mod pool;
+pub(crate) mod probe;
+mod queue;
+mod relay;
+pub(crate) mod rotation;
 #[cfg(feature = "tls")]
-mod tls;
+mod transport;
+mod upkeep;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
 use dynamo_discovery::check_model_name;
 use dynamo_namespace::NamespaceScope;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use self::answer::Answer;
+use self::balance::{AffinityKey, Balancer};
 use self::body::{BodyLimits, Budget};
+use self::budget::RetryBudget;
 use self::connect::Connector;
 use self::dialect::EventStream;
+use self::forward::{Ask, Forwarder, Head};
 use self::headers::X_REQUEST_ID;
 use self::metrics::{Metrics, Record};
 use self::passage::{Passage, Phase};
 use self::patience::Patience;
-use self::pool::{Connection, ExchangeError};
+use self::peek::Peeked;
+use self::queue::QueueLimits;
+use self::upkeep::Upkeep;
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::frontend::FrontendConfig;
+use crate::live::LiveView;
 use crate::route::Route;
-use crate::switchboard::Switchboard;
-use crate::upstream::Upstream;
 use crate::view::{Model, View};
 
-/// How long an idle connection to a worker is kept. Most engines close theirs after 5 s.
-pub(crate) const MAX_IDLE: Duration = Duration::from_secs(4);
+pub use self::balance::{RouterMode, UnknownRouterMode};
 
 /// Everything that a proxied request needs.
 pub(crate) struct Proxy {
-    pub(crate) switchboard: Switchboard,
-    pub(crate) scope: NamespaceScope,
+    /// All of the frontend's scope: for upkeep, and for operators.
+    pub(crate) all: LiveView,
+    /// What is shown to a request without a key: everything, or nothing where keys are required.
+    anyone: LiveView,
     pub(crate) metrics: Arc<Metrics>,
-    connector: Connector,
+    forwarder: Forwarder,
     limits: BodyLimits,
-    first_byte: Duration,
+    affinity_header: HeaderName,
     idle_stream: Duration,
 }
 
-/// An answer's head, and the connection that it came over.
-type Head = (http::Response<Incoming>, Box<Connection>);
-
 impl Proxy {
-    pub(crate) fn new(
-        switchboard: Switchboard,
-        scope: NamespaceScope,
-        config: &FrontendConfig,
-    ) -> Self {
+    pub(crate) fn new(all: LiveView, config: &FrontendConfig) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let upkeep = Upkeep::new(
+            Connector::new(config),
+            metrics.clone(),
+            RetryBudget::new(config.retry_budget),
+            config.probe_interval,
+            config.worker_key.clone(),
+        );
+        let anyone = match config.api_keys {
+            Some(_) => LiveView::empty(NamespaceScope::AnyOf(BTreeSet::new())),
+            None => all.clone(),
+        };
         Self {
-            switchboard,
-            scope,
-            metrics: Arc::new(Metrics::new()),
-            connector: Connector::new(config.connect_timeout),
+            all,
+            anyone,
+            metrics,
+            forwarder: Forwarder {
+                balancer: Balancer {
+                    mode: config.router_mode,
+                    limit: config.worker_concurrency,
+                    panic_threshold: config.panic_threshold,
+                },
+                queue: QueueLimits { depth: config.queue_depth, timeout: config.queue_timeout },
+                first_byte: config.first_byte_timeout,
+                upkeep: Arc::new(upkeep),
+            },
             limits: BodyLimits {
                 each: config.body_limit,
                 stall: config.body_stall_timeout,
                 budget: Arc::new(Budget::new(config.bodies_limit)),
             },
-            first_byte: config.first_byte_timeout,
+            affinity_header: config.affinity_header.clone(),
             idle_stream: config.idle_stream_timeout,
         }
     }
 
-    pub(crate) fn view(&self) -> Arc<View> {
-        self.switchboard.view(&self.scope)
+    /// What is done for workers beside requests.
+    pub(crate) fn upkeep(&self) -> Arc<Upkeep> {
+        self.forwarder.upkeep.clone()
+    }
+
+    /// What a caller sees now.
+    pub(crate) fn view(&self, caller: &Caller) -> Arc<View> {
+        caller.tenant().map_or(&self.anyone, |tenant| &tenant.live).load()
     }
 
     /// Answers one request on a proxied route.
@@ -91,7 +125,7 @@ impl Proxy {
         let id = headers::request_id(request.headers());
         let mut record = Record::begin(&self.metrics, route);
         let mut response = match self.route(route, request, &id, &mut record).await {
-            Ok((head, upstream)) => self.pass_on(route, head, upstream, &id, record),
+            Ok(head) => self.pass_on(route, head, &id, record),
             Err(error) => {
                 record.answered(error.status());
                 debug!(request_id = ?id, path = route.path(), status = error.status().as_u16(), "refused");
@@ -109,97 +143,51 @@ impl Proxy {
         request: Request,
         id: &HeaderValue,
         record: &mut Record,
-    ) -> Result<(Head, Arc<Upstream>), ApiError> {
-        self.view().admit(route.kind())?;
+    ) -> Result<Head, ApiError> {
+        let caller = Caller::of(request.extensions());
+        record.admitted(caller.begin()?);
+        self.view(&caller).admit(route.kind())?;
         let (parts, body) = request.into_parts();
         check_content_type(&parts.headers)?;
         let body = self.limits.read(body).await?;
         let asked = peek::peek(&body.bytes)?;
         // The world may have moved on while the body came in.
-        let view = self.view();
+        let view = self.view(&caller);
         let model = find(&view, &asked.model, route)?;
         record.is_for(model, asked.stream);
-        self.forward(model, route, parts.uri.query(), parts.headers, &body.bytes, id).await
-    }
-
-    /// Sends the request to the model's instances until one answers.
-    async fn forward(
-        &self,
-        model: &Model,
-        route: Route,
-        query: Option<&str>,
-        mut headers: HeaderMap,
-        body: &Bytes,
-        id: &HeaderValue,
-    ) -> Result<(Head, Arc<Upstream>), ApiError> {
-        headers::for_upstream(&mut headers, body.len(), id);
-        let mut lost_before = false;
-        let mut failed = None;
-        for upstream in model.upstreams(route.kind()) {
-            let error = match self.attempt(upstream, route, query, &headers, body).await {
-                Ok(head) => return Ok((head, upstream.clone())),
-                Err(error) => error,
-            };
-            warn!(request_id = ?id, model = model.name(), %upstream.url, error = %error, "no answer");
-            match error {
-                AttemptError::Exchange(ExchangeError::Connect(_)) => {}
-                AttemptError::Exchange(ExchangeError::Lost { .. }) if !lost_before => {
-                    lost_before = true;
-                }
-                error => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-            failed.get_or_insert(error);
-        }
-        Err(match failed {
-            None => no_instances(model),
-            Some(AttemptError::Exchange(ExchangeError::Silent)) => ApiError::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "The worker did not begin to answer in time.",
-            )
-            .with_code("upstream_timeout"),
-            Some(_) => bad_gateway(),
-        })
-    }
-
-    /// Sends the request to one instance. A reused connection that breaks before the answer proves
-    /// nothing but its age, so the request is sent once more, over a new one.
-    async fn attempt(
-        &self,
-        upstream: &Upstream,
-        route: Route,
-        query: Option<&str>,
-        headers: &HeaderMap,
-        body: &Bytes,
-    ) -> Result<Head, AttemptError> {
-        let exchange = |max_idle| {
-            let mut request = http::Request::new(Full::new(body.clone()));
-            *request.method_mut() = Method::POST;
-            *request.uri_mut() = upstream.pool.target(route, query);
-            *request.headers_mut() = headers.clone();
-            request.headers_mut().insert(header::HOST, upstream.pool.host().clone());
-            upstream.pool.exchange(&self.connector, request, max_idle, self.first_byte)
+        let ask = Ask {
+            route,
+            query: parts.uri.query(),
+            affinity: self.affinity(&parts.headers, &asked),
+            headers: parts.headers,
+            body: &body.bytes,
+            id,
         };
-        let mut answer = exchange(Some(MAX_IDLE)).await;
-        if matches!(answer, Err(ExchangeError::Lost { reused: true, .. })) {
-            answer = exchange(None).await;
+        let find_again = || find(&self.view(&caller), &asked.model, route).cloned();
+        self.forwarder.forward(model, ask, find_again).await
+    }
+
+    /// What keeps this request together with others: their session, their user, or the beginning
+    /// of their prompt.
+    fn affinity(&self, headers: &HeaderMap, asked: &Peeked<'_>) -> Option<AffinityKey> {
+        /// How much of a prompt has to be the same: about where its cache would be.
+        const PREFIX: usize = 1024;
+
+        if self.forwarder.balancer.mode != RouterMode::Affinity {
+            return None;
         }
-        let (response, connection) = answer.map_err(AttemptError::Exchange)?;
-        // Never followed: where it leads is not registered.
-        if response.status().is_redirection() || response.status().is_informational() {
-            return Err(AttemptError::Status(response.status()));
-        }
-        Ok((response, connection))
+        let session = headers.get(&self.affinity_header).map(HeaderValue::as_bytes);
+        let user = asked.user.as_deref().map(str::as_bytes);
+        let prompt = asked.prompt.map(|prompt| &prompt.as_bytes()[..prompt.len().min(PREFIX)]);
+        let key = session.into_iter().chain(user).chain(prompt).find(|text| !text.is_empty());
+        key.map(AffinityKey::of)
     }
 
     /// Turns the worker's answer into ours: status and headers as they are, the body as it comes.
     fn pass_on(
         &self,
         route: Route,
-        (response, connection): Head,
-        upstream: Arc<Upstream>,
+        Head { response, connection, slot }: Head,
         id: &HeaderValue,
         mut record: Record,
     ) -> Response {
@@ -215,7 +203,7 @@ impl Proxy {
             record.ended();
         }
         let passage = Passage {
-            answer: Answer::new(incoming, connection, upstream),
+            answer: Answer::new(incoming, connection, slot),
             events,
             shape: route.error_shape(),
             record,
@@ -225,47 +213,11 @@ impl Proxy {
         };
         Response::from_parts(parts, Body::new(passage))
     }
-
-    /// Closes connections to workers that have been idle for too long.
-    pub(crate) fn sweep(&self) {
-        for model in self.view().models() {
-            for upstream in model.all_upstreams() {
-                upstream.pool.sweep(MAX_IDLE);
-            }
-        }
-    }
-}
-
-/// Why one instance gave no answer.
-#[derive(Debug)]
-enum AttemptError {
-    Exchange(ExchangeError),
-    Status(StatusCode),
-}
-
-impl std::fmt::Display for AttemptError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exchange(ExchangeError::Connect(error)) => write!(f, "cannot connect: {error}"),
-            Self::Exchange(ExchangeError::Lost { error, .. }) => {
-                write!(f, "the connection was lost: {error}")
-            }
-            Self::Exchange(ExchangeError::Invalid(error)) => {
-                write!(f, "the answer is invalid: {error}")
-            }
-            Self::Exchange(ExchangeError::Silent) => f.write_str("no answer in time"),
-            Self::Status(status) => write!(f, "unexpected status {}", status.as_u16()),
-        }
-    }
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let essence = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .map(|value| value.split(';').next().unwrap_or_default().trim());
-    match essence {
-        Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(()),
+    match headers::media_type(headers) {
+        Some(essence) if essence.eq_ignore_ascii_case(b"application/json") => Ok(()),
         _ => Err(ApiError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "The Content-Type must be application/json.",
@@ -309,28 +261,10 @@ pub(crate) fn known<'a>(view: &'a View, name: &str) -> Result<&'a Arc<Model>, Ap
     })
 }
 
-fn no_instances(model: &Model) -> ApiError {
-    ApiError::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        format!("The model '{}' has no reachable instance at the moment.", model.name()),
-    )
-    .with_code("no_instances")
-}
-
-fn bad_gateway() -> ApiError {
-    ApiError::new(
-        StatusCode::BAD_GATEWAY,
-        "The worker could not be reached or gave no valid answer.",
-    )
-    .with_code("bad_gateway")
-}
-
 /// Whether an answer is a stream of events into which one could be put.
 fn follows_events(headers: &HeaderMap) -> bool {
-    let is_stream = headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-    });
+    let is_stream = headers::media_type(headers)
+        .is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"));
     is_stream
         && !headers.contains_key(header::CONTENT_ENCODING)
         && !headers.contains_key(header::CONTENT_LENGTH)

@@ -90,7 +90,7 @@ impl Body for Passage {
         match Pin::new(&mut this.answer).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.record.first_byte();
-                this.patience.renew();
+                this.answer.heard(this.patience.renew());
                 if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
                     events.pass(data);
                 }

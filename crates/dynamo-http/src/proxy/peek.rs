@@ -1,204 +1,76 @@
 //! What must be known of a request's body, read in one pass without building a document.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use dynamo_discovery::{ModelEntry, check_model_name};
 use http::StatusCode;
-use serde::Deserializer as _;
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::json;
 use crate::error::ApiError;
+
+/// The longest raw string that is read: one of a model's length, every byte of it escaped.
+const MAX_STRING: usize = ModelEntry::MAX_NAME_LEN * "\\u0061".len() + "\"\"".len();
 
 /// What the body asks for.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Peeked<'a> {
     pub(crate) model: Cow<'a, str>,
     pub(crate) stream: bool,
+    /// For whom, if that is told in a string that is not overly long.
+    pub(crate) user: Option<Cow<'a, str>>,
+    /// What the model is to work on: the first of `messages`, `prompt` and `input`, as raw JSON.
+    pub(crate) prompt: Option<&'a str>,
 }
 
-/// Reads `model` and `stream` of a JSON object.
+/// Reads the members of a JSON object that matter here.
 ///
-/// All of it must be JSON. A duplicate of either is refused: engines take the last one, so a
-/// gateway that takes the first would route one model and have another answer.
+/// All of it must be JSON. A duplicate of `model` or `stream` is refused: engines take the last
+/// one, so a gateway that takes the first would route one model and have another answer.
 pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
-    let invalid = |message: String| ApiError::new(StatusCode::BAD_REQUEST, message);
-    // Also checks the strings that are skipped, which the parser would not.
-    let text = std::str::from_utf8(body)
-        .map_err(|_| invalid("The request body is not valid UTF-8.".into()))?;
-    let mut json = serde_json::Deserializer::from_str(text);
-    let fields = json
-        .deserialize_map(TopLevel)
-        .and_then(|fields| json.end().map(|()| fields))
-        .map_err(|error| invalid(message(&error)))?;
-    let model = match fields.model {
-        Some(Scalar::Text(model)) => model,
-        Some(_) => {
-            return Err(invalid("The field 'model' must be a string.".into()).with_param("model"));
-        }
-        None => return Err(invalid("The field 'model' is missing.".into()).with_param("model")),
+    let text = simdutf8::basic::from_utf8(body)
+        .map_err(|_| invalid("The request body is not valid UTF-8."))?;
+
+    let (mut model, mut stream, mut user, mut prompt) = (None, None, None, None);
+    let mut duplicate = None;
+    let is_object = json::walk(text, |name, value| match json::string(name).as_deref() {
+        Some("model") if model.replace(value).is_some() => duplicate = Some("model"),
+        Some("stream") if stream.replace(value).is_some() => duplicate = Some("stream"),
+        Some("user") => user = Some(value),
+        Some("messages" | "prompt" | "input") => prompt = prompt.or(Some(value)),
+        _ => {}
+    })
+    .map_err(|json::Invalid { at }| invalid(not_json(&body[..at])))?;
+
+    if !is_object {
+        return Err(invalid("The request body must be a JSON object."));
+    }
+    if let Some(field) = duplicate {
+        return Err(invalid(format!("The field '{field}' appears more than once.")));
+    }
+    let about_model = |message: &'static str| invalid(message).with_param("model");
+    let not_a_name = || about_model("The field 'model' is not a valid model name.");
+    let model = match model {
+        Some(raw) if raw.starts_with('"') => short_string(raw).ok_or_else(not_a_name)?,
+        Some(_) => return Err(about_model("The field 'model' must be a string.")),
+        None => return Err(about_model("The field 'model' is missing.")),
     };
-    check_model_name(&model).map_err(|_| {
-        invalid("The field 'model' is not a valid model name.".into()).with_param("model")
-    })?;
-    Ok(Peeked { model, stream: matches!(fields.stream, Some(Scalar::Bool(true))) })
+    check_model_name(&model).map_err(|_| not_a_name())?;
+    Ok(Peeked { model, stream: stream == Some("true"), user: user.and_then(short_string), prompt })
 }
 
-/// The parser's words, without what they quote of the body.
-fn message(error: &serde_json::Error) -> String {
-    let (line, column) = (error.line(), error.column());
-    let text = error.to_string();
-    match ["model", "stream"].into_iter().find(|field| text.starts_with(&duplicate(field))) {
-        Some(field) => format!("The field '{field}' appears more than once."),
-        None if error.is_data() => "The request body must be a JSON object.".into(),
-        None => format!("The request body is not valid JSON (line {line}, column {column})."),
-    }
+fn invalid(message: impl Into<Cow<'static, str>>) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, message)
 }
 
-fn duplicate(field: &str) -> String {
-    format!("duplicate field `{field}`")
+fn short_string(raw: &str) -> Option<Cow<'_, str>> {
+    if raw.len() > MAX_STRING { None } else { json::string(raw) }
 }
 
-#[derive(Default)]
-struct Fields<'a> {
-    model: Option<Scalar<'a>>,
-    stream: Option<Scalar<'a>>,
-}
-
-/// A value as far as it matters here.
-enum Scalar<'a> {
-    Text(Cow<'a, str>),
-    Bool(bool),
-    Other,
-}
-
-struct TopLevel;
-
-impl<'de> Visitor<'de> for TopLevel {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(field) = map.next_key_seed(FieldName)? {
-            let (name, slot) = match field {
-                Field::Model => ("model", &mut fields.model),
-                Field::Stream => ("stream", &mut fields.stream),
-                Field::Other => {
-                    map.next_value_seed(Any)?;
-                    continue;
-                }
-            };
-            if slot.is_some() {
-                return Err(A::Error::duplicate_field(name));
-            }
-            *slot = Some(map.next_value_seed(Any)?);
-        }
-        Ok(fields)
-    }
-}
-
-enum Field {
-    Model,
-    Stream,
-    Other,
-}
-
-/// Reads a key, escapes included.
-struct FieldName;
-
-impl<'de> DeserializeSeed<'de> for FieldName {
-    type Value = Field;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Field, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for FieldName {
-    type Value = Field;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Field, E> {
-        Ok(match name {
-            "model" => Field::Model,
-            "stream" => Field::Stream,
-            _ => Field::Other,
-        })
-    }
-}
-
-/// Reads any value and keeps next to nothing of it.
-///
-/// Not [`IgnoredAny`]: that one skips without a limit on the depth, and our bodies go on to
-/// parsers that recurse.
-struct Any;
-
-impl<'de> DeserializeSeed<'de> for Any {
-    type Value = Scalar<'de>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Any {
-    type Value = Scalar<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        // A string with escapes. Only a model's name is kept, and none is longer than this.
-        let kept = if text.len() > ModelEntry::MAX_NAME_LEN { "" } else { text };
-        Ok(Scalar::Text(Cow::Owned(kept.to_owned())))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Scalar::Bool(value))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element_seed(Self)?.is_some() {}
-        Ok(Scalar::Other)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_key::<IgnoredAny>()?.is_some() {
-            map.next_value_seed(Self)?;
-        }
-        Ok(Scalar::Other)
-    }
+/// Quotes nothing of the body.
+fn not_json(valid: &[u8]) -> String {
+    let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+    let column = 1 + valid.iter().rev().take_while(|byte| **byte != b'\n').count();
+    format!("The request body is not valid JSON (line {line}, column {column}).")
 }
 
 #[cfg(test)]
@@ -289,6 +161,22 @@ mod tests {
             let body = json!({ "model": name }).to_string();
             assert_eq!(error(body), "The field 'model' is not a valid model name.");
         }
+    }
+
+    #[test]
+    fn the_user_and_the_prompt_are_found_in_the_same_pass() {
+        let user_and_prompt = |body: &'static str| {
+            let peeked = peek(body.as_bytes()).unwrap();
+            (peeked.user.map(Cow::into_owned), peeked.prompt)
+        };
+        let messages = r#"{"model":"m","messages":[{"role":"user"}],"user":"J\u00fcrgen"}"#;
+        assert_eq!(
+            user_and_prompt(messages),
+            (Some("Jürgen".into()), Some(r#"[{"role":"user"}]"#))
+        );
+        let both = r#"{"input":["a", "b"],"model":"m","prompt":"c","user":3}"#;
+        assert_eq!(user_and_prompt(both), (None, Some(r#"["a", "b"]"#)));
+        assert_eq!(user_and_prompt(r#"{"a":{"user":"u","prompt":"p"},"model":"m"}"#), (None, None));
     }
 
     #[test]

@@ -16,12 +16,14 @@ use bytes::Bytes;
 use crossbeam_queue::SegQueue;
 use dynamo_discovery::WorkerUrl;
 use http::{HeaderValue, Request, Response, Uri};
+use http_body::{Body as _, Frame};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 
 use super::connect::{Connector, Transport};
-use super::patience::Patience;
+use super::patience::{End, Patience};
+use super::relay::Relay;
 use crate::route::Route;
 
 /// How many idle connections a worker keeps.
@@ -38,6 +40,7 @@ pub(crate) struct Pool {
 pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
+    relay: Relay,
     idle_since: Instant,
     /// Whether it has carried an exchange before.
     reused: bool,
@@ -75,7 +78,20 @@ pub(crate) enum ExchangeError {
     Invalid(hyper::Error),
     /// The answer did not begin in time.
     Silent,
+    /// Nothing came, and there was no use in waiting longer.
+    GivenUp,
 }
+
+/// How long a worker may take to begin its answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Wait<'a> {
+    pub(crate) limit: Duration,
+    /// Asked now and then while nothing comes: whether to give up earlier.
+    pub(crate) give_up: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// How often it is asked.
+const GLANCE: Duration = Duration::from_secs(1);
 
 impl Pool {
     pub(crate) fn new(url: &WorkerUrl) -> Self {
@@ -140,13 +156,13 @@ impl Pool {
         connector: &Connector,
         request: Request<Full<Bytes>>,
         max_idle: Option<Duration>,
-        first_byte: Duration,
+        wait: Wait<'_>,
     ) -> Result<(Response<Incoming>, Box<Connection>), ExchangeError> {
         let connection = match max_idle.and_then(|max_idle| self.take(max_idle)) {
             Some(connection) => connection,
-            None => self.open(connector, first_byte).await.map_err(ExchangeError::Connect)?,
+            None => self.open(connector, wait.limit).await.map_err(ExchangeError::Connect)?,
         };
-        connection.exchange(request).await
+        connection.exchange(request, wait.give_up).await
     }
 
     async fn open(
@@ -161,9 +177,10 @@ impl Pool {
         Ok(Box::new(Connection {
             sender,
             driver,
+            relay: Relay::new(),
             idle_since: Instant::now(),
             reused: false,
-            patience: Patience::new(first_byte),
+            patience: Patience::new(first_byte).with_glances(GLANCE),
         }))
     }
 }
@@ -172,38 +189,55 @@ impl Connection {
     async fn exchange(
         mut self: Box<Self>,
         request: Request<Full<Bytes>>,
+        give_up: &(dyn Fn() -> bool + Sync),
     ) -> Result<(Response<Incoming>, Box<Self>), ExchangeError> {
         let answer = {
             let mut answer = pin!(self.sender.send_request(request));
             let (driver, patience) = (&mut self.driver, &mut self.patience);
             patience.renew();
-            poll_fn(|cx| {
+            let mut poll = |cx: &mut Context<'_>| {
                 // First the bytes, then what they mean. Once closed, the answer knows why. This reads
                 // before it writes, so a connection that the worker has closed carries nothing.
                 let _closed = driver.poll(cx);
                 match answer.as_mut().poll(cx) {
-                    Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                    Poll::Pending => patience.poll_over(cx).map(|()| None),
+                    Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+                    Poll::Pending => patience.poll_over_or(cx, give_up).map(Err),
                 }
-            })
-            .await
+            };
+            poll_fn(|cx| self.relay.poll(cx, &mut poll)).await
         };
-        match answer.ok_or(ExchangeError::Silent)? {
+        let answer = answer.map_err(|end| match end {
+            End::Late => ExchangeError::Silent,
+            End::GivenUp => ExchangeError::GivenUp,
+        })?;
+        match answer {
             Ok(response) => Ok((response, self)),
             Err(error) if error.is_parse() => Err(ExchangeError::Invalid(error)),
             Err(error) => Err(ExchangeError::Lost { reused: self.reused, error }),
         }
     }
 
-    /// Reads and writes what is possible now.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        let _closed = self.driver.poll(cx);
+    /// The next frame of an answer's body: one that was read already, else what can be read now.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Incoming,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.relay.poll(cx, |cx| {
+            let frame = Pin::new(&mut *body).poll_frame(cx);
+            if frame.is_ready() {
+                return frame;
+            }
+            let _closed = self.driver.poll(cx);
+            Pin::new(&mut *body).poll_frame(cx)
+        })
     }
 
     /// Gives the connection back after a whole answer, unless it is closed or about to be.
     pub(crate) fn recycle(mut self: Box<Self>, cx: &mut Context<'_>, pool: &Pool) {
         // Lets the connection see that the answer ended.
-        let closed = self.driver.poll(cx).is_ready();
+        let closed = self.relay.poll(cx, |cx| self.driver.poll(cx)).is_ready();
+        self.relay.release();
         if !closed && self.sender.is_ready() {
             self.idle_since = Instant::now();
             self.reused = true;

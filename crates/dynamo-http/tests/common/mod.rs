@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, missing_debug_implementations, missing_docs, reason = "test code")]
 
+pub mod keyed;
+
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,7 +56,7 @@ impl Door {
         // A feed of its own, for the status only.
         let (_, idle) = Switchboard::new([]);
         let status = Feed::new(idle, []).status();
-        let frontend = Frontend::new(switchboard, scope, status, config);
+        let frontend = Frontend::new(&switchboard, &scope, status, config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -216,7 +218,10 @@ pub fn chunk(data: &str) -> String {
 
 impl Worker {
     pub async fn start(scripts: impl Into<Vec<Vec<Act>>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), scripts)
+    }
+
+    pub fn on(listener: TcpListener, scripts: impl Into<Vec<Vec<Act>>>) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let scripts: Vec<Vec<Act>> = scripts.into();
         let scripts = Arc::new(Mutex::new(scripts));
@@ -269,6 +274,11 @@ async fn play(
     closed: Arc<tokio::sync::Notify>,
 ) {
     while let Some(request) = read_request(&mut stream).await {
+        // A probe is none of the test's requests.
+        if request.starts_with("GET /health ") {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            continue;
+        }
         requests.lock().unwrap().push(request);
         let script = {
             let mut scripts = scripts.lock().unwrap();

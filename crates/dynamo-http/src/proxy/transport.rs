@@ -1,48 +1,12 @@
-//! TLS to `https` workers, by rustls with ring.
+//! A worker's socket, encrypted or not.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-
-/// Speaks TLS, trusting the machine's own authorities.
-#[derive(Clone)]
-pub(crate) struct Tls {
-    /// Reading the machine's certificates takes a while, so not before a worker needs it.
-    config: Arc<LazyLock<Result<Arc<ClientConfig>, String>>>,
-}
-
-impl Tls {
-    pub(crate) fn with_native_roots() -> Self {
-        Self { config: Arc::new(LazyLock::new(native_roots)) }
-    }
-
-    pub(crate) async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<MaybeTls> {
-        let config = LazyLock::force(&self.config).clone().map_err(io::Error::other)?;
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(config).connect(name, stream).await?;
-        Ok(MaybeTls::Tls(Box::new(stream)))
-    }
-}
-
-fn native_roots() -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
 
 /// A socket, encrypted or not.
 pub(crate) enum MaybeTls {

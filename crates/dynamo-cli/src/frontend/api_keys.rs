@@ -1,0 +1,204 @@
+//! The file of API keys: a JSON list.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
+use anyhow::Context as _;
+use dynamo_http::{ApiKey, KeyHash, KeyList, KeyName};
+use dynamo_namespace::{Namespace, NamespaceScope};
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// Reads the keys of a frontend that discovers `within`.
+///
+/// # Errors
+///
+/// In one line, what is wrong and where. No hash is repeated, since it may be a key.
+pub(super) fn parse(text: &str, within: &NamespaceScope) -> anyhow::Result<KeyList> {
+    let entries: Vec<Entry> = serde_json::from_str(text)
+        .map_err(|error| anyhow::Error::msg(escaped(&error.to_string())))
+        .context("it is no list of keys")?;
+    let keys = entries.into_iter().map(|Entry(unbound)| {
+        let mut key = ApiKey::new(
+            unbound.name,
+            unbound.hash,
+            unbound.shows.unwrap_or_else(|| within.clone()),
+        );
+        key.requests_per_minute = unbound.requests_per_minute;
+        key.concurrent = unbound.concurrent;
+        key
+    });
+    Ok(KeyList::new(keys, within)?)
+}
+
+/// What stands in the file is not to write into a terminal.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for letter in text.chars() {
+        match letter {
+            letter if letter.is_control() => escaped.extend(letter.escape_debug()),
+            letter => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
+/// An entry of the list, checked as far as it can be alone.
+#[derive(Deserialize)]
+#[serde(try_from = "Fields")]
+struct Entry(Unbound);
+
+struct Unbound {
+    name: KeyName,
+    hash: KeyHash,
+    /// None: all that the frontend discovers.
+    shows: Option<NamespaceScope>,
+    requests_per_minute: Option<NonZeroU32>,
+    concurrent: Option<NonZeroU32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(deserialize_with = "parsed")]
+    name: KeyName,
+    #[serde(deserialize_with = "parsed")]
+    hash: KeyHash,
+    namespace: Option<Named>,
+    namespaces: Option<BTreeSet<Named>>,
+    namespace_prefix: Option<Named>,
+    #[serde(default)]
+    all_namespaces: bool,
+    requests_per_minute: Option<NonZeroU32>,
+    concurrent: Option<NonZeroU32>,
+}
+
+/// A namespace that stands there by its name. An empty text, such as a template that was not filled
+/// in leaves, names none.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Named(Namespace);
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "" => Err(D::Error::custom("a namespace is empty")),
+            name => name.parse().map(Self).map_err(D::Error::custom),
+        }
+    }
+}
+
+fn parsed<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    String::deserialize(from)?.parse().map_err(D::Error::custom)
+}
+
+impl TryFrom<Fields> for Entry {
+    type Error = String;
+
+    fn try_from(fields: Fields) -> Result<Self, String> {
+        let Fields { name, hash, namespace, namespaces, namespace_prefix, all_namespaces, .. } =
+            fields;
+        let shows = match (namespace, namespaces, namespace_prefix, all_namespaces) {
+            (Some(Named(namespace)), None, None, false) => Some(NamespaceScope::Only(namespace)),
+            (None, Some(set), None, false) if !set.is_empty() => {
+                Some(NamespaceScope::AnyOf(set.into_iter().map(|Named(one)| one).collect()))
+            }
+            (None, None, Some(Named(base)), false) => Some(NamespaceScope::Generations(base)),
+            (None, None, None, true) => None,
+            _ => {
+                return Err(format!(
+                    "the key {name} needs one of namespace, namespaces, namespace_prefix, and \
+                     all_namespaces (true)"
+                ));
+            }
+        };
+        let Fields { requests_per_minute, concurrent, .. } = fields;
+        Ok(Self(Unbound { name, hash, shows, requests_per_minute, concurrent }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "sha256:71c480df93d6ae2f1efad1447c66c9525e316218cf51fc8d9ed832f2daf18b73";
+
+    fn parse_all(text: &str) -> Result<KeyList, String> {
+        parse(text, &NamespaceScope::All).map_err(|error| format!("{error:#}"))
+    }
+
+    fn scope_of(field: &str, within: &NamespaceScope) -> NamespaceScope {
+        let text = format!(r#"[{{"name":"k","hash":"{HASH}",{field}}}]"#);
+        let list = parse(&text, within).unwrap();
+        list.iter().next().unwrap().scope.clone()
+    }
+
+    #[test]
+    fn every_key_says_whose_models_it_shows() {
+        let namespace = |name: &str| name.parse::<Namespace>().unwrap();
+        let all = NamespaceScope::All;
+        let only = NamespaceScope::Only(namespace("a"));
+        assert_eq!(scope_of(r#""namespace":"a""#, &all), only);
+        let both = NamespaceScope::AnyOf([namespace("a"), namespace("b")].into());
+        assert_eq!(scope_of(r#""namespaces":["b","a"]"#, &all), both);
+        let generations = NamespaceScope::Generations(namespace("a"));
+        assert_eq!(scope_of(r#""namespace_prefix":"a""#, &all), generations);
+        assert_eq!(scope_of(r#""all_namespaces":true"#, &all), all);
+        // All that this frontend discovers.
+        assert_eq!(scope_of(r#""all_namespaces":true"#, &generations), generations);
+        // Here a name means itself, whatever it is.
+        let global = NamespaceScope::Only(Namespace::global());
+        assert_eq!(scope_of(r#""namespace":"global""#, &all), global);
+    }
+
+    #[test]
+    fn limits_are_optional_and_more_than_nothing() {
+        let with = |limits: &str| {
+            let text = format!(r#"[{{"name":"k","hash":"{HASH}","namespace":"a"{limits}}}]"#);
+            parse_all(&text).map(|list| {
+                let key = list.iter().next().unwrap().clone();
+                (key.requests_per_minute.map(u32::from), key.concurrent.map(u32::from))
+            })
+        };
+        assert_eq!(with("").unwrap(), (None, None));
+        assert_eq!(
+            with(r#","requests_per_minute":600,"concurrent":8"#).unwrap(),
+            (Some(600), Some(8))
+        );
+        for limits in [r#","concurrent":0"#, r#","requests_per_minute":-1"#, r#","concurrent":"8""#]
+        {
+            assert!(with(limits).is_err(), "{limits}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place_and_without_what_may_be_a_key() {
+        let entry = |fields: &str| format!("[\n  {{\"name\": \"k\", {fields}}}\n]");
+        let hashed = |fields: &str| entry(&format!("\"hash\": \"{HASH}\", {fields}"));
+        for (text, part) in [
+            (String::new(), "EOF while parsing a value at line 1"),
+            ("{}".into(), "invalid type: map"),
+            (entry("\"key\": \"s3cret\""), "unknown field `key`"),
+            (entry("\"hash\": \"s3cret\""), "expected `sha256:` and 64 hexadecimal digits"),
+            (hashed("\"namespace\": \"a b\""), "invalid namespace"),
+            (hashed("\"namespace\": \"\""), "a namespace is empty"),
+            (hashed("\"namespaces\": []"), "the key k needs one of namespace"),
+            (hashed("\"all_namespaces\": false"), "the key k needs one of namespace"),
+            (hashed("\"namespace\": \"a\", \"all_namespaces\": true"), "the key k needs one of"),
+            (hashed("\"namespace\": \"a\", \"namespace\": \"b\""), "duplicate field `namespace`"),
+            (hashed("\"namespace\": \"a\", \"x\\u001b[31m\": 1"), "unknown field `x\\u{1b}[31m`"),
+            (entry("\"name\": \"l\""), "duplicate field `name`"),
+            ("[{\"name\": \"a b\"}]".into(), "a name is 1 to 64"),
+            ("[{\"name\": \"k\"}]".into(), "missing field `hash`"),
+        ] {
+            let error = parse_all(&text).unwrap_err();
+            assert!(error.contains(part) && error.contains(" at line "), "{text}: {error}");
+            assert!(!error.contains("s3cret") && !error.contains('\u{1b}'), "{error}");
+        }
+        let twice = format!(
+            r#"[{{"name":"a","hash":"{HASH}","namespace":"a"}},{{"name":"b","hash":"{HASH}","namespace":"b"}}]"#
+        );
+        assert_eq!(parse_all(&twice).unwrap_err(), "the keys a and b are the same key");
+        assert_eq!(parse_all("[]").map(|list| list.len()), Ok(0));
+    }
+}

@@ -1,0 +1,104 @@
+//! The keys of clients and of workers: read when the frontend starts, and again when they change.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use dynamo_http::{ApiKeys, KeyList, WorkerKey};
+use dynamo_namespace::NamespaceScope;
+use tracing::{info, warn};
+
+use super::api_keys;
+use crate::failure::Failure;
+use crate::followed_file::FollowedFile;
+use crate::settings::Setting;
+use crate::settings::table;
+
+/// The file of the keys that clients need.
+pub(super) struct ClientKeys {
+    file: FollowedFile,
+    /// What the frontend discovers, which no key can go beyond.
+    within: NamespaceScope,
+}
+
+impl ClientKeys {
+    /// Reads the keys for the first time.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, or what it holds is no list of keys for this frontend.
+    pub(super) async fn read(
+        path: PathBuf,
+        within: NamespaceScope,
+    ) -> Result<(Self, KeyList), Failure> {
+        let mut keys = Self { file: follow(path)?, within };
+        let text = keys.file.read().await;
+        let list = text.and_then(|text| keys.parse(&text));
+        let list = list.with_context(|| table::API_KEYS.name()).map_err(Failure::Usage)?;
+        Ok((keys, list))
+    }
+
+    fn parse(&self, text: &str) -> anyhow::Result<KeyList> {
+        api_keys::parse(text, &self.within).with_context(|| self.file.path().display().to_string())
+    }
+
+    /// Takes up what the file says whenever it changes. What cannot be used changes nothing.
+    pub(super) async fn follow(mut self, keys: ApiKeys) {
+        loop {
+            let text = self.file.next().await;
+            match text.and_then(|text| self.parse(&text)) {
+                Ok(list) => {
+                    if keys.replace(&list).await.is_err() {
+                        return;
+                    }
+                    told(&list);
+                }
+                Err(error) => refused(table::API_KEYS, &error),
+            }
+        }
+    }
+}
+
+/// Says how many keys are valid from now on.
+pub(super) fn told(list: &KeyList) {
+    info!(keys = list.len(), "API keys taken up");
+    if list.is_empty() {
+        warn!("there are no API keys: nobody gets in");
+    }
+}
+
+/// Reads the key for workers, and returns what follows it.
+///
+/// # Errors
+///
+/// When the file cannot be read or holds no key.
+pub(super) async fn worker_key(
+    path: PathBuf,
+    key: WorkerKey,
+) -> Result<impl Future<Output = ()>, Failure> {
+    let mut file = follow(path)?;
+    let take_up = move |text: anyhow::Result<String>, path: &std::path::Path| {
+        key.set(text?.trim()).with_context(|| format!("{} holds no key", path.display()))
+    };
+    let text = file.read().await;
+    take_up(text, file.path())
+        .with_context(|| table::WORKER_API_KEY_FILE.name())
+        .map_err(Failure::Usage)?;
+    Ok(async move {
+        loop {
+            let text = file.next().await;
+            match take_up(text, file.path()) {
+                Ok(()) => info!("the key for workers was taken up"),
+                Err(error) => refused(table::WORKER_API_KEY_FILE, &error),
+            }
+        }
+    })
+}
+
+fn follow(path: PathBuf) -> Result<FollowedFile, Failure> {
+    FollowedFile::new(path).context("cannot listen for SIGHUP").map_err(Failure::Running)
+}
+
+fn refused(setting: Setting, error: &anyhow::Error) {
+    let error = format_args!("{error:#}");
+    warn!(setting = %setting.name(), %error, "a changed file cannot be used; what was known stands");
+}

@@ -1,0 +1,68 @@
+//! `dynamo-frontend hash-key`: prints what a file of keys holds of a key.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, Read as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use dynamo_http::KeyHash;
+
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::program;
+
+#[derive(Clone, Copy, Debug, Parser)]
+pub(crate) struct Flags {
+    #[arg(long)]
+    generate: bool,
+}
+
+pub(crate) fn run(flags: Flags, _: &Environment) -> Result<ExitCode, Failure> {
+    let Flags { generate } = flags;
+    let key = if generate { new_key()? } else { read_key()? };
+    let hash = KeyHash::of(&key).map_err(Failure::usage)?;
+    program::print(&if generate { format!("{key}\n{hash}\n") } else { format!("{hash}\n") })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The one line of stdin.
+fn read_key() -> Result<String, Failure> {
+    let longest = u64::try_from(KeyHash::LONGEST_KEY + 2).unwrap_or(u64::MAX);
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .take(longest)
+        .read_line(&mut line)
+        .context("cannot read the key from stdin")
+        .map_err(Failure::Running)?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// 256 random bits.
+fn new_key() -> Result<String, Failure> {
+    let mut random = [0; 32];
+    rustls::crypto::ring::default_provider()
+        .secure_random
+        .fill(&mut random)
+        .map_err(|_| Failure::Running(anyhow::Error::msg("the system gives no random numbers")))?;
+    let mut key = "dyn-".to_owned();
+    for byte in random {
+        // Writing to a string cannot fail.
+        let _ = write!(key, "{byte:02x}");
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_key_is_long_enough_and_never_the_same() {
+        let (one, other) = (new_key().unwrap(), new_key().unwrap());
+        assert_ne!(one, other);
+        assert_eq!(one.len(), 4 + 64);
+        assert!(KeyHash::of(&one).is_ok());
+    }
+}

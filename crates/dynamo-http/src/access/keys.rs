@@ -1,0 +1,251 @@
+//! The keys that are valid now, and what each of them opens.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+
+use super::hash::KeyHash;
+use super::limit::{Exceeded, Slot, Usage};
+use super::list::{ApiKey, KeyList, KeyName};
+use crate::error::ApiError;
+use crate::live::LiveView;
+use crate::scopes::{FeedEnded, Scopes};
+
+/// Where Anthropic's clients, and some others, put their key.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The keys that open a front door. A clone is the same set of keys.
+///
+/// ```
+/// use dynamo_http::{
+///     ApiKey, ApiKeys, Feed, Frontend, FrontendConfig, KeyHash, KeyList, Source, Switchboard,
+/// };
+/// use dynamo_namespace::NamespaceScope;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let source = Source::new("none", Box::pin(futures_util::stream::pending()));
+/// let all = NamespaceScope::All;
+/// let (switchboard, writer) = Switchboard::new([all.clone()]);
+/// let feed = Feed::new(writer, [source]);
+/// let keys = ApiKeys::new(feed.scopes());
+/// let mut config = FrontendConfig::default();
+/// config.api_keys = Some(keys.clone());
+/// let frontend = Frontend::new(&switchboard, &all, feed.status(), &config);
+/// tokio::spawn(feed.run());
+///
+/// let hash = KeyHash::of("a-key-that-nobody-could-guess")?;
+/// let team_a = NamespaceScope::from_target(Some("team-a"))?;
+/// let key = ApiKey::new("team-a".parse()?, hash, team_a);
+/// keys.replace(&KeyList::new([key], &all)?).await?;
+/// # let _ = frontend;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ApiKeys {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    scopes: Scopes,
+    tenants: ArcSwap<HashMap<KeyHash, Arc<Tenant>>>,
+    unauthorized: AtomicU64,
+    began: Instant,
+}
+
+/// Who has a key.
+pub(crate) struct Tenant {
+    pub(crate) name: KeyName,
+    pub(crate) live: LiveView,
+    requests_per_minute: Option<NonZeroU32>,
+    concurrent: Option<NonZeroU32>,
+    pub(crate) usage: Arc<Usage>,
+    began: Instant,
+}
+
+impl ApiKeys {
+    /// No keys yet: nobody gets in. `scopes` opens the views of those that come.
+    #[must_use]
+    pub fn new(scopes: Scopes) -> Self {
+        let inner = Inner {
+            scopes,
+            tenants: ArcSwap::default(),
+            unauthorized: AtomicU64::new(0),
+            began: Instant::now(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Makes these the keys, all at once. What is not among them opens nothing from then on;
+    /// requests that have begun go on.
+    ///
+    /// A key that keeps its name keeps what was counted, so that a change of the list gives nobody
+    /// a full minute again. Calls must not overlap.
+    ///
+    /// # Errors
+    ///
+    /// When the feed has ended; nothing changes then.
+    pub async fn replace(&self, keys: &KeyList) -> Result<(), FeedEnded> {
+        let scopes = keys.iter().map(|key| key.scope.clone()).collect();
+        let views = self.inner.scopes.open(scopes).await?;
+        let before = self.inner.tenants.load();
+        let usage: HashMap<_, _> =
+            before.values().map(|tenant| (&tenant.name, &tenant.usage)).collect();
+        let tenant = |(key, live): (&ApiKey, LiveView)| {
+            let tenant = Tenant {
+                name: key.name.clone(),
+                live,
+                requests_per_minute: key.requests_per_minute,
+                concurrent: key.concurrent,
+                usage: usage.get(&key.name).map_or_else(Arc::default, |usage| (*usage).clone()),
+                began: self.inner.began,
+            };
+            (key.hash, Arc::new(tenant))
+        };
+        let tenants = keys.iter().zip(views).map(tenant).collect();
+        self.inner.tenants.store(Arc::new(tenants));
+        Ok(())
+    }
+
+    /// Whose key a request has.
+    ///
+    /// It takes as long whether or not the key is nearly right: keys are found by their hash, and
+    /// hashes are compared in constant time.
+    ///
+    /// # Errors
+    ///
+    /// 401 when it has none, or one that is not valid.
+    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Tenant>, ApiError> {
+        let refused = |message| {
+            self.inner.unauthorized.fetch_add(1, Ordering::Relaxed);
+            ApiError::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key")
+        };
+        let key = presented(headers).ok_or_else(|| {
+            refused("No API key was given: send it as `Authorization: Bearer KEY`.")
+        })?;
+        KeyHash::of_bytes(key)
+            .and_then(|hash| self.inner.tenants.load().get(&hash).cloned())
+            .ok_or_else(|| refused("The API key is not valid."))
+    }
+
+    /// Who has a key now, by name.
+    pub(crate) fn tenants(&self) -> Vec<Arc<Tenant>> {
+        let mut tenants: Vec<_> = self.inner.tenants.load().values().cloned().collect();
+        tenants.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        tenants
+    }
+
+    /// How many requests had no valid key.
+    pub(crate) fn unauthorized(&self) -> u64 {
+        self.inner.unauthorized.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.tenants().iter().map(|tenant| &tenant.name)).finish()
+    }
+}
+
+impl Tenant {
+    /// Begins a request that counts against the key's limits.
+    ///
+    /// # Errors
+    ///
+    /// 429 while there are too many.
+    pub(crate) fn begin(&self) -> Result<Slot, ApiError> {
+        let limits = (self.requests_per_minute, self.concurrent);
+        self.usage.begin(limits.0, limits.1, self.began.elapsed()).map_err(|exceeded| {
+            let error = |message: String, code| {
+                ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).with_code(code)
+            };
+            let most = |limit: Option<NonZeroU32>| limit.map_or(0, NonZeroU32::get);
+            match exceeded {
+                Exceeded::Rate(wait) => error(
+                    format!("This API key may begin {} requests per minute.", most(limits.0)),
+                    "rate_limit_exceeded",
+                )
+                .with_retry_after(wait),
+                Exceeded::Concurrency => error(
+                    format!("This API key may have {} requests under way.", most(limits.1)),
+                    "concurrency_limit_exceeded",
+                ),
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tenant").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The key of a request: a bearer's, else that in `x-api-key`. A header that is there twice has
+/// none, since others might read the other one.
+fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = single(headers, &AUTHORIZATION)?.map(HeaderValue::as_bytes).and_then(bearer);
+    match bearer {
+        Some(key) => Some(key),
+        None => single(headers, &X_API_KEY)?.map(HeaderValue::as_bytes),
+    }
+}
+
+/// The one value of a header, if any; none at all where there are several.
+#[expect(clippy::option_option, reason = "the outer one is `?` where a header is ambiguous")]
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Option<&'a HeaderValue>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    values.next().is_none().then_some(first)
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"Bearer ";
+    let (scheme, key) = value.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then(|| key.trim_ascii())
+}
+
+/// Takes the key out of a request: it is for us and for nobody behind us.
+pub(super) fn take_out(headers: &mut HeaderMap) {
+    headers.remove(AUTHORIZATION);
+    headers.remove(X_API_KEY);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key_of(headers: &[(HeaderName, &'static str)]) -> Option<String> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.clone(), HeaderValue::from_static(value));
+        }
+        presented(&map).map(|key| String::from_utf8(key.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn a_key_is_a_bearers_or_that_of_x_api_key() {
+        for (headers, expected) in [
+            (&[][..], None),
+            (&[(AUTHORIZATION, "Bearer k")], Some("k")),
+            (&[(AUTHORIZATION, "bearer  k ")], Some("k")),
+            (&[(X_API_KEY, "k")], Some("k")),
+            (&[(X_API_KEY, "x"), (AUTHORIZATION, "BEARER k")], Some("k")),
+            (&[(AUTHORIZATION, "Basic dTpw"), (X_API_KEY, "k")], Some("k")),
+            (&[(AUTHORIZATION, "k")], None),
+            (&[(AUTHORIZATION, "Bearerk")], None),
+            (&[(AUTHORIZATION, "Bearer k"), (AUTHORIZATION, "Bearer l")], None),
+            (&[(X_API_KEY, "k"), (X_API_KEY, "l")], None),
+        ] {
+            assert_eq!(key_of(headers).as_deref(), expected, "{headers:?}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! How much may be asked with a key, and how much was.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What has been asked with a key. It outlives a change of the key's limits or of the key itself.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    bucket: Bucket,
+    in_flight: AtomicU32,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    too_fast: AtomicU64,
+    too_many: AtomicU64,
+}
+
+/// Why a request may not begin now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exceeded {
+    /// Too many in a minute; the next one may begin after this time.
+    Rate(Duration),
+    /// Too many at one time.
+    Concurrency,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) in_flight: u32,
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    pub(crate) too_fast: u64,
+    pub(crate) too_many: u64,
+}
+
+impl Usage {
+    /// Begins a request, if there may be one more. `now` is any clock that does not go back.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        requests_per_minute: Option<NonZeroU32>,
+        concurrent: Option<NonZeroU32>,
+        now: Duration,
+    ) -> Result<Slot, Exceeded> {
+        let slot = Slot { usage: self.clone(), success: None };
+        let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if concurrent.is_some_and(|most| others >= most.get()) {
+            self.too_many.fetch_add(1, Ordering::Relaxed);
+            return Err(Exceeded::Concurrency);
+        }
+        if let Some(rate) = requests_per_minute {
+            self.bucket.take(rate, now).map_err(|wait| {
+                self.too_fast.fetch_add(1, Ordering::Relaxed);
+                Exceeded::Rate(wait)
+            })?;
+        }
+        Ok(slot)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            succeeded: of(&self.succeeded),
+            failed: of(&self.failed),
+            too_fast: of(&self.too_fast),
+            too_many: of(&self.too_many),
+        }
+    }
+}
+
+/// A request that is under way, from its beginning to the end of its answer.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    usage: Arc<Usage>,
+    success: Option<bool>,
+}
+
+impl Slot {
+    /// The request has ended, well or not.
+    pub(crate) fn ended(mut self, success: bool) {
+        self.success = Some(success);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.usage.in_flight.fetch_sub(1, Ordering::Relaxed);
+        match self.success {
+            Some(true) => self.usage.succeeded.fetch_add(1, Ordering::Relaxed),
+            Some(false) => self.usage.failed.fetch_add(1, Ordering::Relaxed),
+            // It never began.
+            None => return,
+        };
+    }
+}
+
+/// A bucket that holds a minute's requests and fills evenly (the generic cell rate algorithm).
+///
+/// All of its state is one number: when it would be full again, in nanoseconds of the clock.
+#[derive(Debug, Default)]
+struct Bucket(AtomicU64);
+
+impl Bucket {
+    /// Takes one request out, or says how long to wait for one.
+    fn take(&self, per_minute: NonZeroU32, now: Duration) -> Result<(), Duration> {
+        const MINUTE: u64 = 60 * 1_000_000_000;
+        let share = MINUTE / u64::from(per_minute.get());
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+            let full_at = full_at.max(now).saturating_add(share);
+            (full_at - now <= MINUTE).then_some(full_at)
+        });
+        taken.map(drop).map_err(|full_at| {
+            Duration::from_nanos(full_at.max(now).saturating_add(share) - now - MINUTE)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn limit(value: u32) -> Option<NonZeroU32> {
+        NonZeroU32::new(value)
+    }
+
+    fn seconds(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn a_minutes_requests_may_come_at_once_and_then_one_with_every_share() {
+        let usage = Arc::<Usage>::default();
+        let begin = |now| usage.begin(limit(60), None, seconds(now)).map(drop);
+        for _ in 0..60 {
+            assert_eq!(begin(100.0), Ok(()));
+        }
+        assert_eq!(begin(100.0), Err(Exceeded::Rate(seconds(1.0))));
+        assert_eq!(begin(100.75), Err(Exceeded::Rate(seconds(0.25))));
+        assert_eq!(begin(101.0), Ok(()));
+        assert_eq!(begin(101.0), Err(Exceeded::Rate(seconds(1.0))));
+        assert_eq!(usage.counts().too_fast, 3);
+        // A bucket that was left alone is full, and no fuller.
+        for _ in 0..60 {
+            assert_eq!(begin(1000.0), Ok(()));
+        }
+        assert!(begin(1000.0).is_err());
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_request_has_ended() {
+        let usage = Arc::<Usage>::default();
+        let begin = || usage.begin(None, limit(2), Duration::ZERO);
+        let (first, second) = (begin().unwrap(), begin().unwrap());
+        assert_eq!(begin().map(drop), Err(Exceeded::Concurrency));
+        assert_eq!(usage.counts().in_flight, 2, "who was refused takes no place");
+        first.ended(true);
+        let third = begin().unwrap();
+        second.ended(false);
+        drop(third);
+        let counts = usage.counts();
+        assert_eq!((counts.in_flight, counts.succeeded, counts.failed), (0, 1, 1));
+        assert_eq!(counts.too_many, 1);
+    }
+
+    #[test]
+    fn a_request_that_finds_no_place_takes_nothing_from_the_minute() {
+        let usage = Arc::<Usage>::default();
+        let begin = || usage.begin(limit(2), limit(1), Duration::ZERO);
+        let first = begin().unwrap();
+        assert_eq!(begin().map(drop), Err(Exceeded::Concurrency));
+        drop(first);
+        assert!(begin().is_ok());
+        assert!(matches!(begin().map(drop), Err(Exceeded::Rate(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_span_of_time_sees_more_than_a_full_bucket_and_what_filled_it(
+            per_minute in 1_u32..10_000,
+            steps in proptest::collection::vec(0_u64..5_000, 1..300),
+        ) {
+            let bucket = Bucket::default();
+            let rate = NonZeroU32::new(per_minute).unwrap();
+            let (mut now, mut taken) = (Duration::from_secs(1000), 0_u64);
+            let began = now;
+            for step in steps {
+                now += Duration::from_millis(step);
+                match bucket.take(rate, now) {
+                    Ok(()) => taken += 1,
+                    Err(wait) => {
+                        // It says when there is one, to the nanosecond.
+                        prop_assert!(wait > Duration::ZERO);
+                        prop_assert!(bucket.take(rate, now + wait - Duration::from_nanos(1)).is_err());
+                    }
+                }
+            }
+            let filled = (now - began).as_secs_f64() * f64::from(per_minute) / 60.0;
+            prop_assert!(taken as f64 <= f64::from(per_minute) + filled + 1.0);
+        }
+    }
+}

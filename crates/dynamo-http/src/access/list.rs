@@ -1,0 +1,195 @@
+//! Keys as they are configured.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use dynamo_namespace::NamespaceScope;
+
+use super::hash::KeyHash;
+
+/// What a key is called in logs and metrics: 1 to 64 of `[A-Za-z0-9._-]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyName(Arc<str>);
+
+/// Why a text is no name of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a name is 1 to 64 letters, digits, '.', '_' or '-'")]
+pub struct InvalidKeyName;
+
+impl KeyName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KeyName {
+    type Err = InvalidKeyName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKeyName> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidKeyName)
+        }
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A key, what it shows, and how much may be asked with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApiKey {
+    /// What it is called.
+    pub name: KeyName,
+    /// What is kept of it.
+    pub hash: KeyHash,
+    /// Whose models it shows.
+    pub scope: NamespaceScope,
+    /// How many proxied requests may begin in a minute: so many at once, and then one whenever its
+    /// share of the minute is over. Default no limit.
+    pub requests_per_minute: Option<NonZeroU32>,
+    /// How many proxied requests may be under way at one time. Default no limit.
+    pub concurrent: Option<NonZeroU32>,
+}
+
+impl ApiKey {
+    /// A key without limits.
+    #[must_use]
+    pub fn new(name: KeyName, hash: KeyHash, scope: NamespaceScope) -> Self {
+        Self { name, hash, scope, requests_per_minute: None, concurrent: None }
+    }
+}
+
+/// Keys that can be told apart, none of which shows more than it may.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyList(Vec<ApiKey>);
+
+/// Why keys cannot be used together, or not here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidKeys {
+    /// Two have the same name.
+    #[error("there are two keys named {name}")]
+    SameName {
+        /// The name.
+        name: KeyName,
+    },
+    /// Two have the same hash.
+    #[error("the keys {first} and {second} are the same key")]
+    SameKey {
+        /// The name of the one.
+        first: KeyName,
+        /// The name of the other.
+        second: KeyName,
+    },
+    /// One shows what the frontend does not discover.
+    #[error("the key {name} is for {scope}, and this frontend discovers {within} only")]
+    OutOfScope {
+        /// Its name.
+        name: KeyName,
+        /// Whose models it would show.
+        scope: NamespaceScope,
+        /// Whose models there are.
+        within: NamespaceScope,
+    },
+}
+
+impl KeyList {
+    /// Keys for a frontend that discovers `within`.
+    ///
+    /// # Errors
+    ///
+    /// When two keys have the same name or are the same, or when one is for more than `within`.
+    pub fn new(
+        keys: impl IntoIterator<Item = ApiKey>,
+        within: &NamespaceScope,
+    ) -> Result<Self, InvalidKeys> {
+        let keys: Vec<_> = keys.into_iter().collect();
+        let (mut names, mut hashes) = (HashMap::new(), HashMap::new());
+        for key in &keys {
+            let name = || key.name.clone();
+            if names.insert(&key.name, ()).is_some() {
+                return Err(InvalidKeys::SameName { name: name() });
+            }
+            if let Some(first) = hashes.insert(key.hash, &key.name) {
+                return Err(InvalidKeys::SameKey { first: first.clone(), second: name() });
+            }
+            if !key.scope.is_within(within) {
+                let (scope, within) = (key.scope.clone(), within.clone());
+                return Err(InvalidKeys::OutOfScope { name: name(), scope, within });
+            }
+        }
+        Ok(Self(keys))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none, so that nobody gets in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The keys, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &ApiKey> {
+        self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str, number: u8, namespace: &str) -> ApiKey {
+        let hash = KeyHash::of(&format!("a-key-of-which-there-are-many-{number}")).unwrap();
+        let scope = NamespaceScope::Only(namespace.parse().unwrap());
+        ApiKey::new(name.parse().unwrap(), hash, scope)
+    }
+
+    #[test]
+    fn keys_that_cannot_be_told_apart_are_refused() {
+        let list = |keys: [ApiKey; 2]| KeyList::new(keys, &NamespaceScope::All);
+        assert_eq!(list([key("a", 1, "x"), key("b", 2, "x")]).unwrap().len(), 2);
+        let message = |keys| list(keys).unwrap_err().to_string();
+        assert_eq!(message([key("a", 1, "x"), key("a", 2, "x")]), "there are two keys named a");
+        assert_eq!(
+            message([key("a", 1, "x"), key("b", 1, "y")]),
+            "the keys a and b are the same key"
+        );
+    }
+
+    #[test]
+    fn no_key_is_for_more_than_the_frontend_discovers() {
+        let within = NamespaceScope::Generations("x".parse().unwrap());
+        assert!(KeyList::new([key("a", 1, "x"), key("b", 2, "x-0f3c9a1b")], &within).is_ok());
+        assert_eq!(
+            KeyList::new([key("a", 1, "y")], &within).unwrap_err().to_string(),
+            "the key a is for y, and this frontend discovers x[-generation] only"
+        );
+    }
+
+    #[test]
+    fn a_name_is_fit_for_a_log_and_a_label() {
+        for name in ["a", "team-a.ci_2", &"x".repeat(64)] {
+            assert_eq!(name.parse::<KeyName>().unwrap().as_str(), name);
+        }
+        for name in ["", "a b", "a\"b", "ä", "a\n", &"x".repeat(65)] {
+            assert_eq!(name.parse::<KeyName>(), Err(InvalidKeyName), "{name:?}");
+        }
+    }
+}

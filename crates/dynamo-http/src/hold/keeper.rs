@@ -1,0 +1,136 @@
+//! Between discovery and the switchboard: keeps what vanished, asks its servers, lets go of it.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dynamo_discovery::{DiscoveryBatch, Key, WorkerUrl};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use super::Hold;
+use super::ask::Ask;
+use super::state::{Holding, Outcome, same};
+use crate::proxy::probe::Probe;
+use crate::switchboard::SwitchboardWriter;
+
+/// How often what is kept is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How often bursts are told at most.
+const TELL: Duration = Duration::from_secs(5);
+
+/// Drives [`Holding`] in the feed's task; only the questions to servers have tasks of their own.
+pub(crate) struct Keeper {
+    holding: Holding,
+    ask: Box<dyn Ask>,
+    asked: JoinSet<(WorkerUrl, Probe)>,
+    answers: Vec<(WorkerUrl, Probe)>,
+    look_at: Instant,
+    /// How many instances were ever held.
+    total: Arc<AtomicU64>,
+    /// How many of them no log line has told yet.
+    untold: usize,
+    told_at: Option<Instant>,
+}
+
+impl Keeper {
+    pub(crate) fn new(hold: Hold, ask: Box<dyn Ask>, total: Arc<AtomicU64>) -> Self {
+        Self {
+            holding: Holding::new(hold),
+            ask,
+            asked: JoinSet::new(),
+            answers: Vec::new(),
+            look_at: Instant::now(),
+            total,
+            untold: 0,
+            told_at: None,
+        }
+    }
+
+    /// Stages a batch, but for what is kept for now.
+    pub(crate) fn stage(&mut self, batch: &DiscoveryBatch, writer: &mut SwitchboardWriter) {
+        let now = Instant::now();
+        let server = |url: &WorkerUrl| writer.server(url);
+        let (updates, kept) = self.holding.take_in(&batch.updates, &batch.unserved, now, server);
+        writer.stage(&updates);
+        if kept.is_empty() {
+            return;
+        }
+        // A worker that was killed and came back has two keys until the first lease ends: nothing
+        // is lost with that one.
+        let has_successor = |key: &&Key| {
+            let Some(one) = self.holding.get(key) else { return false };
+            writer
+                .instances_of(one.entry().endpoint().namespace(), one.model())
+                .any(|other| !self.holding.keeps(other.key()) && same(one, other))
+        };
+        let superseded: Vec<Key> = kept.iter().filter(has_successor).cloned().collect();
+        let updates: Vec<_> =
+            superseded.iter().filter_map(|key| self.holding.let_go(key)).collect();
+        writer.stage(&updates);
+        self.ask_who_is_due(now);
+    }
+
+    /// Waits until there is something to do; may be dropped and called again.
+    pub(crate) async fn wait(&mut self) {
+        if self.holding.is_empty() && self.asked.is_empty() {
+            return pending().await;
+        }
+        tokio::select! {
+            Some(answer) = self.asked.join_next() => self.answers.extend(answer),
+            () = sleep_until(self.look_at) => {}
+        }
+    }
+
+    /// Stages what servers answered, and what is over.
+    pub(crate) fn work(&mut self, writer: &mut SwitchboardWriter) {
+        let now = Instant::now();
+        while let Some(answer) = self.asked.try_join_next() {
+            self.answers.extend(answer);
+        }
+        for (url, probe) in std::mem::take(&mut self.answers) {
+            let outcome = self.holding.answered(&url, probe, now);
+            self.stage_outcome(&outcome, writer);
+        }
+        let outcome = self.holding.look(now);
+        self.stage_outcome(&outcome, writer);
+        self.ask_who_is_due(now);
+        self.tell(now);
+    }
+
+    fn stage_outcome(&mut self, outcome: &Outcome, writer: &mut SwitchboardWriter) {
+        writer.stage(&outcome.updates);
+        for instance in &outcome.held {
+            writer.stage_held(instance);
+        }
+        self.untold += outcome.held.len();
+        self.total.fetch_add(outcome.held.len() as u64, Ordering::Relaxed);
+    }
+
+    fn ask_who_is_due(&mut self, now: Instant) {
+        self.look_at = now + TICK;
+        for server in self.holding.take_due(now) {
+            let answer = self.ask.ask(&server);
+            let url = server.url.clone();
+            self.asked.spawn(async move { (url, answer.await) });
+        }
+    }
+
+    /// Once for a burst, and not for each instance.
+    fn tell(&mut self, now: Instant) {
+        let told_just_now = self.told_at.is_some_and(|at| now < at + TELL);
+        if self.untold > 0 && !self.holding.is_in_question() && !told_just_now {
+            let instances = std::mem::take(&mut self.untold);
+            self.told_at = Some(now);
+            warn!(
+                instances,
+                "vanished from the store, but their servers answer: they are held, and go on serving"
+            );
+        }
+        if self.holding.is_empty() && self.untold == 0 && self.told_at.take().is_some() {
+            info!("nothing is held any more");
+        }
+    }
+}

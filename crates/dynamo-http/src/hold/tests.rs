@@ -1,0 +1,294 @@
+//! What is held, and for how long: over a switchboard, with servers that answer as the test says.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dynamo_discovery::{DiscoveryBatch, Gone, Instance, InstanceId, Key, Kinds, ModelEntry};
+use dynamo_discovery::{ModelUpdate, WorkerUrl};
+use dynamo_namespace::NamespaceScope;
+use futures_util::future::{FutureExt as _, ready};
+use tokio::time::{Instant, timeout_at};
+
+use super::ask::MockAsk;
+use super::{Hold, Keeper};
+use crate::proxy::probe::Probe;
+use crate::switchboard::{RouteChange, Switchboard, SwitchboardWriter};
+use crate::upstream::Upstream;
+
+/// A keeper between updates and a switchboard.
+struct Rig {
+    keeper: Keeper,
+    switchboard: Switchboard,
+    writer: SwitchboardWriter,
+    servers: Servers,
+    changes: Vec<RouteChange>,
+}
+
+/// What servers answer; those that are not here do.
+#[derive(Clone, Default)]
+struct Servers {
+    answers: Arc<Mutex<BTreeMap<WorkerUrl, Probe>>>,
+    asked: Arc<Mutex<Vec<WorkerUrl>>>,
+}
+
+impl Servers {
+    fn set(&self, url: &str, probe: Probe) {
+        self.answers.lock().unwrap().insert(url.parse().unwrap(), probe);
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+impl Rig {
+    fn new(hold: Hold) -> Self {
+        let (switchboard, mut writer) = Switchboard::new([NamespaceScope::All]);
+        writer.stage_ready();
+        writer.publish();
+        let servers = Servers::default();
+        let mut ask = MockAsk::new();
+        let said = servers.clone();
+        ask.expect_ask().returning(move |server: &Arc<Upstream>| {
+            said.asked.lock().unwrap().push(server.url.clone());
+            let answer = said.answers.lock().unwrap().get(&server.url).copied();
+            ready(answer.unwrap_or(Probe::Answers)).boxed()
+        });
+        let keeper = Keeper::new(hold, Box::new(ask), Arc::default());
+        Self { keeper, switchboard, writer, servers, changes: Vec::new() }
+    }
+
+    fn with(instances: &[&Arc<Instance>]) -> Self {
+        let mut rig = Self::new(Hold::default());
+        rig.batch(instances.iter().map(|one| added(one)).collect());
+        rig.changes.clear();
+        rig
+    }
+
+    fn batch(&mut self, updates: Vec<ModelUpdate>) {
+        self.told(updates, Vec::new());
+    }
+
+    fn told(&mut self, updates: Vec<ModelUpdate>, unserved: Vec<Key>) {
+        let mut batch = DiscoveryBatch::default();
+        (batch.updates, batch.unserved) = (updates, unserved);
+        self.keeper.stage(&batch, &mut self.writer);
+        self.changes.extend(self.writer.publish());
+    }
+
+    /// Lets time pass.
+    async fn pass(&mut self, span: Duration) {
+        let until = Instant::now() + span;
+        while timeout_at(until, self.keeper.wait()).await.is_ok() {
+            self.keeper.work(&mut self.writer);
+            self.changes.extend(self.writer.publish());
+        }
+    }
+
+    /// The keys that serve, those that are held with a star.
+    fn serving(&self) -> Vec<String> {
+        let view = self.switchboard.view(&NamespaceScope::All);
+        let show = |one: &Arc<Instance>| {
+            let star = if view.is_held(one) { "*" } else { "" };
+            format!("{}{star}", one.key().as_str().unwrap())
+        };
+        view.instances().map(show).collect()
+    }
+
+    fn server_of(&mut self, instance: &Instance) -> Arc<Upstream> {
+        self.writer.server(instance.entry().url().unwrap())
+    }
+}
+
+fn instance_of(namespace: &str, id: u64, model: &str, url: &str) -> Arc<Instance> {
+    let endpoint = format!("{namespace}.backend.generate").parse().unwrap();
+    let entry = ModelEntry::new(model, endpoint, Kinds::parse("Chat").kinds).unwrap();
+    let key = Key::from(format!("{namespace}/{id}/{model}"));
+    Arc::new(Instance::new(key, Some(InstanceId(id)), entry.with_url(url.parse().unwrap())))
+}
+
+/// The instance of a number, at a server of its own.
+fn instance(id: u64) -> Arc<Instance> {
+    instance_of("a", id, "m", &format!("http://h{id}"))
+}
+
+fn added(instance: &Arc<Instance>) -> ModelUpdate {
+    ModelUpdate::Added(instance.clone())
+}
+
+fn vanished(instance: &Arc<Instance>) -> ModelUpdate {
+    ModelUpdate::Removed(instance.clone(), Gone::Vanished)
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn what_vanishes_while_its_server_answers_is_held_until_the_time_is_over() {
+    let one = instance(1);
+    let mut rig = Rig::with(&[&one]);
+    rig.batch(vec![vanished(&one)]);
+    assert_eq!(rig.serving(), ["a/1/m"], "it serves while its server is asked");
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m*"]);
+    rig.pass(28 * SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m*"]);
+    assert!((15..=31).contains(&rig.servers.asked()), "{}", rig.servers.asked());
+    assert_eq!(rig.changes, []);
+    rig.pass(2 * SECOND).await;
+    assert_eq!(rig.serving(), [] as [&str; 0]);
+    assert!(!rig.changes.is_empty(), "the route is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_vanishes_with_its_server_goes_as_soon_as_that_is_known() {
+    for probe in [Probe::Refused, Probe::Broken, Probe::Silent] {
+        let one = instance(1);
+        let mut rig = Rig::with(&[&one]);
+        rig.servers.set("http://h1", probe);
+        rig.batch(vec![vanished(&one)]);
+        rig.pass(Duration::from_millis(1)).await;
+        assert_eq!(rig.serving(), [] as [&str; 0], "{probe:?}");
+        assert_eq!(rig.servers.asked(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_instance_goes_with_the_first_failed_probe_and_with_the_first_failed_connection() {
+    let (probed, refused) = (instance(1), instance(2));
+    let mut rig = Rig::with(&[&probed, &refused]);
+    rig.batch(vec![vanished(&probed), vanished(&refused)]);
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m*", "a/2/m*"]);
+    rig.server_of(&refused).rotation.refused();
+    rig.pass(Duration::from_millis(200)).await;
+    assert_eq!(rig.serving(), ["a/1/m*"]);
+    rig.servers.set("http://h1", Probe::Refused);
+    rig.pass(2 * SECOND).await;
+    assert_eq!(rig.serving(), [] as [&str; 0]);
+    // One that was out before is not even asked.
+    rig.batch(vec![added(&refused)]);
+    let asked = rig.servers.asked();
+    rig.server_of(&refused).rotation.refused();
+    rig.batch(vec![vanished(&refused)]);
+    assert_eq!((rig.serving(), rig.servers.asked()), (vec![], asked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_that_sends_bytes_is_there() {
+    let one = instance(1);
+    let mut rig = Rig::with(&[&one]);
+    rig.servers.set("http://h1", Probe::Silent);
+    rig.pass(SECOND).await;
+    rig.server_of(&one).rotation.heard(Instant::now());
+    rig.batch(vec![vanished(&one)]);
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m*"]);
+    rig.pass(5 * SECOND).await;
+    assert_eq!(rig.serving(), [] as [&str; 0], "it has been silent for too long");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_published_again_serves_on_without_a_change_of_routes() {
+    let one = instance(1);
+    let restarted = instance_of("a", 7, "m", "http://h1");
+    for back in [&one, &restarted] {
+        let mut rig = Rig::with(&[&one]);
+        let server = rig.server_of(&one);
+        rig.batch(vec![vanished(&one)]);
+        rig.pass(5 * SECOND).await;
+        rig.batch(vec![added(back)]);
+        assert_eq!(rig.serving(), [back.key().as_str().unwrap()]);
+        assert_eq!(rig.changes, []);
+        assert!(Arc::ptr_eq(&server, &rig.server_of(back)), "with its connections");
+        let asked = rig.servers.asked();
+        rig.pass(60 * SECOND).await;
+        assert_eq!(rig.servers.asked(), asked);
+        assert_eq!(rig.serving(), [back.key().as_str().unwrap()]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_worker_is_not_held_under_its_old_key() {
+    let (old, new) = (instance(1), instance_of("a", 7, "m", "http://h1"));
+    let mut rig = Rig::with(&[&old, &new]);
+    rig.batch(vec![vanished(&old)]);
+    assert_eq!(rig.serving(), ["a/7/m"]);
+    // In one batch, in both orders.
+    rig.batch(vec![vanished(&new), added(&old)]);
+    assert_eq!(rig.serving(), ["a/1/m"]);
+    rig.batch(vec![added(&new), vanished(&old)]);
+    assert_eq!(rig.serving(), ["a/7/m"]);
+    assert_eq!(rig.changes, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_neighbour_at_the_same_server_takes_nothing_over() {
+    let (one, neighbour) = (instance(1), instance_of("b", 2, "m", "http://h1"));
+    let mut rig = Rig::with(&[&one]);
+    rig.batch(vec![vanished(&one)]);
+    rig.batch(vec![added(&neighbour)]);
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m*", "b/2/m"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_withdrawn_refused_or_moved_away_goes_at_once_also_while_it_is_held() {
+    let one = instance(1);
+    for gone in [Gone::Withdrawn, Gone::Refused, Gone::OutOfScope] {
+        let mut rig = Rig::with(&[&one]);
+        rig.batch(vec![ModelUpdate::Removed(one.clone(), gone)]);
+        assert_eq!((rig.serving(), rig.servers.asked()), (vec![], 0), "{gone:?}");
+    }
+    let mut rig = Rig::with(&[&one]);
+    rig.batch(vec![vanished(&one)]);
+    rig.pass(SECOND).await;
+    rig.told(Vec::new(), vec![one.key().clone()]);
+    assert_eq!(rig.serving(), [] as [&str; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn flat_entries_and_those_without_a_server_go_at_once() {
+    let flat = Arc::new(Instance::new("flat".into(), None, instance(1).entry().clone()));
+    let endpoint = "a.backend.generate".parse().unwrap();
+    let entry = ModelEntry::new("m", endpoint, Kinds::parse("Chat").kinds).unwrap();
+    let without = Arc::new(Instance::new("without".into(), Some(InstanceId(2)), entry));
+    let mut rig = Rig::with(&[&flat, &without]);
+    rig.batch(vec![vanished(&flat), vanished(&without)]);
+    assert_eq!(rig.serving(), [] as [&str; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_are_held_than_allowed() {
+    let mut rig = Rig::new(Hold { at_most: 3, ..Hold::default() });
+    let all: Vec<_> = (0..9).map(instance).collect();
+    rig.batch(all.iter().map(added).collect());
+    rig.batch(all.iter().map(vanished).collect());
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), ["a/0/m*", "a/1/m*", "a/2/m*"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_of_many_models_is_asked_once() {
+    let models: Vec<_> =
+        (0..50).map(|n| instance_of("a", 1, &format!("m{n}"), "http://h1")).collect();
+    let mut rig = Rig::with(&models.iter().collect::<Vec<_>>());
+    rig.batch(models.iter().map(vanished).collect());
+    rig.pass(Duration::from_millis(900)).await;
+    assert_eq!(rig.servers.asked(), 1);
+    assert!(rig.serving().iter().all(|key| key.ends_with('*')));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_opens_later_shows_what_is_held_in_its_scope() {
+    let (one, other) = (instance(1), instance_of("b", 2, "m", "http://h2"));
+    let mut rig = Rig::with(&[&one, &other]);
+    rig.batch(vec![vanished(&one), vanished(&other)]);
+    rig.pass(SECOND).await;
+    let scope = NamespaceScope::from_target(Some("a")).unwrap();
+    let live = rig.writer.open(&scope);
+    rig.writer.publish();
+    let view = live.load();
+    assert!(view.is_held(&one) && !view.is_held(&other));
+    assert_eq!(view.instances().count(), 1);
+}

@@ -1,0 +1,69 @@
+//! A network in which workers may be.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// A network, as `10.0.0.0/8` or `fd00::/8` (RFC 4632), or a single address.
+///
+/// ```
+/// use dynamo_http::Network;
+///
+/// let network: Network = "10.1.0.0/16".parse()?;
+/// assert!(network.contains("10.1.2.3".parse()?));
+/// assert!(network.contains("::ffff:10.1.2.3".parse()?), "the same address");
+/// assert!(!network.contains("10.2.0.1".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Whether an address is in it, also one that IPv6 wraps.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl FromStr for Network {
+    type Err = InvalidNetwork;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
+        let address = |_| text.parse::<IpAddr>().map(IpNet::from);
+        text.parse().or_else(address).map(Self).map_err(|_| InvalidNetwork)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a network or an address, such as 10.0.0.0/8, fd00::/8 or 10.0.0.5")]
+pub struct InvalidNetwork;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_network_of_its_own() {
+        let network: Network = "10.0.0.5".parse().unwrap();
+        assert_eq!(network.to_string(), "10.0.0.5/32");
+        assert!(network.contains("10.0.0.5".parse().unwrap()));
+        assert!(!network.contains("10.0.0.6".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in ["", "10.0.0.0/33", "10.0.0", "host", "10.0.0.0/8 ", "::/129"] {
+            assert_eq!(text.parse::<Network>(), Err(InvalidNetwork), "{text}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Wake-ups between the parts of one task, which need not wake it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+
+/// Stands between parts that wake each other and the one task that polls them all.
+///
+/// A connection, the answer that is waited for and its body tell each other by wake-ups what they
+/// have done. Where one task polls them, each of those would have it polled once more for nothing.
+/// Here they only have the parts polled again, at once; what wakes the task is what comes from
+/// outside while nobody polls.
+pub(crate) struct Relay {
+    shared: Arc<Shared>,
+    /// Made once of `shared`.
+    waker: Waker,
+}
+
+struct Shared {
+    phase: AtomicU8,
+    task: AtomicWaker,
+}
+
+/// Nobody polls: a wake-up is for the task.
+const RESTING: u8 = 0;
+/// The parts are polled and have not been woken since.
+const POLLING: u8 = 1;
+/// They have been woken.
+const WOKEN: u8 = 2;
+
+/// How often the parts are polled in a row: they may have to yield.
+const AT_ONCE: usize = 4;
+
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.phase.swap(WOKEN, Ordering::AcqRel) == RESTING {
+            self.task.wake();
+        }
+    }
+}
+
+impl Relay {
+    pub(crate) fn new() -> Self {
+        let shared =
+            Arc::new(Shared { phase: AtomicU8::new(RESTING), task: AtomicWaker::default() });
+        Self { waker: Waker::from(shared.clone()), shared }
+    }
+
+    /// Polls the parts, again as long as they wake each other.
+    pub(crate) fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut parts: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let Shared { phase, task } = &*self.shared;
+        task.register(cx.waker());
+        for _ in 0..AT_ONCE {
+            phase.store(POLLING, Ordering::Release);
+            let polled = parts(&mut Context::from_waker(&self.waker));
+            if polled.is_ready() {
+                // Whoever goes on polls before it rests.
+                phase.store(RESTING, Ordering::Release);
+                return polled;
+            }
+            let rest =
+                phase.compare_exchange(POLLING, RESTING, Ordering::AcqRel, Ordering::Acquire);
+            if rest.is_ok() {
+                return Poll::Pending;
+            }
+        }
+        phase.store(RESTING, Ordering::Release);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// No task is to be woken any more.
+    pub(crate) fn release(&self) {
+        self.shared.task.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Count {
+        fn seen(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_wake_up_from_within_polls_again_and_one_from_outside_wakes_the_task() {
+        let (relay, task) = (Relay::new(), Arc::new(Count::default()));
+        let waker = Waker::from(task.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut kept = None;
+        let mut polls = 0;
+        let polled = relay.poll(&mut cx, |cx| {
+            polls += 1;
+            if polls == 1 {
+                cx.waker().wake_by_ref();
+            }
+            kept = Some(cx.waker().clone());
+            Poll::<()>::Pending
+        });
+        assert_eq!((polled, polls, task.seen()), (Poll::Pending, 2, 0));
+        kept.as_ref().unwrap().wake_by_ref();
+        kept.as_ref().unwrap().wake_by_ref();
+        assert_eq!(task.seen(), 1, "woken once for all that happened before it polled");
+        assert!(relay.poll(&mut cx, |_| Poll::Ready(())).is_ready());
+        kept.as_ref().unwrap().wake_by_ref();
+        assert_eq!(task.seen(), 2);
+        assert!(relay.poll(&mut cx, |_| Poll::Ready(())).is_ready());
+        relay.release();
+        kept.unwrap().wake();
+        assert_eq!(task.seen(), 2, "released");
+    }
+
+    #[test]
+    fn parts_that_always_wake_themselves_let_others_have_a_turn() {
+        let (relay, task) = (Relay::new(), Arc::new(Count::default()));
+        let waker = Waker::from(task.clone());
+        let mut polls = 0;
+        let polled = relay.poll(&mut Context::from_waker(&waker), |cx| {
+            polls += 1;
+            cx.waker().wake_by_ref();
+            Poll::<()>::Pending
+        });
+        assert_eq!((polled, polls, task.seen()), (Poll::Pending, AT_ONCE, 1));
+    }
+}

@@ -1,0 +1,185 @@
+//! What a connection waits for, and since when.
+//!
+//! Noted on the way of the bytes, read by a slow tick: so no request pays for a timer.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+
+use super::ServeOptions;
+
+/// The deadlines of one connection.
+pub(super) struct Clock {
+    options: Arc<ServeOptions>,
+    began: Instant,
+    /// In milliseconds after `began`; `NEVER` when none runs.
+    read_deadline: AtomicU64,
+    write_deadline: AtomicU64,
+    /// Whether the next byte begins a head. HTTP/1 only.
+    idle: AtomicBool,
+    /// How many streams are open; while one is, no read is waited for. HTTP/2 only.
+    streams: AtomicUsize,
+    /// How many streams have something that the client's window has no room for. HTTP/2 only.
+    held: AtomicUsize,
+    /// When such a stream must have moved. HTTP/2 only.
+    held_deadline: AtomicU64,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Clock {
+    pub(super) fn new(options: Arc<ServeOptions>) -> Self {
+        let first = millis(options.header_timeout);
+        Self {
+            options,
+            began: Instant::now(),
+            read_deadline: AtomicU64::new(first),
+            write_deadline: AtomicU64::new(NEVER),
+            // The first head's time runs from the beginning.
+            idle: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            held_deadline: AtomicU64::new(NEVER),
+        }
+    }
+
+    fn after(&self, wait: Duration) -> u64 {
+        millis(self.began.elapsed() + wait)
+    }
+
+    /// The head is complete.
+    pub(super) fn answering(&self) {
+        self.idle.store(false, Ordering::Relaxed);
+        self.read_deadline.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// The answer is complete.
+    pub(super) fn answered(&self) {
+        self.wait_for_next();
+        self.idle.store(true, Ordering::Relaxed);
+    }
+
+    /// An HTTP/2 connection waits for its next stream.
+    pub(super) fn wait_for_next(&self) {
+        self.read_deadline.store(self.after(self.options.keep_alive_timeout), Ordering::Relaxed);
+    }
+
+    pub(super) fn stream_began(&self) {
+        self.streams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn stream_ended(&self) {
+        // First the time, then the number: a tick in between sees an open stream.
+        self.wait_for_next();
+        self.streams.fetch_sub(1, Ordering::Release);
+    }
+
+    /// A stream has something for the client. It has moved when it is asked for more.
+    pub(super) fn stream_holds(&self) {
+        let deadline = self.after(self.options.write_stall_timeout);
+        self.held_deadline.store(deadline, Ordering::Relaxed);
+        self.held.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn stream_moved(&self) {
+        let deadline = self.after(self.options.write_stall_timeout);
+        self.held_deadline.store(deadline, Ordering::Relaxed);
+        self.held.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Bytes came in.
+    fn read(&self) {
+        if self.idle.load(Ordering::Relaxed) {
+            self.idle.store(false, Ordering::Relaxed);
+            self.read_deadline.store(self.after(self.options.header_timeout), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes went out, or could not.
+    fn wrote<T>(&self, result: &Poll<T>) {
+        let stalled = self.write_deadline.load(Ordering::Relaxed) != NEVER;
+        match result {
+            Poll::Pending if !stalled => {
+                let deadline = self.after(self.options.write_stall_timeout);
+                self.write_deadline.store(deadline, Ordering::Relaxed);
+            }
+            Poll::Ready(_) if stalled => self.write_deadline.store(NEVER, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    /// Whether something was waited for in vain.
+    pub(super) fn expired(&self) -> bool {
+        let unless = |count: &AtomicUsize, deadline: &AtomicU64, when: bool| {
+            let waits = (count.load(Ordering::Acquire) > 0) == when;
+            if waits { deadline.load(Ordering::Relaxed) } else { NEVER }
+        };
+        let read = unless(&self.streams, &self.read_deadline, false);
+        let held = unless(&self.held, &self.held_deadline, true);
+        let write = self.write_deadline.load(Ordering::Relaxed);
+        millis(self.began.elapsed()) >= read.min(write).min(held)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(NEVER)
+}
+
+/// A connection's bytes, seen by its clock.
+pub(super) struct Timed<IO> {
+    pub(super) io: IO,
+    pub(super) clock: Arc<Clock>,
+}
+
+impl<IO: Read + Unpin> Read for Timed<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if read.is_ready() {
+            self.clock.read();
+        }
+        read
+    }
+}
+
+impl<IO: Write + Unpin> Write for Timed<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.clock.wrote(&wrote);
+        wrote
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.clock.wrote(&wrote);
+        wrote
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,129 @@
+//! One connection, from its first byte to its end.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, interval, sleep, timeout_at};
+use tracing::debug;
+
+use super::clock::{Clock, Timed};
+use super::drain::DrainWatch;
+use super::{ServeOptions, http1, http2};
+
+/// What a connection needs.
+pub(super) struct Connection {
+    pub(super) router: Router,
+    pub(super) options: Arc<ServeOptions>,
+    pub(super) drain: DrainWatch,
+}
+
+impl Connection {
+    /// Serves until the client, a deadline or the drain ends it.
+    pub(super) async fn serve(mut self, stream: TcpStream) {
+        let clock = Arc::new(Clock::new(self.options.clone()));
+        let deadline = Instant::now() + self.options.header_timeout;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.options.tls.clone() {
+            if let Some(stream) = self.open(deadline, tls.accept(stream)).await {
+                let http2 = tls.agreed_on_http2(&stream);
+                self.speak(stream, http2, clock).await;
+            }
+            return;
+        }
+        if let Some(http2) = self.open(deadline, begins_http2(&stream)).await {
+            self.speak(stream, http2, clock).await;
+        }
+    }
+
+    /// Waits for what comes before the first request.
+    async fn open<T>(
+        &mut self,
+        deadline: Instant,
+        opening: impl Future<Output = io::Result<T>>,
+    ) -> Option<T> {
+        let opened = tokio::select! {
+            opened = timeout_at(deadline, opening) => opened,
+            () = self.drain.begun() => return None,
+        };
+        match opened {
+            Ok(Ok(opened)) => return Some(opened),
+            Ok(Err(error)) => debug!(%error, "a connection ended before it began"),
+            Err(_) => debug!("connection timed out"),
+        }
+        None
+    }
+
+    async fn speak<IO>(self, io: IO, http2: bool, clock: Arc<Clock>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { router, options, drain } = self;
+        let io = Timed { io: TokioIo::new(io), clock: clock.clone() };
+        if http2 {
+            clock.wait_for_next();
+            let (streams, max_headers) = (clock.clone(), options.max_headers);
+            let service =
+                service_fn(move |request| http2::answer(&router, &streams, max_headers, request));
+            let connection = http2::builder(&options).serve_connection(io, service);
+            drive(connection, &clock, &options, drain).await;
+        } else {
+            let (requests, leaving) = (clock.clone(), drain.clone());
+            let service =
+                service_fn(move |request| http1::answer(&router, &requests, &leaving, request));
+            let connection = http1::builder(&options).serve_connection(io, service);
+            drive(connection, &clock, &options, drain).await;
+        }
+    }
+}
+
+/// Whether the client begins with the preface of HTTP/2. The bytes stay where they are.
+async fn begins_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; http2::PREFACE.len()];
+    loop {
+        let length = stream.peek(&mut first).await?;
+        let so_far = &first[..length];
+        if length == 0 || length == first.len() || !http2::PREFACE.starts_with(so_far) {
+            return Ok(so_far == http2::PREFACE);
+        }
+        // A lone `P`: rare, and a peek does not wait for more than is there.
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Polls a connection, looks at its clock now and then, and tells it of the drain.
+async fn drive<C>(connection: C, clock: &Clock, options: &ServeOptions, mut drain: DrainWatch)
+where
+    C: GracefulConnection<Error = hyper::Error>,
+{
+    let mut connection = pin!(connection);
+    let mut tick = interval(options.header_timeout.max(Duration::from_millis(40)) / 4);
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    debug!(%error, "connection ended");
+                }
+                return;
+            }
+            _ = tick.tick() => {
+                if clock.expired() {
+                    debug!("connection timed out");
+                    return;
+                }
+            }
+            () = drain.begun(), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}

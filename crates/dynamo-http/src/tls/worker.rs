@@ -1,0 +1,94 @@
+//! TLS to `https` workers.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::files::FromFiles;
+use super::{TlsError, provider};
+
+/// Which authorities are trusted to vouch for `https` workers. A clone is the same.
+///
+/// By default those of the machine, which are read when the first such worker is met.
+#[derive(Clone, Default)]
+pub struct WorkerTls {
+    /// Those beside the machine's own.
+    more: Option<Arc<FromFiles<ClientConfig>>>,
+}
+
+impl WorkerTls {
+    /// Trusts the authorities in a PEM file as well.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or holds no certificate.
+    pub fn with_authorities(file: impl Into<PathBuf>) -> Result<Self, TlsError> {
+        let more = FromFiles::load(vec![file.into()], |contents| config(Some(&contents.concat())))?;
+        Ok(Self { more: Some(Arc::new(more)) })
+    }
+
+    /// Reads the file again when it changes: every second it is looked at. One that is no good is
+    /// refused, and said once.
+    ///
+    /// [`Frontend::new`](crate::Frontend::new) does this.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn reload_on_change(&self) {
+        if let Some(more) = &self.more {
+            more.reload_on_change();
+        }
+    }
+
+    /// Speaks TLS to `host`, a name or an address, over a connection to it.
+    ///
+    /// # Errors
+    ///
+    /// When the handshake fails, such as for want of trust.
+    pub async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        /// Reading the machine's certificates takes a while, so not before they are needed.
+        static NATIVE: LazyLock<Result<Arc<ClientConfig>, String>> =
+            LazyLock::new(|| config(None).map(Arc::new));
+
+        let config = match &self.more {
+            Some(more) => more.current(),
+            None => NATIVE.clone().map_err(io::Error::other)?,
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        TlsConnector::from(config).connect(name, stream).await
+    }
+}
+
+impl fmt::Debug for WorkerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WorkerTls").field(&self.more.as_ref().map(|more| more.paths())).finish()
+    }
+}
+
+/// Trusts the machine's authorities, and those in `more`, at least one.
+fn config(more: Option<&[u8]>) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let before = roots.len();
+    for certificate in CertificateDer::pem_slice_iter(more.unwrap_or_default()) {
+        let certificate = certificate.map_err(|error| format!("it is not PEM: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("it has an unusable authority: {error}"))?;
+    }
+    if more.is_some() && roots.len() == before {
+        return Err("there is no certificate".into());
+    }
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
