@@ -57,6 +57,21 @@ impl Client {
         Self { base: base.to_owned(), http: reqwest::Client::new() }
     }
 
+    /// The server's base URL.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// A client of the same server that sends a key with every request.
+    #[must_use]
+    pub fn with_key(&self, key: &str) -> Self {
+        let value = format!("Bearer {key}").parse().unwrap();
+        let headers = [(reqwest::header::AUTHORIZATION, value)].into_iter().collect();
+        let http = reqwest::Client::builder().default_headers(headers).build().unwrap();
+        Self { base: self.base.clone(), http }
+    }
+
     /// Asks for a path.
     pub async fn get(&self, path: &str) -> Answer {
         self.ask(Method::GET, path, None).await
@@ -137,6 +152,15 @@ impl Client {
 /// Waits until a front door lists exactly these models.
 pub async fn lists(client: &Client, models: &[&str]) {
     eventually("the right models are listed", async || client.models().await == models).await;
+}
+
+/// Waits until the front door knows that its store is there, or that it is not.
+pub async fn connected(client: &Client, connected: bool) {
+    let wanted = f64::from(u8::from(connected));
+    eventually("the store is there or not", async || {
+        client.metric("dynamo_frontend_discovery_connected").await == wanted
+    })
+    .await;
 }
 
 fn chat(model: &str, stream: bool) -> Value {

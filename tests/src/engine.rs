@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -44,7 +45,10 @@ impl Engine {
             asked: AtomicUsize::new(0),
             generations: sender,
         });
-        let router = Router::new().fallback(answer).with_state(shared.clone());
+        // A probe is none of the test's requests.
+        let health = get(async || "healthy");
+        let router =
+            Router::new().route("/health", health).fallback(answer).with_state(shared.clone());
         tokio::spawn(async { axum::serve(listener, router).await });
         Self { url, shared, generations: Mutex::new(generations) }
     }

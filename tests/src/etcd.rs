@@ -1,4 +1,4 @@
-//! An etcd that a test may stop, wipe and compact.
+//! An etcd of one node that a test may stop, wipe, restore and compact.
 
 use std::env;
 use std::fs::{self, File};
@@ -15,10 +15,14 @@ use tokio::time::sleep;
 
 use crate::soon;
 
-/// An etcd of one node as a child process, with a port that stays and data that can go.
+/// An etcd as a child process, with ports that stay and data that can go.
 pub struct Etcd {
     endpoint: String,
+    peer: String,
+    /// `https`, where it is asked for.
+    secure: Option<String>,
     binary: PathBuf,
+    arguments: Vec<String>,
     directory: TempDir,
     process: Option<Child>,
 }
@@ -61,10 +65,17 @@ impl SharedEtcd {
 impl Etcd {
     /// Starts one, and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with more arguments.
+    pub async fn start_with(arguments: &[&str]) -> Self {
         // The port may be taken between the choice and the start.
         for _ in 0..5 {
             let mut etcd = Self::prepare();
-            if etcd.try_launch().await {
+            etcd.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+            etcd.spawn();
+            if etcd.answers().await {
                 return etcd;
             }
         }
@@ -82,16 +93,34 @@ impl Etcd {
             "no etcd: run `cargo xtask itest`, which finds or fetches one, or set ETCD_BIN to the \
              path of its binary",
         );
-        // Below the ports that connections take by themselves: while etcd is down, one could take
-        // its port, and a client that connects to it could even reach itself.
-        let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        let port = std::iter::repeat_with(|| fastrand::u16(15_000..32_000)).find(free).unwrap();
         Self {
-            endpoint: format!("http://127.0.0.1:{port}"),
+            endpoint: format!("http://127.0.0.1:{}", free_port()),
+            peer: format!("http://127.0.0.1:{}", free_port()),
+            secure: None,
             binary,
+            arguments: Vec::new(),
             directory: tempfile::Builder::new().prefix("dyn-etcd-").tempdir().unwrap(),
             process: None,
         }
+    }
+
+    /// One that listens for TLS as well, by these files; not started.
+    #[must_use]
+    pub fn prepare_secure(arguments: Vec<String>) -> Self {
+        let mut etcd = Self::prepare();
+        etcd.secure = Some(format!("https://127.0.0.1:{}", free_port()));
+        etcd.arguments = arguments;
+        etcd
+    }
+
+    /// Where it would talk to its peers.
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// What it is started with from now on.
+    pub(crate) fn set_arguments(&mut self, arguments: Vec<String>) {
+        self.arguments = arguments;
     }
 
     /// Its URL.
@@ -100,35 +129,65 @@ impl Etcd {
         &self.endpoint
     }
 
+    /// Its `https` URL.
+    ///
+    /// # Panics
+    ///
+    /// When it has none.
+    #[must_use]
+    pub fn secure_endpoint(&self) -> &str {
+        self.secure.as_deref().expect("an etcd that listens for TLS")
+    }
+
     /// Starts it, again or for the first time, and waits until it answers.
     ///
     /// # Panics
     ///
     /// When it ends instead.
     pub async fn launch(&mut self) {
-        assert!(self.try_launch().await, "etcd ended at once: {}", self.log());
+        self.spawn();
+        assert!(self.answers().await, "etcd ended at once: {}", self.log());
     }
 
-    async fn try_launch(&mut self) -> bool {
-        // Nobody else talks to it as a peer, so any port will do.
-        let peer = "http://127.0.0.1:0";
+    /// Starts it.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be executed.
+    pub fn spawn(&mut self) {
+        let listen = self.endpoint.clone() + ",";
+        let listen = listen + self.secure.as_deref().unwrap_or_default();
+        let listen = listen.trim_end_matches(',');
         let log = File::create(self.directory.path().join("log")).unwrap();
-        let process = Command::new(&self.binary)
-            .args(["--name", "test", "--data-dir"])
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("--data-dir")
             .arg(self.data())
-            .args(["--listen-client-urls", &self.endpoint])
-            .args(["--advertise-client-urls", &self.endpoint])
-            .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-            .args(["--initial-cluster", &format!("test={peer}")])
+            .args(["--listen-client-urls", listen, "--advertise-client-urls", &self.endpoint])
+            .args(["--listen-peer-urls", &self.peer, "--initial-advertise-peer-urls", &self.peer]);
+        // A member of a cluster brings its own.
+        if !self.arguments.iter().any(|argument| argument == "--name") {
+            let alone = format!("test={}", self.peer);
+            command.args(["--name", "test", "--initial-cluster", &alone]);
+        }
+        let process = command
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
         self.process = Some(process);
+    }
+
+    /// Waits until it answers; no, when it ends instead.
+    pub async fn answers(&mut self) -> bool {
         soon("an answer from etcd", async {
-            // A linearizable read: it needs a leader.
-            while self.ask("kv/range", &json!({ "key": "AA==" })).await.is_none() {
+            // A linearizable read: it needs a leader. That we may not read is an answer, too.
+            while let Err(error) = self.ask("kv/range", &json!({ "key": "AA==" })).await {
+                if error.contains("user name is empty") {
+                    break;
+                }
                 if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
                     return false;
                 }
@@ -147,10 +206,33 @@ impl Etcd {
         }
     }
 
+    /// SIGTERM, and waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub async fn terminate(&mut self) {
+        self.signal(Signal::TERM);
+        let mut process = self.process.take().unwrap();
+        tokio::task::spawn_blocking(move || process.wait().unwrap()).await.unwrap();
+    }
+
     /// SIGKILL, and its data goes.
     pub fn wipe(&mut self) {
         self.kill();
         fs::remove_dir_all(self.data()).unwrap();
+    }
+
+    /// Keeps a copy of its data, which must be at rest.
+    pub fn save(&self) {
+        assert!(self.process.is_none(), "data that changes cannot be copied");
+        copy_tree(&self.data(), &self.saved());
+    }
+
+    /// SIGKILL, and its data becomes what was saved.
+    pub fn restore(&mut self) {
+        self.wipe();
+        copy_tree(&self.saved(), &self.data());
     }
 
     /// SIGSTOP: it is there, and does nothing.
@@ -172,21 +254,55 @@ impl Etcd {
         let any = self.ask("kv/range", &json!({ "key": "AA==" })).await.unwrap();
         let revision = any["header"]["revision"].clone();
         let compaction = json!({ "revision": revision, "physical": true });
-        self.ask("kv/compaction", &compaction).await.expect("a compaction");
+        self.ask("kv/compaction", &compaction).await.unwrap();
     }
 
-    /// Asks etcd's JSON gateway, which can do what our traits cannot.
-    async fn ask(&self, call: &str, body: &Value) -> Option<Value> {
+    /// Ends a lease, though its owner lives.
+    pub async fn revoke(&self, lease: &str) {
+        self.ask("lease/revoke", &json!({ "ID": lease })).await.unwrap();
+    }
+
+    /// The leases that there are.
+    pub async fn leases(&self) -> Vec<String> {
+        let answer = self.ask("lease/leases", &json!({})).await.unwrap();
+        let leases = answer["leases"].as_array().map(Vec::as_slice).unwrap_or_default();
+        leases.iter().map(|lease| lease["ID"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Whether it is the leader, as it sees it; it may not know.
+    pub(crate) async fn leads(&self) -> bool {
+        let status = self.ask("maintenance/status", &json!({})).await.unwrap_or_default();
+        let leader = &status["leader"];
+        leader.is_string() && *leader == status["header"]["member_id"]
+    }
+
+    /// Asks etcd's JSON gateway, which can do what our traits cannot; else says why not.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong, as text.
+    pub async fn ask(&self, call: &str, body: &Value) -> Result<Value, String> {
         let url = format!("{}/v3/{call}", self.endpoint);
-        let answer = reqwest::Client::new().post(url).json(body).send().await.ok()?;
-        answer.error_for_status().ok()?.json().await.ok()
+        // A node that is stalled takes connections and says nothing.
+        let request = reqwest::Client::new().post(url).json(body).timeout(Duration::from_secs(10));
+        let answer = request.send().await.map_err(|error| error.to_string())?;
+        let (status, text) = (answer.status(), answer.text().await);
+        let text = text.map_err(|error| error.to_string())?;
+        if !status.is_success() {
+            return Err(format!("{status}: {text}"));
+        }
+        serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
     }
 
     fn data(&self) -> PathBuf {
         self.directory.path().join("data")
     }
 
-    fn log(&self) -> String {
+    fn saved(&self) -> PathBuf {
+        self.directory.path().join("saved")
+    }
+
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 }
@@ -195,6 +311,26 @@ impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Below the ports that connections take by themselves: while an etcd is down, one could take its
+/// port, and a client that connects to it could even reach itself.
+fn free_port() -> u16 {
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(15_000..32_000)).find(free).unwrap()
 }
 
 /// `ETCD_BIN`, else the one on the path, else the one that `cargo xtask itest` has fetched.

@@ -3,11 +3,14 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use axum::Router;
 use dynamo_discovery::{ModelWatcher, WatcherConfig};
 use dynamo_http::{Feed, FrontendConfig, ServeOptions, Source, Switchboard, View, serve};
 use dynamo_namespace::NamespaceScope;
+use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
 
+use crate::invariants::Witness;
 use crate::{Client, eventually};
 
 /// A front door that discovers what its configuration says; it lives as long as its test.
@@ -16,8 +19,10 @@ use crate::{Client, eventually};
 #[derive(Clone)]
 pub struct Frontend {
     client: Client,
+    admin: Client,
     switchboard: Switchboard,
     scope: NamespaceScope,
+    witness: Witness,
 }
 
 impl Frontend {
@@ -26,19 +31,26 @@ impl Frontend {
         let scope = config.target_namespace.clone();
         let (switchboard, writer) = Switchboard::new([scope.clone()]);
         let watcher = ModelWatcher::new(config).unwrap();
-        let feed = Feed::new(writer, [Source::new("etcd", watcher.into_stream())]);
+        let witness = Witness::of(scope.clone());
+        let seen = witness.clone();
+        let events = watcher.into_stream().inspect(move |event| seen.note(event)).boxed();
+        let feed = Feed::new(writer, [Source::new("etcd", events)]);
         let frontend = dynamo_http::Frontend::new(
-            switchboard.clone(),
-            scope.clone(),
+            &switchboard,
+            &scope,
             feed.status(),
             &FrontendConfig::default(),
         );
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()));
         tokio::spawn(feed.run());
-        let options = ServeOptions::default();
-        tokio::spawn(serve(listener, frontend.router(), options, std::future::pending()));
-        Self { client, switchboard, scope }
+        let (client, admin) =
+            (listen(frontend.router()).await, listen(frontend.admin_router()).await);
+        Self { client, admin, switchboard, scope, witness }
+    }
+
+    /// A client of its admin port.
+    #[must_use]
+    pub fn admin(&self) -> &Client {
+        &self.admin
     }
 
     /// Waits until it knows what there is.
@@ -47,11 +59,24 @@ impl Frontend {
         self
     }
 
+    /// What has seen every event of its watcher.
+    #[must_use]
+    pub fn witness(&self) -> &Witness {
+        &self.witness
+    }
+
     /// What its handlers see now.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
         self.switchboard.view(&self.scope)
     }
+}
+
+async fn listen(router: Router) -> Client {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()));
+    tokio::spawn(serve(listener, router, ServeOptions::default(), std::future::pending()));
+    client
 }
 
 impl Deref for Frontend {

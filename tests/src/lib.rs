@@ -5,26 +5,35 @@
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 #![allow(missing_debug_implementations, reason = "nobody prints the fixtures")]
 
+mod certificates;
 mod client;
+mod cluster;
+mod compose;
 mod engine;
 mod entry;
 mod etcd;
 mod frontend;
+pub mod invariants;
 mod load;
 mod logs;
 mod network;
 mod program;
 mod space;
+mod users;
 mod wait;
 
-pub use client::{Answer, Client, lists};
+pub use certificates::Certificates;
+pub use client::{Answer, Client, connected, lists};
+pub use cluster::Cluster;
+pub use compose::ComposeCluster;
 pub use engine::{Engine, Generation};
 pub use entry::{create_test_model_entry, flat_key, native_key};
 pub use etcd::{Etcd, SharedEtcd};
 pub use frontend::Frontend;
 pub use load::Load;
 pub use logs::Logs;
-pub use network::Network;
+pub use network::{BlackHole, Link, Network, REFUSED, UNKNOWN};
 pub use program::Program;
 pub use space::{Space, Worker, unique};
+pub use users::Users;
 pub use wait::{eventually, soon};

@@ -1,40 +1,84 @@
 //! Requests that flow while something happens.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{Answer, Client, eventually};
 
-/// Clients that ask one model without a pause, each as soon as it has its answer.
+/// Requests to one model, whose answers are counted.
 pub struct Load {
     answered: watch::Receiver<usize>,
     failures: Arc<Mutex<Vec<Answer>>>,
     _clients: JoinSet<()>,
 }
 
+/// What every client shares.
+#[derive(Clone)]
+struct Asking {
+    client: Client,
+    model: String,
+    answered: watch::Sender<usize>,
+    failures: Arc<Mutex<Vec<Answer>>>,
+}
+
+impl Asking {
+    async fn once(&self) {
+        let answer = self.client.chat(&self.model).await;
+        if answer.status != 200 {
+            self.failures.lock().unwrap().push(answer);
+        }
+        self.answered.send_modify(|count| *count += 1);
+    }
+}
+
 impl Load {
-    /// Begins.
+    /// Begins with clients that ask without a pause, each as soon as it has its answer.
     #[must_use]
     pub fn on(client: &Client, model: &str, clients: usize) -> Self {
-        let (count, answered) = watch::channel(0);
-        let failures = Arc::<Mutex<Vec<Answer>>>::default();
-        let mut tasks = JoinSet::new();
+        let (asking, mut load) = Self::new(client, model);
         for _ in 0..clients {
-            let (client, model) = (client.clone(), model.to_owned());
-            let (count, failures) = (count.clone(), failures.clone());
-            tasks.spawn(async move {
+            let asking = asking.clone();
+            load._clients.spawn(async move {
                 loop {
-                    let answer = client.chat(&model).await;
-                    if answer.status != 200 {
-                        failures.lock().unwrap().push(answer);
-                    }
-                    count.send_modify(|count| *count += 1);
+                    asking.once().await;
                 }
             });
         }
-        Self { answered, failures, _clients: tasks }
+        load
+    }
+
+    /// Begins with so many requests a second, whether they are answered or not.
+    #[must_use]
+    pub fn paced(client: &Client, model: &str, per_second: u32) -> Self {
+        let (asking, mut load) = Self::new(client, model);
+        load._clients.spawn(async move {
+            let mut clients = JoinSet::new();
+            let mut ticks = interval(Duration::from_secs(1) / per_second);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let asking = asking.clone();
+                clients.spawn(async move { asking.once().await });
+                while clients.try_join_next().is_some() {}
+            }
+        });
+        load
+    }
+
+    fn new(client: &Client, model: &str) -> (Asking, Self) {
+        let (count, answered) = watch::channel(0);
+        let failures = Arc::<Mutex<Vec<Answer>>>::default();
+        let asking = Asking {
+            client: client.clone(),
+            model: model.to_owned(),
+            answered: count,
+            failures: failures.clone(),
+        };
+        (asking, Self { answered, failures, _clients: JoinSet::new() })
     }
 
     /// Waits until so many more requests were answered, well or not.

@@ -31,7 +31,7 @@ impl Program {
     #[must_use]
     pub fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let variables = [&[("DYN_LOGGING_JSONL", "1")], variables].concat();
-        let mut child = tokio::process::Command::new(directory().join(name))
+        let mut child = tokio::process::Command::new(Self::path(name))
             .args(arguments)
             .env_clear()
             .envs(variables)
@@ -48,6 +48,12 @@ impl Program {
         Self { child, stdout, lines, grown }
     }
 
+    /// Where one is, for those who start it by other means.
+    #[must_use]
+    pub fn path(name: &str) -> PathBuf {
+        directory().join(name)
+    }
+
     /// Starts a frontend on a free port, and returns when it listens.
     pub async fn frontend(
         etcd: &str,
@@ -59,6 +65,12 @@ impl Program {
         let frontend = Self::start("dynamo-frontend", &arguments, variables);
         let address = frontend.says("listening").await["address"].as_str().unwrap().to_owned();
         (frontend, Client::new(&format!("http://{address}")))
+    }
+
+    /// A client of a frontend's admin port, for one that was started with `--admin-port`.
+    pub async fn admin(&self) -> Client {
+        let line = self.says("the admin port listens").await;
+        Client::new(&format!("http://{}", line["address"].as_str().unwrap()))
     }
 
     /// Starts a worker with an echo engine.
@@ -83,11 +95,16 @@ impl Program {
 
     /// Waits for a log line with this message.
     pub async fn says(&self, message: &str) -> Value {
+        self.says_times(message, 1).await
+    }
+
+    /// Waits until this message was logged so many times, and returns the last of these lines.
+    pub async fn says_times(&self, message: &str, times: usize) -> Value {
         let mut grown = self.grown.clone();
         let said = async {
             loop {
                 grown.mark_unchanged();
-                if let Some(line) = self.logged(message).into_iter().next() {
+                if let Some(line) = self.logged(message).into_iter().nth(times - 1) {
                     return line;
                 }
                 if grown.changed().await.is_err() {
@@ -98,9 +115,19 @@ impl Program {
         soon(message, said).await
     }
 
+    /// The id of its process.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        let pid = i32::try_from(self.id()).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 

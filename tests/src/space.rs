@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamo_discovery::{
     EtcdConfig, EtcdStore, InstanceId, Key, KeyRange, LeaseId, LeaseStore as _, MODEL_ROOT_PATH,
-    ModelEntry, Registration, RegistrationConfig, Revision, WatchStore as _, WatcherConfig,
+    ModelEntry, Registration, RegistrationConfig, Revision, Snapshot, WatchStore as _,
+    WatcherConfig,
 };
 use dynamo_namespace::NamespaceScope;
 
@@ -44,8 +45,22 @@ impl Space {
         Self::open(etcd.endpoint(), MODEL_ROOT_PATH.to_owned()).await
     }
 
+    /// The same in a cluster, by these endpoints.
+    pub async fn at(endpoints: &str) -> Self {
+        Self::open(endpoints, MODEL_ROOT_PATH.to_owned()).await
+    }
+
+    /// The same, by a configuration of its own.
+    pub async fn by(config: EtcdConfig) -> Self {
+        let store = Arc::new(EtcdStore::new(config).unwrap());
+        Self::through(store, MODEL_ROOT_PATH.to_owned()).await
+    }
+
     async fn open(endpoints: &str, root: String) -> Self {
-        let store = store_at(endpoints);
+        Self::through(store_at(endpoints), root).await
+    }
+
+    async fn through(store: Arc<EtcdStore>, root: String) -> Self {
         let lease = store.grant(TTL).await.unwrap().id;
         Self { store, root, lease, _shared: None }
     }
@@ -66,6 +81,12 @@ impl Space {
     #[must_use]
     pub fn watch_over(&self, endpoint: &str, target_namespace: &str) -> WatcherConfig {
         self.watch_by(store_at(endpoint), target_namespace)
+    }
+
+    /// The same, where the store is reached by a configuration of its own.
+    #[must_use]
+    pub fn watch_with(&self, config: EtcdConfig, target_namespace: &str) -> WatcherConfig {
+        self.watch_by(Arc::new(EtcdStore::new(config).unwrap()), target_namespace)
     }
 
     fn watch_by(&self, store: Arc<EtcdStore>, target_namespace: &str) -> WatcherConfig {
@@ -92,17 +113,27 @@ impl Space {
         format!("{}{below}", self.root).into()
     }
 
+    /// All that is in it, read linearizably.
+    pub async fn list(&self) -> Snapshot {
+        self.store.list(&KeyRange::prefix(&self.root)).await.unwrap()
+    }
+
     /// The store's revision.
     pub async fn revision(&self) -> Revision {
-        self.store.list(&KeyRange::prefix(&self.root)).await.unwrap().revision
+        self.list().await.revision
     }
 
     /// Publishes entries, as a worker does.
     pub async fn register(&self, entries: Vec<ModelEntry>) -> Registration {
+        self.register_for(TTL, entries).await
+    }
+
+    /// The same, under a lease that lives as long as this.
+    pub async fn register_for(&self, ttl: Duration, entries: Vec<ModelEntry>) -> Registration {
         let config = RegistrationConfig {
             network_prefix: self.root.clone(),
             instance: InstanceId::random(),
-            ttl: TTL,
+            ttl,
             ..RegistrationConfig::new(self.store.clone())
         };
         Registration::publish(config, entries).await.unwrap()

@@ -120,7 +120,8 @@ async fn two_frontends_of_two_namespaces_share_an_etcd_and_nothing_else() {
     let (mut frontends, mut workers) = (Vec::new(), Vec::new());
     for (namespace, model) in &teams {
         let of = ["--namespace", namespace];
-        frontends.push(Program::frontend(etcd.endpoints(), &of, &loud).await);
+        let with_admin = [&of[..], &["--admin-port", "0"]].concat();
+        frontends.push(Program::frontend(etcd.endpoints(), &with_admin, &loud).await);
         let serves = [&of[..], &["--model", model, "--drain-grace", "0"]].concat();
         workers.push(Program::worker(etcd.endpoints(), &serves, &loud));
     }
@@ -138,15 +139,16 @@ async fn two_frontends_of_two_namespaces_share_an_etcd_and_nothing_else() {
     let last = &frontends[1].1;
     lists(last, &[]).await;
     let revision = "dynamo_frontend_discovery_revision";
-    let end = last.metric(revision).await;
+    let end = frontends[1].0.admin().await.metric(revision).await;
 
     for ((mut frontend, client), ((own, model), (foreign, theirs))) in
         frontends.into_iter().zip(teams.iter().zip(teams.iter().rev()))
     {
         // Also of the neighbour, everything is heard by then.
-        eventually("the end is heard", async || client.metric(revision).await >= end).await;
-        for path in ["/health", "/metrics", "/v1/models"] {
-            let body = client.get(path).await.body;
+        let admin = frontend.admin().await;
+        eventually("the end is heard", async || admin.metric(revision).await >= end).await;
+        for (port, path) in [(&admin, "/health"), (&admin, "/metrics"), (&client, "/v1/models")] {
+            let body = port.get(path).await.body;
             assert!(!body.contains(foreign) && !body.contains(theirs), "{path}: {body}");
         }
         frontend.signal(Signal::TERM);
@@ -155,6 +157,46 @@ async fn two_frontends_of_two_namespaces_share_an_etcd_and_nothing_else() {
         assert!(log.contains(own) && log.contains(model), "{log}");
         assert!(!log.contains(foreign) && !log.contains(theirs), "{log}");
     }
+}
+
+#[tokio::test]
+async fn one_frontend_serves_two_teams_by_their_keys_over_one_watch() {
+    let etcd = SharedEtcd::find().await;
+    let teams = [(unique("key-a"), unique("model-a")), (unique("key-b"), unique("model-b"))];
+    let (mut keys, mut entries, mut workers) = (Vec::new(), Vec::new(), Vec::new());
+    for (namespace, model) in &teams {
+        let made =
+            Program::start("dynamo-frontend", &["hash-key", "--generate"], &[]).ended().await;
+        let (key, hash) = made.1.trim_end().split_once('\n').unwrap();
+        keys.push(key.to_owned());
+        entries.push(json!({ "name": namespace, "hash": hash, "namespace": namespace }));
+        let serves = ["--namespace", namespace, "--model", model];
+        workers.push(Program::worker(etcd.endpoints(), &serves, &[]));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("api-keys.json");
+    std::fs::write(&file, json!(entries).to_string()).unwrap();
+    let arguments = ["--api-keys", file.to_str().unwrap(), "--admin-port", "0"];
+    let (frontend, client) = Program::frontend(etcd.endpoints(), &arguments, &[]).await;
+
+    let clients: Vec<_> = keys.iter().map(|key| client.with_key(key)).collect();
+    for (client, (_, model)) in clients.iter().zip(&teams) {
+        lists(client, &[model]).await;
+        for (_, asked) in &teams {
+            let answer = client.chat(asked).await;
+            assert_eq!(answer.status, if asked == model { 200 } else { 404 });
+        }
+    }
+    assert_eq!(client.get("/v1/models").await.status, 401);
+    assert_eq!(frontend.logged("watching").len(), 1, "one watch for all");
+    let metrics = frontend.admin().await.get("/metrics").await.body;
+    assert!(teams.iter().all(|(namespace, _)| metrics.contains(&format!("key=\"{namespace}\""))));
+
+    // A team that is taken out is out at once; the other one notices nothing.
+    std::fs::write(&file, json!(entries[1..]).to_string()).unwrap();
+    eventually("the key is taken out", async || clients[0].get("/v1/models").await.status == 401)
+        .await;
+    assert_eq!(clients[1].chat(&teams[1].1).await.status, 200);
 }
 
 #[tokio::test]

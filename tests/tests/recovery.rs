@@ -2,25 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 
+use std::time::Duration;
+
+use dynamo_tests::invariants::{assert_serves, assert_within};
 use dynamo_tests::{
-    Client, Etcd, Frontend, Load, Network, Program, Space, create_test_model_entry, eventually,
-    lists, native_key,
+    Client, Etcd, Frontend, Load, Network, Program, Space, Worker, connected,
+    create_test_model_entry, eventually, lists, native_key,
 };
 use rustix::process::Signal;
+use tokio::time::Instant;
 
 /// What is logged when the store goes away.
 const STORE_GONE: &str = "store unavailable, retrying; what is known stays in service";
 
 const NAMESPACE: [&str; 2] = ["--namespace", "team-a"];
-
-/// Waits until the front door knows that its store is there, or that it is not.
-async fn connected(client: &Client, connected: bool) {
-    let wanted = f64::from(u8::from(connected));
-    eventually("the store is there or not", async || {
-        client.metric("dynamo_frontend_discovery_connected").await == wanted
-    })
-    .await;
-}
 
 /// How often a front door has listed everything again.
 async fn resyncs(client: &Client) -> f64 {
@@ -73,7 +68,7 @@ async fn a_worker_that_was_stopped_for_longer_than_its_lease_registers_again() {
 async fn no_request_fails_while_etcd_is_killed_and_restarted_and_what_changes_then_arrives() {
     let mut etcd = Etcd::start().await;
     let (frontend, client) = Program::frontend(etcd.endpoint(), &NAMESPACE, &[]).await;
-    let arguments = [&NAMESPACE[..], &["--model", "m", "--lease-ttl", "5"]].concat();
+    let arguments = [&NAMESPACE[..], &["--model", "m", "--lease-ttl", "10"]].concat();
     let worker = Program::worker(etcd.endpoint(), &arguments, &[]);
     lists(&client, &["m"]).await;
     let load = Load::on(&client, "m", 4);
@@ -116,57 +111,67 @@ async fn an_etcd_that_stalls_for_less_than_a_lease_flaps_nothing() {
     assert_eq!(resyncs(&frontend).await, 0.0);
 }
 
+/// A frontend that is cut off from its etcd, while one worker left and another came.
+struct CutOff {
+    etcd: Etcd,
+    space: Space,
+    network: Network,
+    frontend: Frontend,
+    load: Load,
+    _workers: [Worker; 2],
+}
+
+impl CutOff {
+    async fn set() -> Self {
+        let etcd = Etcd::start().await;
+        let space = Space::of(&etcd).await;
+        let network = Network::to(etcd.endpoint()).await;
+        let stays = space.worker("team-a", "stays").await;
+        let leaves = space.worker("team-a", "leaves").await;
+        let frontend = Frontend::start(space.watch_over(network.endpoint(), "team-a")).await;
+        lists(&frontend, &["leaves", "stays"]).await;
+        let load = Load::on(&frontend, "stays", 2);
+        connected(&frontend, true).await;
+        network.cut();
+        connected(&frontend, false).await;
+        leaves.leave().await;
+        let comes = space.worker("team-a", "comes").await;
+        Self { etcd, space, network, frontend, load, _workers: [stays, comes] }
+    }
+
+    async fn has_all(&self) {
+        lists(&self.frontend, &["comes", "stays"]).await;
+        assert_eq!(self.frontend.chat("comes").await.engine().unwrap(), "comes");
+        self.frontend.witness().agrees(async || self.space.list().await).await;
+        self.frontend.witness().assert_kept_order();
+        self.frontend.witness().assert_never_empty();
+        assert_serves(&self.load).await;
+    }
+}
+
 #[tokio::test]
 async fn what_changes_while_a_frontend_is_cut_off_arrives_without_a_list() {
-    let etcd = Etcd::start().await;
-    let space = Space::of(&etcd).await;
-    let network = Network::to(etcd.endpoint()).await;
-    let _stays = space.worker("team-a", "stays").await;
-    let leaves = space.worker("team-a", "leaves").await;
-    let frontend = Frontend::start(space.watch_over(network.endpoint(), "team-a")).await;
-    lists(&frontend, &["leaves", "stays"]).await;
-    let load = Load::on(&frontend, "stays", 2);
-
-    connected(&frontend, true).await;
-    network.cut();
-    connected(&frontend, false).await;
-    leaves.leave().await;
-    let _comes = space.worker("team-a", "comes").await;
-    load.flows(20).await;
-    assert_eq!(frontend.models().await, ["leaves", "stays"], "what was known stands");
-
-    network.heal();
-    lists(&frontend, &["comes", "stays"]).await;
-    assert_eq!(frontend.chat("comes").await.engine().unwrap(), "comes");
-    assert_eq!(load.failures(), []);
-    assert_eq!(resyncs(&frontend).await, 0.0);
+    let scene = CutOff::set().await;
+    scene.load.flows(20).await;
+    assert_eq!(scene.frontend.models().await, ["leaves", "stays"], "what was known stands");
+    scene.network.heal();
+    scene.has_all().await;
+    assert_eq!(resyncs(&scene.frontend).await, 0.0);
 }
 
 #[tokio::test]
 async fn a_compaction_while_a_frontend_is_cut_off_costs_it_one_list_and_no_request() {
-    let etcd = Etcd::start().await;
-    let space = Space::of(&etcd).await;
-    let network = Network::to(etcd.endpoint()).await;
-    let _stays = space.worker("team-a", "stays").await;
-    let leaves = space.worker("team-a", "leaves").await;
-    let frontend = Frontend::start(space.watch_over(network.endpoint(), "team-a")).await;
-    lists(&frontend, &["leaves", "stays"]).await;
-    let load = Load::on(&frontend, "stays", 2);
-
-    connected(&frontend, true).await;
-    network.cut();
-    connected(&frontend, false).await;
-    leaves.leave().await;
-    let _comes = space.worker("team-a", "comes").await;
-    etcd.compact().await;
-
-    network.heal();
-    lists(&frontend, &["comes", "stays"]).await;
-    let _later = space.worker("team-a", "later").await;
-    lists(&frontend, &["comes", "later", "stays"]).await;
-    load.flows(20).await;
-    assert_eq!(load.failures(), []);
-    assert_eq!(resyncs(&frontend).await, 1.0);
+    let scene = CutOff::set().await;
+    scene.etcd.compact().await;
+    scene.network.heal();
+    let healed = Instant::now();
+    scene.has_all().await;
+    assert_within("15, 17", "listed again", Duration::from_secs(2), healed.elapsed());
+    // A watch that was canceled stays open and silent: one who did not look would wait for ever.
+    let _later = scene.space.worker("team-a", "later").await;
+    lists(&scene.frontend, &["comes", "later", "stays"]).await;
+    assert_serves(&scene.load).await;
+    assert_eq!(resyncs(&scene.frontend).await, 1.0);
 }
 
 #[tokio::test]
@@ -184,7 +189,9 @@ async fn a_wiped_store_that_begins_again_leaves_no_ghost_and_workers_register_ag
 
     etcd.wipe();
     etcd.launch().await;
+    let back = Instant::now();
     lists(&frontend, &["m"]).await;
+    assert_within("22", "listed again, behind", Duration::from_secs(2), back.elapsed());
     eventually("the worker is registered again", async || worker.logged("registered").len() == 2)
         .await;
     let space = Space::of(&etcd).await;
@@ -218,7 +225,9 @@ async fn a_wiped_store_that_has_passed_our_revision_leaves_no_ghost_either() {
     assert_eq!(frontend.models().await, ["ghost"]);
 
     network.heal();
+    let healed = Instant::now();
     lists(&frontend, &["early", "other"]).await;
+    assert_within("22", "listed again, ahead", Duration::from_secs(2), healed.elapsed());
     assert_eq!(frontend.chat("early").await.engine().unwrap(), "early");
     assert_eq!(resyncs(&frontend).await, 1.0);
 }
@@ -242,6 +251,9 @@ async fn without_an_etcd_at_the_start_everyone_waits_says_so_once_and_comes_up_b
     assert_eq!((answer.status, &*answer.code()), (503, "discovery_not_ready"));
 
     etcd.launch().await;
+    let back = Instant::now();
+    eventually("ready", async || client.get("/ready").await.status == 200).await;
+    assert_within("40", "ready after etcd came", Duration::from_secs(1), back.elapsed());
     eventually("the route opens", async || client.chat("m").await.status == 200).await;
     assert_eq!(client.get("/ready").await.status, 200);
     assert_eq!(frontend.logged(STORE_GONE).len(), 1);

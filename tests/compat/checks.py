@@ -1,0 +1,73 @@
+"""What the scripts of all clients share: they run checks one by one, each printed as a line of JSON.
+
+`SCRIPT --base URL --key KEY` and then either `--model M [--embedding-model E]`, for what a client
+does with an engine, or `--closed URL`, for what it does with errors. `--closed` is a front door
+without any model.
+"""
+
+import argparse
+import json
+import re
+import urllib.request
+
+
+def run(engine, errors):
+    """Runs the checks that the command line asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--key", required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--embedding-model")
+    parser.add_argument("--closed")
+    arguments = parser.parse_args()
+    if arguments.model:
+        engine(arguments)
+    if arguments.closed:
+        errors(arguments)
+
+
+def check(name):
+    """Runs what it decorates, at once: it passes unless it raises."""
+
+    def decorate(function):
+        try:
+            function()
+            print(json.dumps({"check": name, "ok": True}), flush=True)
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"
+            print(json.dumps({"check": name, "ok": False, "detail": detail}), flush=True)
+        return function
+
+    return decorate
+
+
+def expect(holds, what):
+    """`assert`, but never optimised away."""
+    if not holds:
+        raise AssertionError(what)
+
+
+def raised(function):
+    """The exception that the function raises."""
+    try:
+        result = function()
+    except Exception as error:
+        return error
+    raise AssertionError(f"no exception, but {result!r:.200}")
+
+
+def requests_at(base):
+    """How many requests a front door has answered so far."""
+    with urllib.request.urlopen(f"{base}/metrics") as answer:
+        text = answer.read().decode()
+    counts = re.findall(r"^dynamo_frontend_requests_total\{.*\} (\d+)$", text, re.MULTILINE)
+    return sum(map(int, counts))
+
+
+def three_requests_at(base, function):
+    """Expects that the function asks three times, in vain; returns what it raised."""
+    before = requests_at(base)
+    error = raised(function)
+    made = requests_at(base) - before
+    expect(made == 3, f"{made} requests")
+    return error

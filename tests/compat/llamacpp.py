@@ -1,0 +1,39 @@
+"""llama.cpp's HTTP server by the wheel `xllamacpp`: `llamacpp.py MODEL NAME PORT KEY`."""
+
+import argparse
+import signal
+
+import xllamacpp
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("name")
+    parser.add_argument("port", type=int)
+    parser.add_argument("key", help="what clients must give as their API key")
+    parser.add_argument("--embeddings", action="store_true")
+    arguments = parser.parse_args()
+
+    params = xllamacpp.CommonParams()
+    params.model.path = arguments.model
+    params.model_alias = {arguments.name}
+    params.hostnames = ["127.0.0.1"]
+    params.port = arguments.port
+    params.api_keys = [arguments.key]
+    params.embedding = arguments.embeddings
+    if arguments.embeddings:
+        # By itself it pools nothing, and refuses then to answer as OpenAI does.
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.n_parallel = 2
+    params.n_ctx = 4096
+    # More threads than free cores would spin.
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(params)
+    print(f"llama.cpp listens at {server.listening_address}", flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()

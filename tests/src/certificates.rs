@@ -1,0 +1,99 @@
+//! Certificates for one test, which nobody else trusts.
+
+use std::fs;
+use std::path::PathBuf;
+
+use dynamo_discovery::{ClientIdentity, Tls};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
+use tempfile::TempDir;
+
+/// The files of an authority, a server on loopback, and a client, in PEM.
+pub struct Certificates(TempDir);
+
+impl Certificates {
+    /// Makes them.
+    #[must_use]
+    pub fn new() -> Self {
+        let certificates = Self(tempfile::Builder::new().prefix("dyn-tls-").tempdir().unwrap());
+        certificates.rotate();
+        certificates
+    }
+
+    /// Makes all of them anew, by another authority, at the same places.
+    pub fn rotate(&self) {
+        let key = KeyPair::generate().unwrap();
+        let mut authority = params("the tests' authority", &[]);
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self.write("ca", &authority.self_signed(&key).unwrap().pem());
+        let authority = Issuer::new(authority, key);
+        for (who, names) in [("server", &["localhost", "127.0.0.1"][..]), ("client", &[])] {
+            let key = KeyPair::generate().unwrap();
+            let certificate = params(who, names).signed_by(&key, &authority).unwrap();
+            self.write(who, &certificate.pem());
+            self.write(&format!("{who}-key"), &key.serialize_pem());
+        }
+    }
+
+    /// Takes over what others have.
+    pub fn copy_from(&self, others: &Self) {
+        for name in ["ca", "server", "server-key", "client", "client-key"] {
+            fs::copy(others.path(name), self.path(name)).unwrap();
+        }
+    }
+
+    fn write(&self, name: &str, pem: &str) {
+        fs::write(self.path(name), pem).unwrap();
+    }
+
+    /// A file: `ca`, `server`, `server-key`, `client` or `client-key`.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(format!("{name}.pem"))
+    }
+
+    /// The same as text.
+    ///
+    /// # Panics
+    ///
+    /// When it is not UTF-8.
+    #[must_use]
+    pub fn file(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// With which an etcd shows the server's certificate, and asks clients for theirs.
+    #[must_use]
+    pub fn etcd_arguments(&self) -> Vec<String> {
+        let flags = [("--cert-file", "server"), ("--key-file", "server-key")];
+        let mut arguments: Vec<_> =
+            flags.iter().map(|(flag, name)| format!("{flag}={}", self.file(name))).collect();
+        arguments.push(format!("--trusted-ca-file={}", self.file("ca")));
+        arguments.push("--client-cert-auth".to_owned());
+        arguments
+    }
+
+    /// What a client of ours uses.
+    #[must_use]
+    pub fn tls(&self) -> Tls {
+        let client = ClientIdentity { cert: self.path("client"), key: self.path("client-key") };
+        Tls { ca: Some(self.path("ca")), client: Some(client) }
+    }
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn params(common_name: &str, names: &[&str]) -> CertificateParams {
+    let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    // etcd's gateway shows the server's certificate to etcd itself.
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}

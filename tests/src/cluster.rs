@@ -1,0 +1,81 @@
+//! An etcd of three nodes on loopback, each of which a test may stop.
+
+use std::ops::{Index, IndexMut};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::{Etcd, soon};
+
+/// Three nodes; they go by their number, from 0.
+pub struct Cluster([Etcd; 3]);
+
+impl Cluster {
+    /// Starts one, and waits until every node answers.
+    pub async fn start() -> Self {
+        // A port may be taken between the choice and the start.
+        for _ in 0..5 {
+            let mut nodes = [Etcd::prepare(), Etcd::prepare(), Etcd::prepare()];
+            let members: Vec<_> = (0..)
+                .zip(&nodes)
+                .map(|(number, node)| format!("n{number}={}", node.peer()))
+                .collect();
+            let members = members.join(",");
+            for (number, node) in nodes.iter_mut().enumerate() {
+                let arguments = ["--name", &format!("n{number}"), "--initial-cluster", &members];
+                node.set_arguments(arguments.map(str::to_owned).to_vec());
+                node.spawn();
+            }
+            let mut all = true;
+            for node in &mut nodes {
+                all &= node.answers().await;
+            }
+            if all {
+                return Self(nodes);
+            }
+        }
+        panic!("the cluster does not start")
+    }
+
+    /// The URLs between commas, beginning with this node's.
+    #[must_use]
+    pub fn endpoints_from(&self, first: usize) -> String {
+        let nodes = self.0.iter().cycle().skip(first).take(self.0.len());
+        nodes.map(Etcd::endpoint).collect::<Vec<_>>().join(",")
+    }
+
+    /// Which node leads now. Asks only those that are not in `but`, since a stalled one says nothing.
+    pub async fn leader(&self, but: &[usize]) -> usize {
+        soon("a leader", async {
+            loop {
+                for number in (0..self.0.len()).filter(|number| !but.contains(number)) {
+                    if self.0[number].leads().await {
+                        return number;
+                    }
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+
+    /// The node after this one, which is another.
+    #[must_use]
+    pub fn after(&self, node: usize) -> usize {
+        (node + 1) % self.0.len()
+    }
+}
+
+impl Index<usize> for Cluster {
+    type Output = Etcd;
+
+    fn index(&self, node: usize) -> &Etcd {
+        &self.0[node]
+    }
+}
+
+impl IndexMut<usize> for Cluster {
+    fn index_mut(&mut self, node: usize) -> &mut Etcd {
+        &mut self.0[node]
+    }
+}

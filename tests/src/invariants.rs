@@ -1,0 +1,225 @@
+//! What must hold whatever breaks, in one place, by the letters that `docs/testing.md` uses.
+//!
+//! - **L**: once things are quiet, what is known equals a linearizable list.
+//! - **G**: no ghost after recovery; follows from L, since a ghost is in no list.
+//! - **N**: nothing of another namespace is ever visible, not for an instant.
+//! - **S**: what was known goes on serving: no request fails, nothing is removed.
+//! - **M**: the applied revision never goes back within one generation of the store, and there is
+//!   no empty set in between.
+//! - **R**: recovered within the bound.
+//! - **W**: the worker is registered again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dynamo_discovery::{
+    DiscoveryEvent, Instance, Key, ModelEntry, ModelUpdate, Revision, Snapshot,
+};
+use dynamo_namespace::NamespaceScope;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::{Load, Program, soon};
+
+/// Sees every event of a watcher, checks what must hold at each (N, M), and remembers the rest.
+#[derive(Clone)]
+pub struct Witness {
+    scope: NamespaceScope,
+    seen: Arc<Mutex<Seen>>,
+    grown: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    live: BTreeMap<Key, Arc<Instance>>,
+    revision: Revision,
+    breaches: Vec<String>,
+    removed: usize,
+    lists: usize,
+    emptied: usize,
+    link: Vec<(Instant, bool)>,
+}
+
+impl Witness {
+    /// One for a watcher of this scope.
+    #[must_use]
+    pub fn of(scope: NamespaceScope) -> Self {
+        Self { scope, seen: Arc::default(), grown: watch::channel(()).0 }
+    }
+
+    /// Takes note of the next event.
+    pub fn note(&self, event: &DiscoveryEvent) {
+        self.seen.lock().unwrap().note(event, &self.scope);
+        self.grown.send_replace(());
+    }
+
+    /// N and M: nothing that was seen so far must not have been.
+    ///
+    /// # Panics
+    ///
+    /// When it was.
+    pub fn assert_kept_order(&self) {
+        assert_eq!(self.seen.lock().unwrap().breaches, [] as [String; 0]);
+    }
+
+    /// S: nothing was ever removed.
+    ///
+    /// # Panics
+    ///
+    /// When it was.
+    pub fn assert_nothing_removed(&self) {
+        assert_eq!(self.seen.lock().unwrap().removed, 0, "instances were removed");
+    }
+
+    /// M: the set was never empty after it was not.
+    ///
+    /// # Panics
+    ///
+    /// When it was.
+    pub fn assert_never_empty(&self) {
+        assert_eq!(self.seen.lock().unwrap().emptied, 0, "the set was empty in between");
+    }
+
+    /// L and G: waits until what is known equals what a list says; the store must be quiet.
+    pub async fn agrees(&self, list: impl AsyncFn() -> Snapshot) {
+        let expected = self.expected(list().await);
+        let mut grown = self.grown.subscribe();
+        let known = || {
+            let live = &self.seen.lock().unwrap().live;
+            live.iter()
+                .map(|(key, it)| (key.clone(), it.entry().clone()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        soon("what is known equals the list", async {
+            while known() != expected {
+                grown.changed().await.unwrap();
+            }
+        })
+        .await;
+    }
+
+    /// What a list says, read without our catalog.
+    fn expected(&self, list: Snapshot) -> BTreeMap<Key, ModelEntry> {
+        let entries = list.entries.into_iter().filter_map(|entry| {
+            let value = ModelEntry::from_json(&entry.value).ok()?;
+            self.scope.contains(value.endpoint().namespace()).then_some((entry.key, value))
+        });
+        entries.collect()
+    }
+
+    /// How often everything was listed, the first time included.
+    #[must_use]
+    pub fn lists(&self) -> usize {
+        self.seen.lock().unwrap().lists
+    }
+
+    /// Waits until the link is lost after a moment, and tells when that was noticed.
+    pub async fn lost_after(&self, moment: Instant) -> Instant {
+        self.link_after(moment, false).await
+    }
+
+    /// Waits until the watch runs again after a moment, and tells when it did.
+    pub async fn resumed_after(&self, moment: Instant) -> Instant {
+        self.link_after(moment, true).await
+    }
+
+    async fn link_after(&self, moment: Instant, up: bool) -> Instant {
+        let mut grown = self.grown.subscribe();
+        let what = if up { "the watch runs again" } else { "the loss is noticed" };
+        soon(what, async {
+            loop {
+                let found = {
+                    let seen = self.seen.lock().unwrap();
+                    let mut changes = seen.link.iter();
+                    changes.find(|(at, is_up)| *at >= moment && *is_up == up).map(|(at, _)| *at)
+                };
+                match found {
+                    Some(at) => return at,
+                    None => grown.changed().await.unwrap(),
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Seen {
+    fn note(&mut self, event: &DiscoveryEvent, scope: &NamespaceScope) {
+        match event {
+            DiscoveryEvent::Connected => self.link.push((Instant::now(), true)),
+            DiscoveryEvent::Disconnected | DiscoveryEvent::Denied => {
+                self.link.push((Instant::now(), false))
+            }
+            DiscoveryEvent::Batch(batch) => {
+                // A list may show a store that begins again.
+                if !batch.resync && batch.revision <= self.revision {
+                    let breach = format!("revision {} after {}", batch.revision, self.revision);
+                    self.breaches.push(breach);
+                }
+                self.revision = batch.revision;
+                self.lists += usize::from(batch.resync);
+                let had_some = !self.live.is_empty();
+                for update in &batch.updates {
+                    self.apply(update, scope);
+                }
+                self.emptied += usize::from(had_some && self.live.is_empty());
+            }
+            other => self.breaches.push(format!("an unknown event: {other:?}")),
+        }
+    }
+
+    fn apply(&mut self, update: &ModelUpdate, scope: &NamespaceScope) {
+        let (key, old, new) = match update {
+            ModelUpdate::Added(new) => (new.key(), None, Some(new)),
+            ModelUpdate::Changed { old, new } => (old.key(), Some(old), Some(new)),
+            ModelUpdate::Removed(old, _) => (old.key(), Some(old), None),
+        };
+        if self.live.get(key) != old {
+            self.breaches.push(format!("out of turn: {update:?}"));
+        }
+        if let Some(new) = new
+            && !scope.contains(new.entry().endpoint().namespace())
+        {
+            self.breaches.push(format!("out of scope: {new:?}"));
+        }
+        match new {
+            Some(new) => self.live.insert(key.clone(), Arc::clone(new)),
+            None => {
+                self.removed += 1;
+                self.live.remove(key)
+            }
+        };
+    }
+}
+
+/// S: every request so far was answered well, and they still flow.
+///
+/// # Panics
+///
+/// When not.
+pub async fn assert_serves(load: &Load) {
+    load.flows(20).await;
+    assert_eq!(load.failures(), []);
+}
+
+/// W: waits until a worker is registered for so many times.
+pub async fn registered(worker: &Program, times: usize) -> Instant {
+    worker.says_times("registered", times).await;
+    Instant::now()
+}
+
+/// R: prints how long something took beside the bound of its row, and checks it.
+///
+/// The check is generous: a machine that is busy with other tests proves nothing. The figures of
+/// `docs/testing.md` are those that it printed on an idle one.
+///
+/// # Panics
+///
+/// When it took longer than twice the bound and two seconds more.
+#[expect(clippy::print_stdout, reason = "the figures are read with --nocapture")]
+pub fn assert_within(row: &str, what: &str, bound: Duration, took: Duration) {
+    println!("row {row}: {what}: {:.2} s (bound {:.1} s)", took.as_secs_f64(), bound.as_secs_f64());
+    let limit = 2 * bound + Duration::from_secs(2);
+    assert!(took <= limit, "row {row}: {what} took {took:?}, the bound is {bound:?}");
+}
