@@ -1,10 +1,14 @@
 //! `cargo xtask ci`: everything that must hold before a change lands.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 
 use crate::{
+    chaos,
     etcd::{self, Mode},
     itest, layering, process, workspace,
 };
@@ -53,6 +57,14 @@ fn all(steps: &mut Steps) -> Result<()> {
         let name = format!("tests of {}", tests.join(" "));
         steps.run(&name, || cargo(&[&["test", "-p"], tests].concat()))?;
     }
+    steps.run("seeds of the fuzz targets", || {
+        // The versions and the target directory of all, so that most of it is built already.
+        let lock = workspace::root().join("Cargo.lock");
+        fs::copy(lock, workspace::root().join("fuzz/Cargo.lock"))?;
+        let target = workspace::target()?.display().to_string();
+        let seeds = ["test", "--manifest-path", "fuzz/Cargo.toml", "--no-default-features"];
+        cargo(&[&seeds[..], &["--lib", "--target-dir", &target]].concat())
+    })?;
     steps.run("features", || {
         FEATURES.iter().try_for_each(|features| cargo(&[&["check"], *features].concat()))
     })?;
@@ -61,6 +73,7 @@ fn all(steps: &mut Steps) -> Result<()> {
         process::run(command.env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     steps.run("itest, etcd local", || itest(Mode::Local))?;
+    steps.run("chaos, one minute", || chaos::run(&chaos::Args { minutes: 1, seed: Some(1) }))?;
     if etcd::engine_runs() {
         steps.run("itest, etcd in compose", || {
             etcd::build_image_if_absent()?;

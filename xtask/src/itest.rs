@@ -1,6 +1,7 @@
 //! `cargo xtask itest`: the integration tests against a real etcd.
 
 use std::{
+    env,
     io::{BufRead, BufReader},
     process::Stdio,
     sync::mpsc,
@@ -17,7 +18,10 @@ use crate::{
 };
 
 /// Names the directory of the workspace's own binaries.
-const BINARIES_VAR: &str = "DYN_TEST_BIN_DIR";
+pub(crate) const BINARIES_VAR: &str = "DYN_TEST_BIN_DIR";
+
+/// How many tests run at once.
+const THREADS_VAR: &str = "RUST_TEST_THREADS";
 
 /// The packages and test targets that need an etcd.
 const SUITES: [&[&str]; 2] = [
@@ -38,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     process::run(&mut workspace::cargo(["build", "-p", "dynamo-cli", "--bins"]))?;
     let binaries = workspace::debug_binaries()?;
     // Some tests stop and wipe an etcd, for which each starts its own, whatever the others use.
-    let binary = etcd::binary()
+    let binary = etcd::binary(args.etcd.etcd_version)
         .inspect_err(|error| {
             println!("note: tests that start an etcd of their own will fail: {error:#}");
         })
@@ -49,8 +53,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut total = Counts::default();
     for suite in SUITES {
         let mut command = workspace::cargo(["test"]);
-        command.args(suite).args(&args.cargo_test);
+        command.args(suite);
+        if args.etcd.is_compose() && suite.contains(&"dynamo-tests") {
+            command.args(["--features", "docker"]);
+        }
+        command.args(&args.cargo_test);
         command.env(etcd::ENDPOINTS_VAR, &etcd.endpoints).env(BINARIES_VAR, &binaries);
+        // Most of them wait most of the time. A user's own number wins.
+        if env::var_os(THREADS_VAR).is_none() {
+            command.env(THREADS_VAR, "4");
+        }
         if let Some(binary) = &binary {
             command.env(etcd::BINARY_VAR, binary);
         }

@@ -3,7 +3,9 @@
 
 mod apt;
 mod bench;
+mod chaos;
 mod ci;
+mod compat;
 mod demo;
 mod etcd;
 mod http;
@@ -26,8 +28,12 @@ enum Command {
     Itest(itest::Args),
     /// Run everything that must hold before a change lands
     Ci,
+    /// Let things go wrong at random under load, and check all that was recorded
+    Chaos(chaos::Args),
     /// Show the main job on this machine: two teams, their frontends and workers
     Demo(demo::Args),
+    /// Run real engines and real clients through our programs, and print what works
+    Compat(compat::Args),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -51,7 +57,9 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Itest(args) => itest::run(&args),
         Command::Ci => ci::run(),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Compat(args) => compat::run(&args),
         Command::Bench(bench) => bench::run(&bench),
         Command::EtcdImage => {
             println!("built {}", etcd::build_image()?);

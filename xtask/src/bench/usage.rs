@@ -1,0 +1,64 @@
+//! What a process group uses, from /proc.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+
+/// What all processes of a group have used and hold, those of ended threads included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// User and system time.
+    pub(crate) cpu: Duration,
+    /// Resident memory, in bytes. What several processes share is counted for each.
+    pub(crate) resident: u64,
+}
+
+/// nginx works in children of its master, so one process is not enough.
+pub(crate) fn of_group(leader: u32) -> Result<Usage> {
+    let (mut ticks, mut pages) = (0, 0);
+    for entry in fs::read_dir("/proc").context("usage is read from /proc")? {
+        let path = entry?.path().join("stat");
+        // Most entries are no processes, and a process may end while we look.
+        let Ok(stat) = fs::read_to_string(path) else { continue };
+        if let Some(process) = parse(&stat)
+            && process.group == leader
+        {
+            ticks += process.ticks;
+            pages += process.pages;
+        }
+    }
+    let per_second = rustix::param::clock_ticks_per_second();
+    let cpu = Duration::from_micros(ticks * 1_000_000 / per_second);
+    Ok(Usage { cpu, resident: pages * rustix::param::page_size() as u64 })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    group: u32,
+    ticks: u64,
+    pages: u64,
+}
+
+/// `pid (name) state ppid pgrp session … utime stime … rss …`: the name may hold blanks and
+/// brackets.
+fn parse(stat: &str) -> Option<Stat> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    let number = |place: usize| fields.get(place)?.parse::<u64>().ok();
+    Some(Stat {
+        group: fields.get(2)?.parse().ok()?,
+        ticks: number(11)? + number(12)?,
+        pages: number(21)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_behind_an_odd_name() {
+        let stat = "42 (a) b (c) S 1 40 40 0 -1 4194560 1 0 0 0 123 45 0 0 20 0 1 0 1 9999 77 0";
+        assert_eq!(parse(stat), Some(Stat { group: 40, ticks: 168, pages: 77 }));
+    }
+}

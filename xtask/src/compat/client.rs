@@ -1,0 +1,126 @@
+//! The clients: scripts that run checks and print one line of JSON for each.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{
+    engine::{Engine, KEY, Purpose},
+    python::{Environment, script},
+    stage::Stage,
+};
+use crate::process::capture;
+
+const OPENAI: Environment = Environment { name: "openai", packages: &["openai"] };
+const FRAMEWORKS: Environment =
+    Environment { name: "frameworks", packages: &["langchain-openai", "litellm"] };
+const ANTHROPIC: Environment = Environment { name: "anthropic", packages: &["anthropic"] };
+
+/// A real client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Client {
+    OpenAi,
+    LangChain,
+    LiteLlm,
+    Anthropic,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) check: String,
+    /// What went wrong, if it failed.
+    pub(crate) failure: Option<String>,
+}
+
+impl Client {
+    pub(crate) const ALL: [Self; 4] =
+        [Self::OpenAi, Self::LangChain, Self::LiteLlm, Self::Anthropic];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::LangChain => "langchain",
+            Self::LiteLlm => "litellm",
+            Self::Anthropic => "anthropic",
+        }
+    }
+
+    fn environment(self) -> Environment {
+        match self {
+            Self::OpenAi => OPENAI,
+            Self::LangChain | Self::LiteLlm => FRAMEWORKS,
+            Self::Anthropic => ANTHROPIC,
+        }
+    }
+
+    pub(crate) fn install(self, fresh: bool) -> Result<()> {
+        // Of two that share an environment, the second finds it made.
+        let fresh = fresh && !matches!(self, Self::LiteLlm);
+        self.environment().install(fresh)?;
+        println!("{}: {}", self.name(), self.environment().versions()?);
+        Ok(())
+    }
+
+    /// What it does with an engine.
+    pub(crate) fn try_engine(self, stage: &Stage, engine: Engine) -> Result<Vec<Outcome>> {
+        let mut command = self.command(stage)?;
+        command.args(["--model", &engine.model(Purpose::Chat)]);
+        command.args(["--embedding-model", &engine.model(Purpose::Embeddings)]);
+        outcomes(&mut command)
+    }
+
+    /// What it does with errors.
+    pub(crate) fn try_errors(self, stage: &Stage) -> Result<Vec<Outcome>> {
+        let mut command = self.command(stage)?;
+        outcomes(command.args(["--closed", stage.closed()]))
+    }
+
+    fn command(self, stage: &Stage) -> Result<Command> {
+        let mut command = self.environment().python()?;
+        command.arg(script(&format!("client_{}.py", self.name())));
+        command.args(["--base", stage.base(), "--key", KEY]);
+        // Nothing is to appear beside the scripts.
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        // One of them would download a list of prices; all that we ask is on loopback.
+        command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("NO_PROXY", "127.0.0.1");
+        Ok(command)
+    }
+}
+
+fn outcomes(command: &mut Command) -> Result<Vec<Outcome>> {
+    let printed = capture(command)?;
+    let lines = printed.lines().filter(|line| line.starts_with('{'));
+    let outcomes: Vec<_> = lines.map(outcome).collect::<Result<_>>()?;
+    ensure!(!outcomes.is_empty(), "no check ran: {}", crate::process::shown(command));
+    for outcome in &outcomes {
+        match &outcome.failure {
+            None => println!("  ok      {}", outcome.check),
+            Some(why) => println!("  FAILED  {}: {why}", outcome.check),
+        }
+    }
+    Ok(outcomes)
+}
+
+/// `{"check": "chat", "ok": false, "detail": "…"}`
+fn outcome(line: &str) -> Result<Outcome> {
+    let value: Value = serde_json::from_str(line)?;
+    let check = value["check"].as_str().context("a check without a name")?.to_owned();
+    let detail = || value["detail"].as_str().unwrap_or("for no reason that it told").to_owned();
+    Ok(Outcome { check, failure: (value["ok"] != true).then(detail) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_passes_only_if_it_says_so() {
+        let failure = |line| outcome(line).unwrap().failure;
+        assert_eq!(failure(r#"{"check":"chat","ok":true}"#), None);
+        assert_eq!(failure(r#"{"check":"chat","ok":false,"detail":"x"}"#).as_deref(), Some("x"));
+        assert!(failure(r#"{"check":"chat"}"#).is_some());
+        assert!(outcome("{}").is_err());
+    }
+}

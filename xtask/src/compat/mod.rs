@@ -1,0 +1,55 @@
+//! `cargo xtask compat`: real engines and real clients, through our programs over a real etcd.
+
+mod client;
+mod engine;
+mod python;
+mod stage;
+mod table;
+
+use anyhow::{Result, ensure};
+
+use self::{client::Client, engine::Engine, stage::Stage, table::Table};
+use crate::{etcd, process, workspace};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    etcd: etcd::Source,
+    /// Also langchain, litellm and Anthropic's SDK as clients
+    #[arg(long)]
+    with_clients: bool,
+    /// Install everything anew, in its newest version, instead of what an earlier run installed
+    #[arg(long)]
+    fresh: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let engines = [Engine::LlamaCpp];
+    let clients = if args.with_clients { &Client::ALL[..] } else { &[Client::OpenAi] };
+    // What can fail for want of Python or of an index comes first, and everything before a build.
+    for engine in engines {
+        engine.prepare(args.fresh)?;
+    }
+    for client in clients {
+        client.install(args.fresh)?;
+    }
+    process::run(&mut workspace::cargo(["build", "-p", "dynamo-cli", "--bins"]))?;
+    let etcd = etcd::provision(&args.etcd)?;
+    println!("compat: etcd at {} ({})", etcd.endpoints, etcd.origin);
+
+    let stage = Stage::set(&etcd.endpoints, &engines)?;
+    let mut table = Table::default();
+    for client in clients {
+        for engine in engines {
+            println!("\n{} with {}", client.name(), engine.name());
+            table.add(engine.name(), client.name(), client.try_engine(&stage, engine)?);
+        }
+        println!("\n{} with errors", client.name());
+        table.add("errors", client.name(), client.try_errors(&stage)?);
+    }
+    println!("\n{table}");
+    let failed = table.failed();
+    ensure!(failed == 0, "{failed} checks failed; logs are in {}", stage::logs()?.display());
+    println!("compat: all {} checks passed", table.passed());
+    Ok(())
+}

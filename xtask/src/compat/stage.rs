@@ -1,0 +1,152 @@
+//! Everything that runs meanwhile: two front doors, and a worker for each engine.
+
+use std::{ffi::OsString, fs, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::{
+    engine::{Engine, KEY, Purpose},
+    python::{directory, script},
+};
+use crate::{
+    http, poll,
+    process::{Service, shown},
+    workspace,
+};
+
+/// An engine has to load its model; the larger ones load their libraries for half a minute.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+const NAMESPACE: &str = "compat";
+
+/// Dropped, all of it ends: first the workers, which end their engines.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    workers: Vec<Service>,
+    door: Door,
+    closed: Door,
+}
+
+#[derive(Debug)]
+struct Door {
+    base: String,
+    _service: Service,
+}
+
+impl Stage {
+    /// Starts it, and returns when every model is listed.
+    pub(crate) fn set(etcd: &str, engines: &[Engine]) -> Result<Self> {
+        let [door, closed, faulty] = http::free_ports()?;
+        let mut stage = Self {
+            workers: Vec::new(),
+            door: Door::open(NAMESPACE, door, etcd)?,
+            closed: Door::open("compat-closed", closed, etcd)?,
+        };
+        let key_file = directory()?.join("engine-key");
+        fs::write(&key_file, KEY)?;
+        let mut models = Vec::new();
+        for engine in engines {
+            for purpose in [Purpose::Chat, Purpose::Embeddings] {
+                let [port] = http::free_ports()?;
+                let kinds = match purpose {
+                    Purpose::Chat => "chat,completions",
+                    Purpose::Embeddings => "embedding",
+                };
+                let mut flags: Vec<OsString> =
+                    ["--model-type", kinds, "--engine-api-key-file"].map(Into::into).into();
+                flags.push(key_file.clone().into());
+                let name = format!("{}-{purpose:?}", engine.name()).to_lowercase();
+                let command = engine.command(purpose, port)?;
+                stage.workers.push(worker(&name, etcd, port, &flags, &command)?);
+                models.push(engine.model(purpose));
+            }
+        }
+        let broken = ["busy", "breaks"];
+        let flags = broken.map(|model| ["--model", model]).concat();
+        let flags: Vec<_> = flags.into_iter().map(Into::into).collect();
+        let command = ["python3".into(), script("faulty.py").into(), faulty.to_string().into()];
+        stage.workers.push(worker("faulty", etcd, faulty, &flags, &command)?);
+        models.extend(broken.map(Into::into));
+        stage.wait_for(&models)?;
+        Ok(stage)
+    }
+
+    /// The front door to all models.
+    pub(crate) fn base(&self) -> &str {
+        &self.door.base
+    }
+
+    /// One to a namespace in which there is none.
+    pub(crate) fn closed(&self) -> &str {
+        &self.closed.base
+    }
+
+    fn wait_for(&mut self, models: &[String]) -> Result<()> {
+        let url = format!("{}/v1/models", self.door.base);
+        poll::until(&format!("{} listed at {url}", models.join(", ")), PATIENCE, || {
+            self.workers.iter_mut().try_for_each(Service::check)?;
+            let Ok(answer) = http::get(&url) else { return Ok(None) };
+            let list: Value = serde_json::from_str(&answer.body)?;
+            let listed: Vec<_> =
+                list["data"].as_array().into_iter().flatten().map(|model| &model["id"]).collect();
+            let is_listed = |model: &String| listed.iter().any(|id| *id == model);
+            Ok(models.iter().all(is_listed).then_some(()))
+        })?;
+        // The other has seen the store as well, or it would not say what is closed.
+        let ready = format!("{}/ready", self.closed.base);
+        poll::until(&format!("200 from {ready}"), PATIENCE, || {
+            Ok(http::get(&ready).is_ok_and(|answer| answer.status == 200).then_some(()))
+        })
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // Engines run in process groups of their own: the workers end them, if they may.
+        self.workers.iter().for_each(Service::ask_to_end);
+        for worker in self.workers.drain(..) {
+            if let Err(error) = worker.end_within(Duration::from_secs(20)) {
+                println!("note: {error:#}");
+            }
+        }
+    }
+}
+
+impl Door {
+    fn open(namespace: &str, port: u16, etcd: &str) -> Result<Self> {
+        let mut command = Command::new(workspace::debug_binaries()?.join("dynamo-frontend"));
+        let port_text = port.to_string();
+        command.args(["--namespace", namespace, "--http-host", "127.0.0.1"]);
+        command.args(["--http-port", &port_text, "--etcd-endpoints", etcd]);
+        Ok(Self {
+            base: format!("http://127.0.0.1:{port}"),
+            _service: start(&format!("frontend-{namespace}"), &mut command)?,
+        })
+    }
+}
+
+fn worker(
+    name: &str,
+    etcd: &str,
+    port: u16,
+    flags: &[OsString],
+    engine: &[OsString],
+) -> Result<Service> {
+    let mut command = Command::new(workspace::debug_binaries()?.join("dynamo-worker"));
+    command.args(["--namespace", NAMESPACE, "--etcd-endpoints", etcd]);
+    command.args(["--drain-grace", "0", "--stop-timeout", "5"]);
+    command.args(["--url", &format!("http://127.0.0.1:{port}")]).args(flags);
+    command.arg("--").args(engine);
+    start(&format!("worker-{name}"), &mut command)
+}
+
+fn start(name: &str, command: &mut Command) -> Result<Service> {
+    println!("$ {}", shown(command));
+    Service::start(name, command, &logs()?.join(format!("{name}.log")))
+}
+
+/// Where everything that runs writes its log.
+pub(crate) fn logs() -> Result<PathBuf> {
+    Ok(directory()?.join("logs"))
+}
