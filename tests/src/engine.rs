@@ -13,6 +13,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
 
 use crate::soon;
 
@@ -23,6 +24,7 @@ pub struct Engine {
     url: String,
     shared: Arc<Shared>,
     generations: Mutex<mpsc::UnboundedReceiver<Generation>>,
+    server: JoinHandle<()>,
 }
 
 struct Shared {
@@ -49,8 +51,14 @@ impl Engine {
         let health = get(async || "healthy");
         let router =
             Router::new().route("/health", health).fallback(answer).with_state(shared.clone());
-        tokio::spawn(async { axum::serve(listener, router).await });
-        Self { url, shared, generations: Mutex::new(generations) }
+        let server = tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+        Self { url, shared, generations: Mutex::new(generations), server }
+    }
+
+    /// Takes no connection any more. One that is only dropped goes on.
+    pub async fn stop(self) {
+        self.server.abort();
+        assert!(self.server.await.unwrap_err().is_cancelled());
     }
 
     /// Its base URL.

@@ -171,7 +171,7 @@ async fn a_frontend_that_slept_serves_what_it_knew_and_soon_knows_the_rest() {
         frontend.signal(Signal::STOP);
         // With its server: a frontend that has to list again cannot tell a withdrawal from a lost
         // lease, and would hold what still answers.
-        drop(leaves.leave().await);
+        leaves.leave().await.stop().await;
         let _comes = space.worker("team-a", "comes").await;
         if compacted {
             etcd.compact().await;
