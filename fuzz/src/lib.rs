@@ -5,8 +5,10 @@
 
 mod json;
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use dynamo_discovery::{
-    Catalog, Change, Entry, ModelEntry, ModelKey, ModelUpdate, Revision, Snapshot, State,
+    Catalog, CatalogOrigin, Change, Entry, ModelEntry, ModelKey, ModelUpdate, Revision, SavedCatalog, Snapshot, State,
     StoreEvent, WorkerUrl, check_model_name, is_link_local,
 };
 use dynamo_http::fuzzing;
@@ -148,6 +150,32 @@ pub fn worker_url(bytes: &[u8]) {
     assert!(!address.is_some_and(is_link_local), "{host}");
 }
 
+/// A state file, as it is and with the checksum that its content should have: nothing of another
+/// namespace comes through, and what is read can be written and read again.
+pub fn state_file(bytes: &[u8]) {
+    let origin = CatalogOrigin {
+        store: "s".to_owned(),
+        network_prefix: "models/".to_owned(),
+        scope: NamespaceScope::Only("team-a".parse().unwrap()),
+    };
+    let (now, limit) = (UNIX_EPOCH + Duration::from_secs(1_790_000_000), Duration::from_secs(60));
+    let sealed = [bytes, format!("crc32:{:08x}\n", crc32fast::hash(bytes)).as_bytes()].concat();
+    for file in [bytes, &sealed] {
+        let Ok(saved) = origin.decode(file, now, limit) else { continue };
+        assert!(saved.age <= limit);
+        for one in &saved.instances {
+            assert_eq!(one.entry().endpoint().namespace().as_str(), "team-a");
+            assert!(one.key().as_bytes().starts_with(b"models/"));
+        }
+        let again = origin.decode(&origin.encode(&saved.instances, now), now, limit).unwrap();
+        let told = |saved: &SavedCatalog| -> Vec<_> {
+            saved.instances.iter().map(|one| (one.key().clone(), one.entry().to_json())).collect()
+        };
+        assert_eq!(told(&again), told(&saved));
+        assert_eq!(again.dropped, 0);
+    }
+}
+
 /// A request's body: what we read of it is what any JSON parser would, duplicates are refused, and
 /// all of it is JSON.
 pub fn peek(bytes: &[u8]) {
@@ -192,7 +220,7 @@ mod tests {
     #[test]
     fn every_seed_holds() {
         type Target = fn(&[u8]);
-        let targets: [(&str, Target); 7] = [
+        let targets: [(&str, Target); 8] = [
             ("entry", super::entry),
             ("key", super::key),
             ("catalog", super::catalog),
@@ -200,6 +228,7 @@ mod tests {
             ("namespace", super::namespace),
             ("worker_url", super::worker_url),
             ("peek", super::peek),
+            ("state_file", super::state_file),
         ];
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
         for (name, target) in targets {

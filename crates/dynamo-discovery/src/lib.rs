@@ -21,6 +21,7 @@ mod kind;
 mod memory;
 mod model_key;
 mod registration;
+mod saved;
 mod store;
 mod store_watcher;
 mod watcher;
@@ -37,6 +38,7 @@ pub use kind::{Kind, Kinds, ParsedKinds};
 pub use memory::MemoryStore;
 pub use model_key::{InstanceId, InvalidKey, MODEL_ROOT_PATH, ModelKey};
 pub use registration::{Registration, RegistrationConfig};
+pub use saved::{CatalogOrigin, SavedCatalog, SavedCatalogError};
 pub use store::{
     Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot,
     Stamp, StoreError, WatchItem, WatchStore,

@@ -245,6 +245,11 @@ impl ModelWatcher {
         })
     }
 
+    /// The live instances, in no order.
+    pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.catalog.instances()
+    }
+
     /// The events as a stream that never ends.
     #[must_use]
     pub fn into_stream(self) -> BoxStream<'static, DiscoveryEvent> {

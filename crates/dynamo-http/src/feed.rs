@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use dynamo_discovery::{DiscoveryEvent, Revision};
+use dynamo_discovery::{DiscoveryEvent, Instance, Revision};
 use futures_util::stream::{BoxStream, SelectAll, StreamExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tracing::info;
+use tracing::{info, warn};
 
 #[cfg(feature = "proxy")]
 use crate::frontend::FrontendConfig;
@@ -22,6 +22,7 @@ use crate::switchboard::{RouteChange, SwitchboardWriter};
 pub struct Source {
     name: &'static str,
     events: BoxStream<'static, DiscoveryEvent>,
+    remembered: Vec<Arc<Instance>>,
 }
 
 impl Source {
@@ -30,7 +31,20 @@ impl Source {
     /// Two sources must not use the same keys. The name appears in metrics.
     #[must_use]
     pub fn new(name: &'static str, events: BoxStream<'static, DiscoveryEvent>) -> Self {
-        Self { name, events }
+        Self { name, events, remembered: Vec::new() }
+    }
+
+    /// The same source, with what an earlier run knew of it, such as a
+    /// [`SavedCatalog`](dynamo_discovery::SavedCatalog).
+    ///
+    /// Until the source says for the first time what there is, each of these instances serves as
+    /// soon as its server has answered a probe; once every server was asked and something serves,
+    /// the feed counts the source as one that has said what there is. Its first answer replaces
+    /// them all at once. Works in a feed with [`Feed::with_hold`], whatever the time.
+    #[cfg(feature = "proxy")]
+    #[must_use]
+    pub fn with_remembered(self, remembered: Vec<Arc<Instance>>) -> Self {
+        Self { remembered, ..self }
     }
 }
 
@@ -74,6 +88,7 @@ pub struct SourceStatus {
     resyncs: AtomicU64,
     refused: AtomicU64,
     out_of_scope: AtomicU64,
+    remembered: AtomicUsize,
 }
 
 const CONNECTED: u64 = u64::MAX;
@@ -90,6 +105,7 @@ impl SourceStatus {
             resyncs: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             out_of_scope: AtomicU64::new(0),
+            remembered: AtomicUsize::new(0),
         }
     }
 
@@ -150,6 +166,12 @@ impl SourceStatus {
         self.out_of_scope.load(Ordering::Relaxed)
     }
 
+    /// How many instances serve that an earlier run knew and the source has not confirmed.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.remembered.load(Ordering::Relaxed)
+    }
+
     fn note_away(&self, denied: bool) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(CONNECTED - 1);
         // Only the first of an outage tells since when.
@@ -195,6 +217,8 @@ pub struct Feed {
     scopes: Scopes,
     asked: UnboundedReceiver<Asked>,
     keeper: Option<Keeper>,
+    /// What each source remembers.
+    remembered: Vec<Vec<Arc<Instance>>>,
 }
 
 impl Feed {
@@ -202,13 +226,15 @@ impl Feed {
     pub fn new(writer: SwitchboardWriter, sources: impl IntoIterator<Item = Source>) -> Self {
         let mut statuses = Vec::new();
         let mut events = SelectAll::new();
+        let mut remembered = Vec::new();
         for (index, source) in sources.into_iter().enumerate() {
+            remembered.push(source.remembered);
             statuses.push(SourceStatus::new(source.name));
             events.push(source.events.map(move |event| (index, event)).boxed());
         }
         let (scopes, asked) = Scopes::new();
         let status = DiscoveryStatus { sources: statuses.into(), held: Arc::default() };
-        Self { writer, status, events, scopes, asked, keeper: None }
+        Self { writer, status, events, scopes, asked, keeper: None, remembered }
     }
 
     /// The same feed, which holds instances that vanish while their servers answer.
@@ -219,8 +245,7 @@ impl Feed {
     #[must_use]
     pub fn with_hold(mut self, hold: Hold, config: &FrontendConfig) -> Self {
         let ask = Box::new(crate::hold::Prober::new(config));
-        self.keeper =
-            (!hold.longest.is_zero()).then(|| Keeper::new(hold, ask, self.status.held.clone()));
+        self.keeper = Some(Keeper::new(hold, ask, self.status.held.clone()));
         self
     }
 
@@ -241,7 +266,13 @@ impl Feed {
         /// How many events one publication takes at most.
         const AT_ONCE: usize = 1024;
 
-        let Self { mut writer, status, events, scopes: _, mut asked, mut keeper } = self;
+        let Self { mut writer, status, events, scopes: _, mut asked, mut keeper, remembered } =
+            self;
+        if let Some(keeper) = &mut keeper {
+            for (source, instances) in remembered.into_iter().enumerate() {
+                keeper.remember(source, instances, &mut writer);
+            }
+        }
         let mut ready = false;
         let mut events = events.ready_chunks(AT_ONCE);
         loop {
@@ -259,23 +290,32 @@ impl Feed {
                 }
                 keeper = wait(&mut keeper) => {
                     keeper.work(&mut writer);
-                    log(&writer.publish());
-                    continue;
+                    Vec::new()
                 }
             };
             for (source, event) in &chunk {
                 status.sources[*source].note(event);
                 if let DiscoveryEvent::Batch(batch) = event {
                     match &mut keeper {
-                        Some(keeper) => keeper.stage(batch, &mut writer),
+                        Some(keeper) => keeper.stage(*source, batch, &mut writer),
                         None => writer.stage(&batch.updates),
                     }
                 }
             }
-            if !ready && status.sources.iter().all(SourceStatus::synced) {
-                ready = true;
-                writer.stage_ready();
-                info!("discovery is ready");
+            if let Some(keeper) = &keeper {
+                for (source, status) in status.sources.iter().enumerate() {
+                    status.remembered.store(keeper.remembered(source), Ordering::Relaxed);
+                }
+            }
+            if !ready {
+                let remembers =
+                    |source| keeper.as_ref().is_some_and(|keeper| keeper.remembers_enough(source));
+                let mut sources = status.sources.iter().enumerate();
+                if sources.all(|(source, status)| status.synced() || remembers(source)) {
+                    ready = true;
+                    writer.stage_ready();
+                    tell_ready(&status);
+                }
             }
             log(&writer.publish());
         }
@@ -290,6 +330,17 @@ async fn wait(keeper: &mut Option<Keeper>) -> &mut Keeper {
             keeper
         }
         None => std::future::pending().await,
+    }
+}
+
+fn tell_ready(status: &DiscoveryStatus) {
+    info!("discovery is ready");
+    for source in status.sources.iter().filter(|source| !source.synced()) {
+        let (source, instances) = (source.name, source.remembered());
+        warn!(
+            source,
+            instances, "the source has not answered yet: what an earlier run knew of it serves"
+        );
     }
 }
 

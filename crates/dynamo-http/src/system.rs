@@ -71,6 +71,9 @@ pub(crate) async fn health(State(inner): State<Arc<Inner>>, reader: Reader) -> J
                 "synced": source.synced(),
                 "stale_seconds": source.stale_seconds(),
             });
+            if source.remembered() > 0 {
+                value["remembered"] = source.remembered().into();
+            }
             if reader == Reader::Operator {
                 value["revision"] = source.revision().0.into();
             }

@@ -19,6 +19,8 @@ pub const HTTP_PORT: &str = "DYN_HTTP_PORT";
 pub const ADMIN_HOST: &str = "DYN_ADMIN_HOST";
 /// A frontend's admin port.
 pub const ADMIN_PORT: &str = "DYN_ADMIN_PORT";
+/// File in which a frontend keeps what its store said.
+pub const STATE_FILE: &str = "DYN_STATE_FILE";
 /// Largest request body, in MB.
 pub const HTTP_BODY_LIMIT_MB: &str = "DYN_HTTP_BODY_LIMIT_MB";
 /// File of the certificate that a frontend shows, PEM.

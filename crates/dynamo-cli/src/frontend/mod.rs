@@ -3,6 +3,7 @@
 mod api_keys;
 mod keys;
 mod settings;
+mod state_file;
 mod static_workers;
 
 use std::net::SocketAddr;
@@ -10,7 +11,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use dynamo_discovery::{EtcdStore, ModelWatcher, WatchScope, WatcherConfig};
+use dynamo_discovery::{
+    CatalogOrigin, EtcdStore, MODEL_ROOT_PATH, ModelWatcher, WatchScope, WatcherConfig,
+};
 use dynamo_http::{ApiKeys, Feed, Frontend, Source, Switchboard, serve};
 use dynamo_namespace::NamespaceScope;
 use tokio::net::TcpListener;
@@ -26,6 +29,7 @@ use crate::{hash_key, logging, program, runtime};
 
 use keys::ClientKeys;
 use settings::{FrontendFlags, FrontendSettings};
+use state_file::StateFile;
 
 #[cfg(test)]
 pub(crate) type Flags = FrontendFlags;
@@ -59,7 +63,7 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     if let Some(path) = settings.access.worker_key.take() {
         tokio::spawn(keys::worker_key(path, settings.config.worker_key.clone()).await?);
     }
-    let sources = sources(&settings)?;
+    let sources = sources(&mut settings).await?;
     let (address, listener) = listen(&settings.host, settings.port, table::HTTP_PORT).await?;
     let admin = match &settings.access.admin {
         Some((host, port)) => Some(listen(host, *port, table::ADMIN_PORT).await?),
@@ -137,9 +141,13 @@ fn log_start(settings: &FrontendSettings, scope: &NamespaceScope) {
 }
 
 /// Where models come from: a store, static workers, or both.
-fn sources(settings: &FrontendSettings) -> Result<Vec<Source>, Failure> {
+async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure> {
     let ScopeSettings { scope, watch } = &settings.scope;
     let mut sources = Vec::new();
+    let state_file = settings.state_file.take();
+    if let Some(path) = state_file.as_ref().filter(|_| settings.etcd.is_none()) {
+        warn!(path = %path.display(), "without a store there is nothing to keep in the state file");
+    }
     if let Some(etcd) = &settings.etcd {
         let store = EtcdStore::new(etcd.clone()).map_err(|error| Failure::Usage(error.into()))?;
         let watcher = WatcherConfig::new(Arc::new(store))
@@ -152,7 +160,23 @@ fn sources(settings: &FrontendSettings) -> Result<Vec<Source>, Failure> {
                  0.5.1, are invisible"
             );
         }
-        sources.push(Source::new("etcd", watcher.into_stream()));
+        sources.push(match state_file {
+            Some(path) => {
+                let mut endpoints = etcd.endpoints.clone();
+                endpoints.sort_unstable();
+                let file = StateFile::new(
+                    path,
+                    CatalogOrigin {
+                        store: endpoints.join(","),
+                        network_prefix: MODEL_ROOT_PATH.to_owned(),
+                        scope: scope.clone(),
+                    },
+                );
+                let remembered = file.recall().await;
+                Source::new("etcd", file.keep(watcher)).with_remembered(remembered)
+            }
+            None => Source::new("etcd", watcher.into_stream()),
+        });
     }
     if settings.etcd.is_none() || !settings.workers.is_empty() {
         if settings.workers.is_empty() {

@@ -44,6 +44,8 @@ pub(crate) struct FrontendFlags {
     worker_ca: Option<PathBuf>,
     #[arg(long)]
     hold: Option<Seconds>,
+    #[arg(long)]
+    state_file: Option<PathBuf>,
     #[command(flatten)]
     balance: BalanceFlags,
     #[command(flatten)]
@@ -85,6 +87,8 @@ pub(crate) struct FrontendSettings {
     pub(crate) etcd: Option<EtcdConfig>,
     pub(crate) workers: Vec<StaticWorker>,
     pub(crate) hold: Hold,
+    /// Where what the store said is kept.
+    pub(crate) state_file: Option<PathBuf>,
     pub(crate) config: FrontendConfig,
     pub(crate) options: ServeOptions,
 }
@@ -163,6 +167,7 @@ impl FrontendFlags {
             etcd,
             workers: self.worker_url,
             hold: Hold::for_at_most(hold),
+            state_file: table::STATE_FILE.given(self.state_file, environment)?,
             config,
             options,
         })

@@ -41,7 +41,10 @@ pub(crate) const FRONTEND: Program = Program {
             ],
         },
         Group { title: "Keys", settings: &[API_KEYS, WORKER_API_KEY_FILE] },
-        Group { title: "Workers", settings: &[WORKER_URL, WORKER_NETWORK, WORKER_CA, HOLD] },
+        Group {
+            title: "Workers",
+            settings: &[WORKER_URL, WORKER_NETWORK, WORKER_CA, HOLD, STATE_FILE],
+        },
         Group {
             title: "Balancing",
             settings: &[
@@ -278,6 +281,14 @@ pub(crate) const HOLD: Setting = Setting::flag(
      while it answers: stores lose live leases now and then; 0 turns it off",
 )
 .default("30");
+
+pub(crate) const STATE_FILE: Setting = Setting::flag(
+    "state-file",
+    "FILE",
+    "Keep what the store said in FILE, so that a frontend that starts while the store is away serves \
+     what it knew, each worker once it has answered. One file for each frontend",
+)
+.or(env::STATE_FILE);
 
 // How a frontend spreads requests.
 

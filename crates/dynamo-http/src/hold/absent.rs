@@ -1,6 +1,8 @@
 //! Without the proxy no server can be asked whether it answers, so nothing is held.
 
-use dynamo_discovery::DiscoveryBatch;
+use std::sync::Arc;
+
+use dynamo_discovery::{DiscoveryBatch, Instance};
 
 use crate::switchboard::SwitchboardWriter;
 
@@ -8,7 +10,19 @@ use crate::switchboard::SwitchboardWriter;
 pub(crate) enum Keeper {}
 
 impl Keeper {
-    pub(crate) fn stage(&mut self, _: &DiscoveryBatch, _: &mut SwitchboardWriter) {
+    pub(crate) fn remember(&mut self, _: usize, _: Vec<Arc<Instance>>, _: &mut SwitchboardWriter) {
+        match *self {}
+    }
+
+    pub(crate) fn remembered(&self, _: usize) -> usize {
+        match *self {}
+    }
+
+    pub(crate) fn remembers_enough(&self, _: usize) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn stage(&mut self, _: usize, _: &DiscoveryBatch, _: &mut SwitchboardWriter) {
         match *self {}
     }
 

@@ -1,17 +1,19 @@
 //! Between discovery and the switchboard: keeps what vanished, asks its servers, lets go of it.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dynamo_discovery::{DiscoveryBatch, Key, WorkerUrl};
+use dynamo_discovery::{DiscoveryBatch, Instance, Key, WorkerUrl};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::Hold;
 use super::ask::Ask;
+use super::remembered::Remembered;
 use super::state::{Holding, Outcome, same};
 use crate::proxy::probe::Probe;
 use crate::switchboard::SwitchboardWriter;
@@ -21,9 +23,12 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often bursts are told at most.
 const TELL: Duration = Duration::from_secs(5);
 
-/// Drives [`Holding`] in the feed's task; only the questions to servers have tasks of their own.
+/// Drives [`Holding`] and [`Remembered`] in the feed's task; only the questions to servers have
+/// tasks of their own.
 pub(crate) struct Keeper {
     holding: Holding,
+    /// By source; gone once the source has said what there is.
+    remembered: BTreeMap<usize, Remembered>,
     ask: Box<dyn Ask>,
     asked: JoinSet<(WorkerUrl, Probe)>,
     answers: Vec<(WorkerUrl, Probe)>,
@@ -39,6 +44,7 @@ impl Keeper {
     pub(crate) fn new(hold: Hold, ask: Box<dyn Ask>, total: Arc<AtomicU64>) -> Self {
         Self {
             holding: Holding::new(hold),
+            remembered: BTreeMap::new(),
             ask,
             asked: JoinSet::new(),
             answers: Vec::new(),
@@ -49,8 +55,41 @@ impl Keeper {
         }
     }
 
-    /// Stages a batch, but for what is kept for now.
-    pub(crate) fn stage(&mut self, batch: &DiscoveryBatch, writer: &mut SwitchboardWriter) {
+    /// Begins to ask the servers of what a source remembers.
+    pub(crate) fn remember(
+        &mut self,
+        source: usize,
+        instances: Vec<Arc<Instance>>,
+        writer: &mut SwitchboardWriter,
+    ) {
+        let now = Instant::now();
+        let remembered = Remembered::new(instances, now, |url| writer.server(url));
+        self.remembered.insert(source, remembered);
+        self.ask_who_is_due(now);
+    }
+
+    /// How many instances of a source serve that are only remembered.
+    pub(crate) fn remembered(&self, source: usize) -> usize {
+        self.remembered.get(&source).map_or(0, Remembered::serving)
+    }
+
+    /// Whether what a source remembers is as good as its first answer.
+    pub(crate) fn remembers_enough(&self, source: usize) -> bool {
+        self.remembered.get(&source).is_some_and(Remembered::is_ready)
+    }
+
+    /// Stages a batch of a source, but for what is kept for now.
+    pub(crate) fn stage(
+        &mut self,
+        source: usize,
+        batch: &DiscoveryBatch,
+        writer: &mut SwitchboardWriter,
+    ) {
+        // The first batch of a source knows of nothing that could vanish.
+        if let Some(remembered) = self.remembered.remove(&source) {
+            writer.stage(&remembered.replaced_by(&batch.updates));
+            return;
+        }
         let now = Instant::now();
         let server = |url: &WorkerUrl| writer.server(url);
         let (updates, kept) = self.holding.take_in(&batch.updates, &batch.unserved, now, server);
@@ -75,7 +114,10 @@ impl Keeper {
 
     /// Waits until there is something to do; may be dropped and called again.
     pub(crate) async fn wait(&mut self) {
-        if self.holding.is_empty() && self.asked.is_empty() {
+        if self.holding.is_empty()
+            && self.remembered.values().all(Remembered::is_settled)
+            && self.asked.is_empty()
+        {
             return pending().await;
         }
         tokio::select! {
@@ -91,6 +133,9 @@ impl Keeper {
             self.answers.extend(answer);
         }
         for (url, probe) in std::mem::take(&mut self.answers) {
+            for remembered in self.remembered.values_mut() {
+                writer.stage(&remembered.answered(&url, probe, now));
+            }
             let outcome = self.holding.answered(&url, probe, now);
             self.stage_outcome(&outcome, writer);
         }
@@ -111,7 +156,11 @@ impl Keeper {
 
     fn ask_who_is_due(&mut self, now: Instant) {
         self.look_at = now + TICK;
-        for server in self.holding.take_due(now) {
+        let mut due = self.holding.take_due(now);
+        for remembered in self.remembered.values_mut() {
+            due.extend(remembered.take_due(now));
+        }
+        for server in due {
             let answer = self.ask.ask(&server);
             let url = server.url.clone();
             self.asked.spawn(async move { (url, answer.await) });

@@ -1,9 +1,11 @@
 //! Instances that the store has lost are held for a while, if their servers answer.
 //!
-//! Stores delete live leases now and then, and a deletion does not say why it came.
+//! Stores delete live leases now and then, and a deletion does not say why it came. What an earlier
+//! run knew serves by the same rule until the store answers for the first time.
 
 mod ask;
 mod keeper;
+mod remembered;
 mod state;
 #[cfg(test)]
 mod tests;

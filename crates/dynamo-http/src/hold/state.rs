@@ -14,7 +14,7 @@ use crate::upstream::Upstream;
 /// How long after an answer a server is asked again, at least; and at most twice that.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How many servers are asked at one time.
-const ASKED_AT_ONCE: usize = 256;
+pub(super) const ASKED_AT_ONCE: usize = 256;
 
 /// The instances that have vanished from their store and serve nevertheless.
 pub(crate) struct Holding {
@@ -126,7 +126,8 @@ impl Holding {
             return false;
         }
         let Some(url) = instance.entry().url() else { return false };
-        if self.vanished.len() >= self.limits.at_most || self.keeps(instance.key()) {
+        let room = if self.limits.longest.is_zero() { 0 } else { self.limits.at_most };
+        if self.vanished.len() >= room || self.keeps(instance.key()) {
             return false;
         }
         let server = self.servers.entry(url.clone()).or_insert_with(|| Server {
@@ -242,7 +243,7 @@ impl Holding {
 }
 
 /// Spread, since all frontends ask the same servers.
-fn again() -> Duration {
+pub(super) fn again() -> Duration {
     ASK_AGAIN.mul_f64(1.0 + fastrand::f64())
 }
 

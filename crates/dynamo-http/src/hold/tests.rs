@@ -73,7 +73,7 @@ impl Rig {
     fn told(&mut self, updates: Vec<ModelUpdate>, unserved: Vec<Key>) {
         let mut batch = DiscoveryBatch::default();
         (batch.updates, batch.unserved) = (updates, unserved);
-        self.keeper.stage(&batch, &mut self.writer);
+        self.keeper.stage(0, &batch, &mut self.writer);
         self.changes.extend(self.writer.publish());
     }
 
@@ -291,4 +291,71 @@ async fn a_view_that_opens_later_shows_what_is_held_in_its_scope() {
     let view = live.load();
     assert!(view.is_held(&one) && !view.is_held(&other));
     assert_eq!(view.instances().count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_serves_after_a_probe_and_one_that_is_silent_when_it_answers() {
+    let [one, two] = [instance(1), instance(2)];
+    let mut rig = Rig::new(Hold::default());
+    rig.servers.set("http://h2", Probe::Silent);
+    rig.keeper.remember(0, vec![one.clone(), two.clone()], &mut rig.writer);
+    assert_eq!(rig.serving(), [""; 0], "nobody was asked");
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m"]);
+    assert!(rig.keeper.remembers_enough(0), "both were asked, and one serves");
+    rig.servers.set("http://h2", Probe::Answers);
+    rig.pass(2 * SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m", "a/2/m"]);
+    let asked = rig.servers.asked();
+    rig.pass(600 * SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m", "a/2/m"], "for as long as the store is away");
+    assert_eq!(rig.servers.asked(), asked, "rotation looks after them");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_of_the_store_replaces_what_is_remembered_without_closing_a_route() {
+    let [stays, moved, gone] = [1, 2, 3].map(instance);
+    let moved_to = instance_of("a", 2, "m", "http://h9");
+    for hold in [Hold::default(), Hold::for_at_most(Duration::ZERO)] {
+        let mut rig = Rig::new(hold);
+        rig.keeper.remember(0, vec![stays.clone(), moved.clone(), gone.clone()], &mut rig.writer);
+        // Another source does not speak for this one.
+        let mut other = DiscoveryBatch::default();
+        other.resync = true;
+        rig.keeper.stage(1, &other, &mut rig.writer);
+        rig.pass(SECOND).await;
+        assert_eq!(rig.serving(), ["a/1/m", "a/2/m", "a/3/m"]);
+        assert_eq!(rig.keeper.remembered(0), 3);
+        rig.changes.clear();
+        rig.batch(vec![added(&stays), added(&moved_to)]);
+        assert_eq!(rig.serving(), ["a/1/m", "a/2/m"], "what is gone is not held");
+        assert_eq!(rig.changes, [], "no route closed");
+        assert_eq!((rig.keeper.remembered(0), rig.keeper.remembers_enough(0)), (0, false));
+        let view = rig.switchboard.view(&NamespaceScope::All);
+        assert!(view.instances().any(|one| **one == *moved_to));
+        rig.pass(5 * SECOND).await;
+        assert_eq!(rig.serving(), ["a/1/m", "a/2/m"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_answers_for_is_not_enough_to_be_ready_and_never_serves() {
+    let mut rig = Rig::new(Hold::default());
+    rig.servers.set("http://h1", Probe::Refused);
+    rig.servers.set("http://h2", Probe::Broken);
+    rig.keeper.remember(0, vec![instance(1), instance(2)], &mut rig.writer);
+    rig.pass(30 * SECOND).await;
+    assert_eq!(rig.serving(), [""; 0]);
+    assert!(!rig.keeper.remembers_enough(0));
+    assert!((30..=62).contains(&rig.servers.asked()), "{}", rig.servers.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_servers_are_asked_at_one_time_than_for_what_is_held() {
+    let mut rig = Rig::new(Hold::default());
+    let all: Vec<_> = (0..600).map(instance).collect();
+    rig.keeper.remember(0, all, &mut rig.writer);
+    assert_eq!(rig.servers.asked(), 256);
+    rig.pass(SECOND).await;
+    assert_eq!((rig.serving().len(), rig.servers.asked()), (600, 600));
 }

@@ -279,6 +279,11 @@ fn state(view: &View, discovery: &DiscoveryStatus, reader: Reader) -> Registry {
         &["source"],
     ));
     valid(registry.register(Box::new(stale.clone())));
+    let remembered = gauges(
+        "discovery_remembered_instances",
+        "Instances that serve from an earlier run, as the source has not answered yet",
+        "source",
+    );
     let resyncs = counters("discovery_resyncs_total", "Full lists after the first one");
     let refused = counters("discovery_refused_total", "Entries that were refused");
     for source in discovery.sources() {
@@ -286,6 +291,9 @@ fn state(view: &View, discovery: &DiscoveryStatus, reader: Reader) -> Registry {
         connected.with_label_values(&label).set(source.connected().into());
         denied.with_label_values(&label).set(source.denied().into());
         stale.with_label_values(&label).set(source.stale_seconds());
+        remembered
+            .with_label_values(&label)
+            .set(source.remembered().try_into().unwrap_or(i64::MAX));
         resyncs.with_label_values(&label).inc_by(source.resyncs());
         refused.with_label_values(&label).inc_by(source.refused());
     }
