@@ -167,7 +167,7 @@ impl Writer {
         if let Some(writing) = &mut self.writing {
             let ended = writing.await;
             self.writing = None;
-            self.tell(ended.map_err(io::Error::other).flatten());
+            self.tell(&ended.map_err(io::Error::other).flatten());
         }
         match self.due_at() {
             Some(at) => sleep_until(at).await,
@@ -183,12 +183,12 @@ impl Writer {
     }
 
     /// Says once that it fails, and once that it no longer does.
-    fn tell(&mut self, result: io::Result<()>) {
+    fn tell(&mut self, result: &io::Result<()>) {
         let path = self.file.path.display();
         match result {
             Ok(()) if self.failing => info!(%path, "the state file is written again"),
             Ok(()) => {}
-            Err(ref error) if !self.failing => {
+            Err(error) if !self.failing => {
                 warn!(%path, %error, "the state file cannot be written; it is tried again");
             }
             Err(_) => {}
