@@ -303,12 +303,12 @@ mod tests {
         fs::create_dir(&writer.file.path).unwrap();
         writer.write(vec![instance(1)]);
         let ended = writer.writing.take().unwrap().await.unwrap();
-        writer.tell(ended);
+        writer.tell(&ended);
         assert!(writer.failing && writer.due_at().is_some());
         fs::remove_dir(&writer.file.path).unwrap();
         writer.write(vec![instance(1)]);
         let ended = writer.writing.take().unwrap().await.unwrap();
-        writer.tell(ended);
+        writer.tell(&ended);
         assert!(!writer.failing && !writer.changed);
     }
 }
