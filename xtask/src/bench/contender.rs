@@ -23,6 +23,9 @@ pub(crate) enum Proxy {
     Nginx,
     Haproxy,
     Envoy,
+    /// Another build of ours.
+    #[value(skip)]
+    Before,
     #[value(skip)]
     Ours,
 }
@@ -36,6 +39,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) directory: &'a Path,
     pub(crate) worker: u16,
     pub(crate) threads: usize,
+    /// Another build of ours.
+    pub(crate) before: Option<&'a Path>,
 }
 
 /// What is between the load generator and the answer.
@@ -85,6 +90,7 @@ impl Proxy {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
+            Self::Before => "before",
             Self::Ours => OURS,
         }
     }
@@ -111,14 +117,16 @@ impl Proxy {
                 command.args(["--log-level", "error", "--disable-hot-restart", "-c"]).arg(config);
                 Ok(command)
             }
-            Self::Ours => {
-                let mut command = Command::new(workspace::target()?.join("release").join(OURS));
+            Self::Before | Self::Ours => {
+                let ours = workspace::target()?.join("release").join(OURS);
+                let before = setup.before.filter(|_| self == Self::Before);
+                let mut command = Command::new(before.unwrap_or(&ours));
                 command
                     .args(["--http-host", "127.0.0.1", "--http-port", &port.to_string()])
                     .args(["--worker-url", &format!("bench=http://127.0.0.1:{}", setup.worker)])
                     // As the others, which log errors only.
                     .env("DYN_LOG", "error")
-                    .env("TOKIO_WORKER_THREADS", setup.threads.to_string());
+                    .env("DYN_RUNTIME_NUM_WORKER_THREADS", setup.threads.to_string());
                 Ok(command)
             }
         }
@@ -149,7 +157,7 @@ fn configuration(setup: Setup<'_>, name: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn nginx_conf(Setup { directory, worker, threads }: Setup<'_>, port: u16) -> String {
+fn nginx_conf(Setup { directory, worker, threads, .. }: Setup<'_>, port: u16) -> String {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|what| format!("    {what}_temp_path {}/{what};\n", directory.display()))
         .concat();

@@ -1,6 +1,10 @@
 //! `cargo xtask bench proxy`: our frontend beside nginx, haproxy and Envoy, in interleaved rounds.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -33,6 +37,9 @@ pub(crate) struct Args {
     /// A proxy to leave out; repeatable
     #[arg(long, value_enum)]
     without: Vec<Proxy>,
+    /// Another build of dynamo-frontend, measured in the same rounds: what a change is worth
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// A kind of load to measure; repeatable. All, unless any is named
     #[arg(long, value_enum)]
     case: Vec<Case>,
@@ -49,9 +56,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let [worker] = http::free_ports()?;
     let _mock = mock_server(&generator, worker, &directory.path().join("mock.log"))?;
-    let setup = Setup { directory: directory.path(), worker, threads: args.threads };
+    let before = args.before.as_deref();
+    let setup = Setup { directory: directory.path(), worker, threads: args.threads, before };
 
-    let proxies = proxies(&args.without);
+    let proxies = proxies(args);
     let cases = if args.case.is_empty() { Case::value_variants() } else { &args.case };
     let mut loads = cases.to_vec();
     loads.retain(|case| *case != Case::Start);
@@ -70,15 +78,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// All that are wanted, and ours. Envoy comes by a way that not every machine has.
-fn proxies(without: &[Proxy]) -> Vec<Proxy> {
+fn proxies(args: &Args) -> Vec<Proxy> {
     let mut proxies = Proxy::value_variants().to_vec();
-    proxies.retain(|proxy| !without.contains(proxy));
+    proxies.retain(|proxy| !args.without.contains(proxy));
     if proxies.contains(&Proxy::Envoy)
         && let Err(error) = contender::envoy()
     {
         eprintln!("envoy is left out: {error:#}");
         proxies.retain(|proxy| *proxy != Proxy::Envoy);
     }
+    proxies.extend(args.before.is_some().then_some(Proxy::Before));
     proxies.push(Proxy::Ours);
     proxies
 }
