@@ -7,19 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::routing::{get, post};
+use axum::routing::get;
 use dynamo_namespace::NamespaceScope;
 use http::{HeaderName, StatusCode};
-use tower_layer::Layer as _;
 
-use crate::access::{ApiKeys, RequireKey};
+use crate::access::ApiKeys;
 use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
 use crate::network::Network;
 use crate::proxy::metrics::Reader;
 use crate::proxy::{Proxy, RouterMode};
-use crate::route::Route;
+use crate::service::{FrontendService, method_not_allowed};
 use crate::switchboard::Switchboard;
 use crate::system;
 #[cfg(feature = "tls")]
@@ -115,8 +113,8 @@ impl Default for FrontendConfig {
 /// let feed = Feed::new(writer, []); // Its sources, such as a `ModelWatcher`'s stream.
 /// let frontend = Frontend::new(&switchboard, &scope, feed.status(), &FrontendConfig::default());
 /// tokio::spawn(feed.run());
-/// let router = frontend.router();
-/// # let _ = router;
+/// let service = frontend.service();
+/// # let _ = service;
 /// # Ok(())
 /// # }
 /// ```
@@ -155,60 +153,53 @@ impl Frontend {
         Self { inner }
     }
 
-    /// Everything behind one port: what [`client_router`](Self::client_router) has, `/health` and
+    /// Everything behind one port: what [`client_service`](Self::client_service) has, `/health` and
     /// `/metrics`.
     ///
     /// These two tell nothing that moves with other namespaces. Where keys are required they are
     /// left out, since they tell of all keys' models: [`admin_router`](Self::admin_router) has them.
-    pub fn router(&self) -> Router {
+    pub fn service(&self) -> FrontendService {
         let reports = match self.inner.keys {
             Some(_) => Router::new(),
             None => reports(Reader::Client),
         };
-        self.complete(self.client_routes().merge(reports), self.inner.keys.as_ref())
+        self.door(client_routes().merge(reports))
     }
 
     /// What clients need: every proxied route, `/v1/models`, `/live` and `/ready`.
     ///
-    /// Closed routes are part of it: they open and close under the same router. Where keys are
+    /// Closed routes are part of it: they open and close under the same service. Where keys are
     /// required, everything but `/live` and `/ready` asks for one before it tells anything.
+    pub fn client_service(&self) -> FrontendService {
+        self.door(client_routes())
+    }
+
+    /// [`service`](Self::service) as a router, to be nested or merged into another one.
+    pub fn router(&self) -> Router {
+        Router::new().fallback_service(self.service())
+    }
+
+    /// [`client_service`](Self::client_service) as a router, to be nested or merged into another one.
     pub fn client_router(&self) -> Router {
-        self.complete(self.client_routes(), self.inner.keys.as_ref())
+        Router::new().fallback_service(self.client_service())
     }
 
     /// What operators need, for a port that clients do not reach: `/health` and `/metrics` with all
     /// that they can tell, `/live` and `/ready`. It asks for no key.
     pub fn admin_router(&self) -> Router {
-        self.complete(probes().merge(reports(Reader::Operator)), None)
+        self.complete(probes().merge(reports(Reader::Operator)))
     }
 
-    fn client_routes(&self) -> Router<Arc<Inner>> {
-        let mut router = probes()
-            .route("/v1/models", get(system::models))
-            .route("/v1/models/{*id}", get(system::model));
-        for route in Route::ALL {
-            let inner = self.inner.clone();
-            let serve = move |request: Request| {
-                let inner = inner.clone();
-                async move { inner.proxy.serve(route, request).await }
-            };
-            router = router.route(route.path(), post(serve));
-        }
+    fn door(&self, router: Router<Arc<Inner>>) -> FrontendService {
+        let router = self.complete(router);
+        FrontendService::new(self.inner.clone(), self.inner.keys.clone(), router)
+    }
+
+    fn complete(&self, router: Router<Arc<Inner>>) -> Router {
         router
-    }
-
-    fn complete(&self, router: Router<Arc<Inner>>, keys: Option<&ApiKeys>) -> Router {
-        let router = router
-            .method_not_allowed_fallback(method_not_allowed)
+            .method_not_allowed_fallback(async || method_not_allowed())
             .fallback(not_found)
-            .with_state(self.inner.clone());
-        match keys {
-            // Around the router, which would add an `Allow` to what its own layers answer.
-            Some(keys) => {
-                Router::new().fallback_service(RequireKey::new(keys.clone()).layer(router))
-            }
-            None => router,
-        }
+            .with_state(self.inner.clone())
     }
 
     /// Begins to drain: `/ready` says 503 from now on, everything else goes on.
@@ -229,6 +220,10 @@ fn probes() -> Router<Arc<Inner>> {
     Router::new().route("/live", get(system::live)).route("/ready", get(system::ready))
 }
 
+fn client_routes() -> Router<Arc<Inner>> {
+    probes().route("/v1/models", get(system::models)).route("/v1/models/{*id}", get(system::model))
+}
+
 fn reports(reader: Reader) -> Router<Arc<Inner>> {
     Router::new()
         .route("/health", get(move |inner| system::health(inner, reader)))
@@ -237,9 +232,4 @@ fn reports(reader: Reader) -> Router<Arc<Inner>> {
 
 async fn not_found() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "There is no such route.").with_code("not_found")
-}
-
-async fn method_not_allowed() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed for this route.")
-        .with_code("method_not_allowed")
 }

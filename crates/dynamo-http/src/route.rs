@@ -66,6 +66,19 @@ impl Route {
         }
     }
 
+    /// The route at a path.
+    ///
+    /// ```
+    /// use dynamo_http::Route;
+    ///
+    /// assert_eq!(Route::at("/v1/embeddings"), Some(Route::Embeddings));
+    /// assert_eq!(Route::at("/v1/models"), None);
+    /// ```
+    #[must_use]
+    pub fn at(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|route| route.path() == path)
+    }
+
     /// The name in metrics, as Dynamo's where it has the route.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Door, Worker, chat, instance, post, whole};
-use dynamo_http::{FrontendConfig, Route, ServeOptions};
+use dynamo_http::{FrontendConfig, Route, ServeOptions, serve};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -15,6 +15,23 @@ async fn an_unknown_path_is_404_and_a_wrong_method_405_with_allow_before_anythin
     let answer = door.get(CHAT).await;
     assert_eq!((answer.status(), answer.code().as_str()), (405, "method_not_allowed"));
     assert_eq!(answer.header("allow"), Some("POST"));
+}
+
+#[tokio::test]
+async fn a_front_door_answers_below_another_router_as_it_does_alone() {
+    let worker = Worker::start([whole("{}")]).await;
+    let mut door = Door::open("a").await;
+    door.add(&worker.instance("a", "m"));
+    let nested = axum::Router::new().nest("/llm", door.frontend.router());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    door.address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(serve(listener, nested, ServeOptions::default(), std::future::pending()));
+
+    assert_eq!(door.post(&format!("/llm{CHAT}"), &chat("m")).await.status(), 200);
+    assert_eq!(door.post(&format!("/llm{CHAT}"), &chat("n")).await.code(), "model_not_found");
+    assert_eq!(door.get("/llm/v1/models/m").await.status(), 200);
+    assert_eq!(door.get(&format!("/llm{CHAT}")).await.header("allow"), Some("POST"));
+    assert_eq!(door.get(CHAT).await.status(), 404);
 }
 
 #[tokio::test]

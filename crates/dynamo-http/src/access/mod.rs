@@ -3,9 +3,9 @@
 //! Without keys everyone may ask for everything in the frontend's scope. With them a request's key
 //! decides which view it gets; whatever has no key gets a view in which nothing is.
 
+mod admit;
 mod hash;
 mod keys;
-mod layer;
 mod limit;
 mod list;
 mod metrics;
@@ -17,10 +17,10 @@ use axum::extract::FromRequestParts;
 use http::Extensions;
 use http::request::Parts;
 
+pub(crate) use self::admit::admit;
 pub use self::hash::{InvalidKeyHash, KeyHash, WeakKey};
 pub use self::keys::ApiKeys;
 pub(crate) use self::keys::Tenant;
-pub(crate) use self::layer::RequireKey;
 pub(crate) use self::limit::Slot;
 pub use self::list::{ApiKey, InvalidKeyName, InvalidKeys, KeyList, KeyName};
 use crate::error::ApiError;
@@ -32,7 +32,7 @@ use crate::error::ApiError;
 pub(crate) struct Caller(Option<Arc<Tenant>>);
 
 impl Caller {
-    /// The one whom [`RequireKey`] has found; no one in particular where no key is required.
+    /// The one whom [`admit`] has found; no one in particular where no key is required.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         extensions.get::<Self>().cloned().unwrap_or(Self(None))
     }

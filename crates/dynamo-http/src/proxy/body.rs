@@ -1,16 +1,17 @@
 //! Reading a request's body within its limits.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
-use tokio::time::timeout;
+use http_body::Body;
 
+use super::patience::Patience;
 use crate::error::ApiError;
 
 /// How much of request bodies may be in memory, one and all.
@@ -76,7 +77,9 @@ impl Drop for Reserved {
 
 impl BodyLimits {
     /// Reads a body once, into one piece of memory.
-    pub(crate) async fn read(&self, mut body: Body) -> Result<Held, ApiError> {
+    pub(crate) async fn read<B: Body<Data = Bytes>>(&self, body: B) -> Result<Held, ApiError> {
+        let mut body = pin!(body);
+        let mut patience = Patience::new(self.stall);
         let announced = body.size_hint().lower();
         if announced > self.each as u64 {
             return Err(self.too_large());
@@ -85,7 +88,11 @@ impl BodyLimits {
         let mut first = Bytes::new();
         let mut joined = BytesMut::new();
         while !body.is_end_stream() {
-            let frame = match timeout(self.stall, body.frame()).await {
+            let next = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+                Poll::Pending => patience.poll_over(cx).map(Err),
+            });
+            let frame = match next.await {
                 Ok(None) => break,
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(_))) => {
@@ -94,13 +101,14 @@ impl BodyLimits {
                         "The request body ended too early.",
                     ));
                 }
-                Err(_) => {
+                Err(()) => {
                     return Err(ApiError::new(
                         StatusCode::REQUEST_TIMEOUT,
                         "The request body stopped arriving.",
                     ));
                 }
             };
+            patience.renew();
             let Ok(data) = frame.into_data() else { continue };
             if reserved.bytes + data.len() > self.each {
                 return Err(self.too_large());
@@ -135,6 +143,7 @@ impl BodyLimits {
 mod tests {
     use std::convert::Infallible;
 
+    use axum::body::Body;
     use futures_util::stream;
 
     use super::*;

@@ -69,7 +69,8 @@ impl Forwarder {
             let slot = match self.balancer.pick(&model, kind, ask.affinity, &tried) {
                 Pick::Slot(slot) => slot,
                 Pick::None => break,
-                Pick::Full => self.wait(&mut model, &ask, &tried, &find).await?,
+                // Boxed, as it is rare: its state is no part of every request's.
+                Pick::Full => Box::pin(self.wait(&mut model, &ask, &tried, &find)).await?,
             };
             let upstream = slot.upstream();
             // While it waits, nothing is known against the server. Once something is, the request

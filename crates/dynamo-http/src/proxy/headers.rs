@@ -20,6 +20,10 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 /// Drops the headers that end here, also those that `Connection` names.
 pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    // Almost always there is one or none, so one look at the names is cheapest.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -31,7 +35,6 @@ pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    // Almost always there is one or none, so one look at the names is cheapest.
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         headers.remove(name);
     }

@@ -27,13 +27,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use dynamo_discovery::check_model_name;
 use dynamo_namespace::NamespaceScope;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use http_body::Body as _;
+use http_body::Body;
 use tracing::debug;
 
 use self::answer::Answer;
@@ -121,10 +121,13 @@ impl Proxy {
     }
 
     /// Answers one request on a proxied route.
-    pub(crate) async fn serve(&self, route: Route, request: Request) -> Response {
-        let id = headers::request_id(request.headers());
+    pub(crate) async fn serve<B>(&self, route: Route, head: &mut Parts, body: B) -> Response
+    where
+        B: Body<Data = Bytes>,
+    {
+        let id = headers::request_id(&head.headers);
         let mut record = Record::begin(&self.metrics, route);
-        let mut response = match self.route(route, request, &id, &mut record).await {
+        let mut response = match self.route(route, head, body, &id, &mut record).await {
             Ok(head) => self.pass_on(route, head, &id, record),
             Err(error) => {
                 record.answered(error.status());
@@ -137,18 +140,21 @@ impl Proxy {
     }
 
     /// Decides who answers, in the order of the answer table, and gets the head of the answer.
-    async fn route(
+    async fn route<B>(
         &self,
         route: Route,
-        request: Request,
+        head: &mut Parts,
+        body: B,
         id: &HeaderValue,
         record: &mut Record,
-    ) -> Result<Head, ApiError> {
-        let caller = Caller::of(request.extensions());
+    ) -> Result<Head, ApiError>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let caller = Caller::of(&head.extensions);
         record.admitted(caller.begin()?);
         self.view(&caller).admit(route.kind())?;
-        let (parts, body) = request.into_parts();
-        check_content_type(&parts.headers)?;
+        check_content_type(&head.headers)?;
         let body = self.limits.read(body).await?;
         let asked = peek::peek(&body.bytes)?;
         // The world may have moved on while the body came in.
@@ -157,9 +163,9 @@ impl Proxy {
         record.is_for(model, asked.stream);
         let ask = Ask {
             route,
-            query: parts.uri.query(),
-            affinity: self.affinity(&parts.headers, &asked),
-            headers: parts.headers,
+            query: head.uri.query(),
+            affinity: self.affinity(&head.headers, &asked),
+            headers: std::mem::take(&mut head.headers),
             body: &body.bytes,
             id,
         };
@@ -211,7 +217,7 @@ impl Proxy {
             patience: Patience::new(self.idle_stream),
             phase: Phase::Flowing,
         };
-        Response::from_parts(parts, Body::new(passage))
+        Response::from_parts(parts, axum::body::Body::new(passage))
     }
 }
 

@@ -11,7 +11,8 @@ use futures_util::task::AtomicWaker;
 /// A connection, the answer that is waited for and its body tell each other by wake-ups what they
 /// have done. Where one task polls them, each of those would have it polled once more for nothing.
 /// Here they only have the parts polled again, at once; what wakes the task is what comes from
-/// outside while nobody polls.
+/// outside while nobody polls. And where the task was woken for something else, the parts are left
+/// alone.
 pub(crate) struct Relay {
     shared: Arc<Shared>,
     /// Made once of `shared`.
@@ -23,11 +24,11 @@ struct Shared {
     task: AtomicWaker,
 }
 
-/// Nobody polls: a wake-up is for the task.
+/// Nobody polls, and there is nothing to poll for: a wake-up is for the task.
 const RESTING: u8 = 0;
 /// The parts are polled and have not been woken since.
 const POLLING: u8 = 1;
-/// They have been woken.
+/// They are to be polled.
 const WOKEN: u8 = 2;
 
 /// How often the parts are polled in a row: they may have to yield.
@@ -47,12 +48,12 @@ impl Wake for Shared {
 
 impl Relay {
     pub(crate) fn new() -> Self {
-        let shared =
-            Arc::new(Shared { phase: AtomicU8::new(RESTING), task: AtomicWaker::default() });
+        let shared = Arc::new(Shared { phase: AtomicU8::new(WOKEN), task: AtomicWaker::default() });
         Self { waker: Waker::from(shared.clone()), shared }
     }
 
-    /// Polls the parts, again as long as they wake each other.
+    /// Polls the parts, again as long as they wake each other. Not at all where they were pending
+    /// and nothing has woken them since.
     pub(crate) fn poll<T>(
         &self,
         cx: &mut Context<'_>,
@@ -60,12 +61,15 @@ impl Relay {
     ) -> Poll<T> {
         let Shared { phase, task } = &*self.shared;
         task.register(cx.waker());
+        if phase.load(Ordering::Acquire) == RESTING {
+            return Poll::Pending;
+        }
         for _ in 0..AT_ONCE {
             phase.store(POLLING, Ordering::Release);
             let polled = parts(&mut Context::from_waker(&self.waker));
             if polled.is_ready() {
                 // Whoever goes on polls before it rests.
-                phase.store(RESTING, Ordering::Release);
+                phase.store(WOKEN, Ordering::Release);
                 return polled;
             }
             let rest =
@@ -74,14 +78,14 @@ impl Relay {
                 return Poll::Pending;
             }
         }
-        phase.store(RESTING, Ordering::Release);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// No task is to be woken any more.
+    /// No task is to be woken any more; the next one polls.
     pub(crate) fn release(&self) {
         self.shared.task.take();
+        self.shared.phase.store(WOKEN, Ordering::Release);
     }
 }
 
@@ -126,12 +130,30 @@ mod tests {
         kept.as_ref().unwrap().wake_by_ref();
         assert_eq!(task.seen(), 1, "woken once for all that happened before it polled");
         assert!(relay.poll(&mut cx, |_| Poll::Ready(())).is_ready());
+        assert!(relay.poll(&mut cx, |_| Poll::<()>::Pending).is_pending());
         kept.as_ref().unwrap().wake_by_ref();
         assert_eq!(task.seen(), 2);
-        assert!(relay.poll(&mut cx, |_| Poll::Ready(())).is_ready());
         relay.release();
         kept.unwrap().wake();
         assert_eq!(task.seen(), 2, "released");
+    }
+
+    #[test]
+    fn parts_that_nobody_woke_are_polled_again_only_for_another_task() {
+        let relay = Relay::new();
+        let waker = Waker::from(Arc::new(Count::default()));
+        let mut cx = Context::from_waker(&waker);
+        let mut polls = 0;
+        let mut poll = |cx: &mut Context<'_>| {
+            relay.poll(cx, |_| {
+                polls += 1;
+                Poll::<()>::Pending
+            })
+        };
+        assert!(poll(&mut cx).is_pending() && poll(&mut cx).is_pending());
+        relay.release();
+        assert!(poll(&mut cx).is_pending());
+        assert_eq!(polls, 2);
     }
 
     #[test]
