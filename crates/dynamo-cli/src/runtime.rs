@@ -1,14 +1,23 @@
 //! The runtime that the programs run on.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
 use crate::failure::Failure;
 
-/// Runs a program's future to its end.
-pub(crate) fn block_on<T>(program: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+/// Runs a program's future to its end, and its tasks on so many threads; one for each CPU, unless
+/// told.
+pub(crate) fn block_on<T>(
+    threads: Option<NonZeroUsize>,
+    program: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads.get());
+    }
+    let runtime = builder
         .enable_all()
         .build()
         .context("cannot start the runtime")

@@ -35,6 +35,8 @@ mod proxy;
 #[cfg(feature = "proxy")]
 mod serve;
 #[cfg(feature = "proxy")]
+mod service;
+#[cfg(feature = "proxy")]
 mod system;
 #[cfg(feature = "tls")]
 mod tls;
@@ -64,7 +66,9 @@ pub use network::{InvalidNetwork, Network};
 #[cfg(feature = "proxy")]
 pub use proxy::{RouterMode, UnknownRouterMode};
 #[cfg(feature = "proxy")]
-pub use serve::{ServeOptions, serve};
+pub use serve::{Cores, ServeOptions, serve};
+#[cfg(feature = "proxy")]
+pub use service::FrontendService;
 #[cfg(feature = "tls")]
 pub use tls::{ServerTls, TlsError, WorkerTls};
 #[cfg(feature = "proxy")]

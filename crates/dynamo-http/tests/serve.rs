@@ -1,14 +1,20 @@
 //! The server itself: deadlines, limits, drain.
 
+#![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
+
 mod common;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::routing::get;
 use common::{Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, post, send, soon, whole};
-use dynamo_http::{FrontendConfig, ServeOptions};
+use dynamo_http::{Cores, FrontendConfig, ServeOptions, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -149,6 +155,95 @@ async fn a_drain_lets_streams_end_and_takes_no_new_connections() {
     go_on.notify_one();
     let answer = soon(Answer::read(stream)).await;
     assert!(answer.raw.contains("[DONE]") && answer.is_whole(), "{}", answer.raw);
+    assert!(soon(&mut door.served).await.unwrap(), "everything ended in time");
+}
+
+/// Served by two threads of their own.
+fn on_cores() -> ServeOptions {
+    let mut options = at_once();
+    options.cores = Some(Cores::start(NonZeroUsize::new(2).unwrap()).unwrap());
+    options
+}
+
+/// Says which thread answers.
+async fn thread_of(stream: &mut TcpStream) -> String {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: d\r\n\r\n").await.unwrap();
+    let mut buffer = [0; 1024];
+    let n = soon(stream.read(&mut buffer)).await.unwrap();
+    let answer = String::from_utf8_lossy(&buffer[..n]).into_owned();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+#[tokio::test]
+async fn connections_are_spread_over_cores_and_stay_where_they_are() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let name = || async { std::thread::current().name().unwrap().to_owned() };
+    let router = Router::new().route("/", get(name));
+    tokio::spawn(serve(listener, router, on_cores(), std::future::pending()));
+
+    let mut threads = Vec::new();
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let thread = thread_of(&mut stream).await;
+        assert_eq!(thread_of(&mut stream).await, thread);
+        threads.push(thread);
+        streams.push(stream);
+    }
+    assert_eq!(threads, ["core-1", "core-2", "core-1", "core-2"]);
+
+    // What has become free is given away next.
+    streams.remove(3);
+    streams.remove(1);
+    soon(async {
+        loop {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            if thread_of(&mut stream).await == "core-2" {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_core_uses_its_own_connections_to_a_worker_again() {
+    let worker = Worker::start([whole("{}")]).await;
+    let mut door = door(on_cores()).await;
+    door.add(&worker.instance("a", "m"));
+    let kept = post(CHAT, &chat("m")).replace("connection: close\r\n", "");
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        streams.push(TcpStream::connect(&door.address).await.unwrap());
+    }
+    let mut buffer = [0; 4096];
+    for _ in 0..3 {
+        for stream in &mut streams {
+            stream.write_all(kept.as_bytes()).await.unwrap();
+            let n = soon(stream.read(&mut buffer)).await.unwrap();
+            assert!(buffer[..n].starts_with(b"HTTP/1.1 200"));
+        }
+    }
+    assert_eq!((worker.asked(), worker.connections.load(Ordering::SeqCst)), (6, 2));
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_what_cores_serve() {
+    let go_on = Arc::new(Notify::new());
+    let done = send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n")));
+    let worker = Worker::start([vec![send(STREAM_HEAD), Act::Await(go_on.clone()), done]]).await;
+    let mut door = door(on_cores()).await;
+    door.add(&worker.instance("a", "m"));
+    let idle = TcpStream::connect(&door.address).await.unwrap();
+    let stream = door.begin(post(CHAT, &chat("m"))).await;
+    worker.until_asked().await;
+
+    door.shut_down();
+    assert_eq!(end(idle).await, "");
+    go_on.notify_one();
+    assert!(soon(Answer::read(stream)).await.is_whole());
     assert!(soon(&mut door.served).await.unwrap(), "everything ended in time");
 }
 

@@ -19,6 +19,8 @@ pub const HTTP_PORT: &str = "DYN_HTTP_PORT";
 pub const ADMIN_HOST: &str = "DYN_ADMIN_HOST";
 /// A frontend's admin port.
 pub const ADMIN_PORT: &str = "DYN_ADMIN_PORT";
+/// How many threads serve requests; Dynamo's name for it.
+pub const RUNTIME_NUM_WORKER_THREADS: &str = "DYN_RUNTIME_NUM_WORKER_THREADS";
 /// File in which a frontend keeps what its store said.
 pub const STATE_FILE: &str = "DYN_STATE_FILE";
 /// Largest request body, in MB.

@@ -7,6 +7,7 @@ mod state_file;
 mod static_workers;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use anyhow::{Context as _, anyhow};
 use dynamo_discovery::{
     CatalogOrigin, EtcdStore, MODEL_ROOT_PATH, ModelWatcher, WatchScope, WatcherConfig,
 };
-use dynamo_http::{ApiKeys, Feed, Frontend, Source, Switchboard, serve};
+use dynamo_http::{ApiKeys, Cores, Feed, Frontend, Source, Switchboard, serve};
 use dynamo_namespace::NamespaceScope;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,7 +46,8 @@ pub fn main() -> ExitCode {
 fn run(flags: FrontendFlags, environment: &Environment) -> Result<ExitCode, Failure> {
     logging::start(environment)?;
     let settings = flags.resolve(environment)?;
-    runtime::block_on(start(settings))
+    // What is not a client's has one thread beside theirs.
+    runtime::block_on(Some(NonZeroUsize::MIN), start(settings))
 }
 
 async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
@@ -83,25 +85,28 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
         keys::told(&list);
         tokio::spawn(file.follow(api_keys));
     }
-    let router = match admin {
+    let service = match admin {
         Some((address, listener)) => {
             info!(%address, "the admin port listens");
+            // Apart from the threads that serve clients, which a long list of metrics would hold up.
             let (router, options) = (frontend.admin_router(), settings.options.clone());
             // Until the process ends: a drain is to be seen.
             tokio::spawn(serve(listener, router, options, std::future::pending()));
-            frontend.client_router()
+            frontend.client_service()
         }
         None => {
             if settings.config.api_keys.is_some() {
                 info!("/health and /metrics are served nowhere: they need --admin-port");
             }
-            frontend.router()
+            frontend.service()
         }
     };
-    info!(%address, tls = settings.options.tls.is_some(), "listening");
+    let cores = Cores::start(settings.threads).context("cannot start threads");
+    settings.options.cores = Some(cores.map_err(Failure::Running)?);
+    info!(%address, tls = settings.options.tls.is_some(), threads = %settings.threads, "listening");
 
     let drain = frontend.clone();
-    let served = serve(listener, router, settings.options, async move {
+    let served = serve(listener, service, settings.options, async move {
         stop.next().await;
         drain.drain();
     });

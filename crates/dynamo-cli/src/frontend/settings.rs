@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::thread;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -30,6 +31,8 @@ pub(crate) struct FrontendFlags {
     tls_cert_path: Option<PathBuf>,
     #[arg(long)]
     tls_key_path: Option<PathBuf>,
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
     #[arg(long)]
     drain_grace: Option<Seconds>,
     #[arg(long)]
@@ -82,6 +85,8 @@ pub(crate) struct FrontendSettings {
     pub(crate) scope: ScopeSettings,
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// How many threads serve requests.
+    pub(crate) threads: NonZeroUsize,
     pub(crate) access: AccessSettings,
     /// Where workers register; none for static workers only.
     pub(crate) etcd: Option<EtcdConfig>,
@@ -163,6 +168,10 @@ impl FrontendFlags {
             scope,
             host: table::HTTP_HOST.resolve(self.http_host, environment)?,
             port: table::HTTP_PORT.resolve(self.http_port, environment)?,
+            threads: match table::THREADS.given(self.threads, environment)? {
+                Some(threads) => threads,
+                None => thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            },
             access: self.access.resolve(environment)?,
             etcd,
             workers: self.worker_url,
@@ -295,6 +304,16 @@ mod tests {
 
         let by_variable = resolve(&[], [("DYN_HTTP_BODY_LIMIT_MB", "9")]).unwrap();
         assert_eq!(by_variable.config.body_limit, 9 << 20);
+    }
+
+    #[test]
+    fn there_are_as_many_threads_as_the_process_has_cpus_unless_it_is_set() {
+        let cpus = thread::available_parallelism().unwrap();
+        let three = || [("DYN_RUNTIME_NUM_WORKER_THREADS", "3")];
+        assert_eq!(resolve(&[], []).unwrap().threads, cpus);
+        assert_eq!(resolve(&[], three()).unwrap().threads.get(), 3);
+        assert_eq!(resolve(&["--threads", "2"], three()).unwrap().threads.get(), 2);
+        assert!(resolve(&["--threads", "0"], []).is_err());
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub(crate) const FRONTEND: Program = Program {
                 DRAIN_TIMEOUT,
                 ADMIN_HOST,
                 ADMIN_PORT,
+                THREADS,
             ],
         },
         Group { title: "Keys", settings: &[API_KEYS, WORKER_API_KEY_FILE] },
@@ -406,6 +407,13 @@ pub(crate) const HTTP_WRITE_STALL_TIMEOUT: Setting = Setting::flag(
     "How long a client may take nothing of its answer",
 )
 .default("300");
+pub(crate) const THREADS: Setting = Setting::flag(
+    "threads",
+    "COUNT",
+    "How many threads serve requests, each the connections that it was given; as many as there are \
+     CPUs for the process, unless it is set",
+)
+.or(env::RUNTIME_NUM_WORKER_THREADS);
 pub(crate) const HTTP_KEEP_ALIVE: Setting =
     Setting::flag("http-keep-alive", "SECONDS", "How long an idle connection stays open")
         .default("75");

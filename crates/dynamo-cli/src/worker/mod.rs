@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
 fn run(flags: WorkerFlags, environment: &Environment) -> Result<ExitCode, Failure> {
     logging::start(environment)?;
     let settings = flags.resolve(environment)?;
-    runtime::block_on(start(settings))
+    runtime::block_on(None, start(settings))
 }
 
 async fn start(settings: WorkerSettings) -> Result<ExitCode, Failure> {

@@ -7,13 +7,14 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_queue::SegQueue;
+use crossbeam_utils::CachePadded;
 use dynamo_discovery::WorkerUrl;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::{Body as _, Frame};
@@ -25,7 +26,10 @@ use super::connect::{Connector, Transport};
 use super::patience::{End, Patience};
 use super::relay::Relay;
 use crate::route::Route;
+use crate::serve::cores;
 
+static CORES: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 256;
 
@@ -33,7 +37,18 @@ const MAX_IDLE: usize = 256;
 pub(crate) struct Pool {
     uri: Uri,
     host: HeaderValue,
-    idle: SegQueue<Box<Connection>>,
+    /// By the core that uses them, and one for all threads that are no core. A core's is locked by
+    /// that core, and for a moment every few seconds by the sweep.
+    idle: Box<[CachePadded<Mutex<Idle>>]>,
+}
+
+/// Idle connections. The one that was used last is at the end, and is used next: its memory is the
+/// most likely to be at hand.
+type Idle = Vec<Box<Connection>>;
+
+/// What panicked under the lock has not left a list half changed.
+fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A connection that is not in use.
@@ -99,7 +114,8 @@ impl Pool {
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let host = HeaderValue::from_str(host)
             .unwrap_or_else(|_| unreachable!("an authority is visible ASCII"));
-        Self { uri, host, idle: SegQueue::new() }
+        let idle = (0..=*CORES).map(|_| CachePadded::default()).collect();
+        Self { uri, host, idle }
     }
 
     /// The `Host` of requests to this worker.
@@ -125,28 +141,31 @@ impl Pool {
         target.parse().unwrap_or_else(|_| unreachable!("parts of valid URIs"))
     }
 
-    /// Takes a connection that has not been idle for too long.
+    /// Takes the connection that was used last, unless it has been idle for too long.
     fn take(&self, max_idle: Duration) -> Option<Box<Connection>> {
-        std::iter::from_fn(|| self.idle.pop())
-            .find(|connection| connection.idle_since.elapsed() < max_idle)
+        let last = self.here().pop();
+        last.filter(|connection| connection.idle_since.elapsed() < max_idle)
+    }
+
+    fn here(&self) -> MutexGuard<'_, Idle> {
+        lock(&self.idle[cores::here() % self.idle.len()])
     }
 
     fn put(&self, connection: Box<Connection>) {
-        if self.idle.len() < MAX_IDLE {
-            self.idle.push(connection);
+        let mut idle = self.here();
+        if idle.len() < MAX_IDLE {
+            idle.push(connection);
         }
     }
 
     /// Closes what has been idle for too long. Others may use the pool meanwhile.
     pub(crate) fn sweep(&self, max_idle: Duration) {
-        for _ in 0..self.idle.len() {
-            match self.idle.pop() {
-                Some(connection) if connection.idle_since.elapsed() < max_idle => {
-                    self.idle.push(connection);
-                }
-                Some(_) => {}
-                None => return,
-            }
+        for idle in &self.idle {
+            // Oldest first. What is closed is dropped when others can go on.
+            let mut idle = lock(idle);
+            let old = idle.iter().take_while(|one| one.idle_since.elapsed() >= max_idle).count();
+            let closed: Idle = idle.drain(..old).collect();
+            drop((idle, closed));
         }
     }
 
@@ -160,7 +179,11 @@ impl Pool {
     ) -> Result<(Response<Incoming>, Box<Connection>), ExchangeError> {
         let connection = match max_idle.and_then(|max_idle| self.take(max_idle)) {
             Some(connection) => connection,
-            None => self.open(connector, wait.limit).await.map_err(ExchangeError::Connect)?,
+            // Boxed, as it is rare: its state is no part of every request's.
+            None => {
+                let opening = Box::pin(self.open(connector, wait.limit));
+                opening.await.map_err(ExchangeError::Connect)?
+            }
         };
         connection.exchange(request, wait.give_up).await
     }

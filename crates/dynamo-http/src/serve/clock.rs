@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::time::sleep;
 
 use super::ServeOptions;
 
@@ -113,8 +114,15 @@ impl Clock {
         }
     }
 
+    /// Until something was waited for in vain, which is looked at so often.
+    pub(super) async fn expires(&self, glance: Duration) {
+        while !self.expired() {
+            sleep(glance).await;
+        }
+    }
+
     /// Whether something was waited for in vain.
-    pub(super) fn expired(&self) -> bool {
+    fn expired(&self) -> bool {
         let unless = |count: &AtomicUsize, deadline: &AtomicU64, when: bool| {
             let waits = (count.load(Ordering::Acquire) > 0) == when;
             if waits { deadline.load(Ordering::Relaxed) } else { NEVER }

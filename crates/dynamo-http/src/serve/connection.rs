@@ -5,27 +5,29 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use futures_util::StreamExt as _;
+use futures_util::future::{Either, FutureExt as _};
+use futures_util::stream::FuturesUnordered;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, interval, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
 use super::clock::{Clock, Timed};
 use super::drain::DrainWatch;
-use super::{ServeOptions, http1, http2};
+use super::{Answers, ServeOptions, http1, http2};
 
 /// What a connection needs.
-pub(super) struct Connection {
-    pub(super) router: Router,
+pub(super) struct Connection<S> {
+    pub(super) service: S,
     pub(super) options: Arc<ServeOptions>,
     pub(super) drain: DrainWatch,
 }
 
-impl Connection {
+impl<S: Answers> Connection<S> {
     /// Serves until the client, a deadline or the drain ends it.
     pub(super) async fn serve(mut self, stream: TcpStream) {
         let clock = Arc::new(Clock::new(self.options.clone()));
@@ -65,20 +67,20 @@ impl Connection {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { router, options, drain } = self;
+        let Self { service, options, drain } = self;
         let io = Timed { io: TokioIo::new(io), clock: clock.clone() };
         if http2 {
             clock.wait_for_next();
             let (streams, max_headers) = (clock.clone(), options.max_headers);
-            let service =
-                service_fn(move |request| http2::answer(&router, &streams, max_headers, request));
-            let connection = http2::builder(&options).serve_connection(io, service);
+            let answer =
+                service_fn(move |request| http2::answer(&service, &streams, max_headers, request));
+            let connection = http2::builder(&options).serve_connection(io, answer);
             drive(connection, &clock, &options, drain).await;
         } else {
             let (requests, leaving) = (clock.clone(), drain.clone());
-            let service =
-                service_fn(move |request| http1::answer(&router, &requests, &leaving, request));
-            let connection = http1::builder(&options).serve_connection(io, service);
+            let answer =
+                service_fn(move |request| http1::answer(&service, &requests, &leaving, request));
+            let connection = http1::builder(&options).serve_connection(io, answer);
             drive(connection, &clock, &options, drain).await;
         }
     }
@@ -98,32 +100,42 @@ async fn begins_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-/// Polls a connection, looks at its clock now and then, and tells it of the drain.
+/// What ends a connection that would go on.
+enum End {
+    /// A deadline has passed.
+    Late,
+    /// The server drains.
+    Drain,
+}
+
+/// Polls a connection until it ends by itself or by its clock, and tells it of the drain.
 async fn drive<C>(connection: C, clock: &Clock, options: &ServeOptions, mut drain: DrainWatch)
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
     let mut connection = pin!(connection);
-    let mut tick = interval(options.header_timeout.max(Duration::from_millis(40)) / 4);
-    let mut ending = false;
+    let glance = options.header_timeout.max(Duration::from_millis(40)) / 4;
+    // Polled when they are woken, and not each time that the connection is.
+    let mut ends = FuturesUnordered::from_iter([
+        Either::Left(clock.expires(glance).map(|()| End::Late)),
+        Either::Right(drain.begun().map(|()| End::Drain)),
+    ]);
     loop {
         tokio::select! {
+            biased;
             ended = &mut connection => {
                 if let Err(error) = ended {
                     debug!(%error, "connection ended");
                 }
                 return;
             }
-            _ = tick.tick() => {
-                if clock.expired() {
+            Some(end) = ends.next() => match end {
+                End::Late => {
                     debug!("connection timed out");
                     return;
                 }
-            }
-            () = drain.begun(), if !ending => {
-                ending = true;
-                connection.as_mut().graceful_shutdown();
-            }
+                End::Drain => connection.as_mut().graceful_shutdown(),
+            },
         }
     }
 }

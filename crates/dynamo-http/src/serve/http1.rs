@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -14,11 +13,10 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
-use tower_service::Service as _;
 
-use super::ServeOptions;
 use super::clock::Clock;
 use super::drain::DrainWatch;
+use super::{Answers, ServeOptions};
 use crate::error::ApiError;
 
 pub(super) fn builder(options: &ServeOptions) -> http1::Builder {
@@ -33,14 +31,14 @@ pub(super) fn builder(options: &ServeOptions) -> http1::Builder {
 }
 
 /// Answers one request after the other.
-pub(super) fn answer(
-    router: &Router,
+pub(super) fn answer<S: Answers>(
+    service: &S,
     clock: &Arc<Clock>,
     drain: &DrainWatch,
     request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Answering>, Infallible>> + use<> {
+) -> impl Future<Output = Result<Response<Answering>, Infallible>> + use<S> {
     clock.answering();
-    let answer = names_one_host(&request).then(|| router.clone().call(request));
+    let answer = names_one_host(&request).then(|| service.clone().call(request));
     let (clock, drain) = (clock.clone(), drain.clone());
     async move {
         let mut response = match answer {

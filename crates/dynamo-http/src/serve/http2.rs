@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -19,10 +18,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Sleep, sleep};
-use tower_service::Service as _;
 
-use super::ServeOptions;
 use super::clock::Clock;
+use super::{Answers, ServeOptions};
 use crate::error::ApiError;
 
 /// What a connection begins with when the client knows that we speak HTTP/2 (RFC 9113, section 3.4).
@@ -51,16 +49,16 @@ pub(super) fn builder(options: &ServeOptions) -> http2::Builder<TokioExecutor> {
 }
 
 /// Answers one of many requests.
-pub(super) fn answer(
-    router: &Router,
+pub(super) fn answer<S: Answers>(
+    service: &S,
     clock: &Arc<Clock>,
     max_headers: usize,
     mut request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Streaming>, Infallible>> + use<> {
+) -> impl Future<Output = Result<Response<Streaming>, Infallible>> + use<S> {
     let open = OpenStream::new(clock.clone());
     let answer = check(request.headers(), max_headers).map(|()| {
         join_cookies(request.headers_mut());
-        router.clone().call(request)
+        service.clone().call(request)
     });
     async move {
         let response = match answer {

@@ -1,21 +1,27 @@
-//! Serving a router with deadlines, limits and a drain.
+//! Serving a service with deadlines, limits and a drain.
 
 mod clock;
 mod connection;
+pub(crate) mod cores;
 mod drain;
 mod http1;
 mod http2;
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::response::Response;
+use http::Request;
+use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+use tower_service::Service;
 use tracing::{debug, info, warn};
 
 use self::connection::Connection;
+pub use self::cores::Cores;
 use self::drain::Drain;
 #[cfg(feature = "tls")]
 use crate::tls::ServerTls;
@@ -42,6 +48,8 @@ pub struct ServeOptions {
     pub drain_grace: Duration,
     /// How long requests may go on after that. Default 30 s.
     pub drain_timeout: Duration,
+    /// The threads that serve connections. Default none: the runtime on which [`serve`] is called.
+    pub cores: Option<Cores>,
     /// What makes connections TLS. Default none.
     #[cfg(feature = "tls")]
     pub tls: Option<ServerTls>,
@@ -58,13 +66,31 @@ impl Default for ServeOptions {
             max_streams: 200,
             drain_grace: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
+            cores: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
     }
 }
 
-/// Serves a router over HTTP/1.1 and HTTP/2 until `shutdown`, then drains.
+/// What [`serve`] needs of a service.
+trait Answers:
+    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// Serves a service over HTTP/1.1 and HTTP/2 until `shutdown`, then drains.
 ///
 /// HTTP/2 is spoken with whoever begins with it, and over TLS with whoever agrees on it there.
 ///
@@ -73,7 +99,8 @@ impl Default for ServeOptions {
 /// is told to go away, and requests in flight go on for as long as [`ServeOptions::drain_timeout`]
 /// allows. What is left then is cut. Returns whether everything ended in time.
 ///
-/// `axum::serve` has no deadline for heads and no limits, hence this.
+/// The service is a [`FrontendService`](crate::FrontendService), an axum router, or any other one
+/// that is always ready. `axum::serve` has no deadline for heads and no limits, hence this.
 ///
 /// ```
 /// use std::time::Duration;
@@ -92,19 +119,24 @@ impl Default for ServeOptions {
 /// # Ok(())
 /// # }
 /// ```
-pub async fn serve(
+pub async fn serve<S>(
     listener: TcpListener,
-    router: Router,
+    service: S,
     options: ServeOptions,
     shutdown: impl Future<Output = ()>,
-) -> bool {
+) -> bool
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
     #[cfg(feature = "tls")]
     if let Some(tls) = &options.tls {
         tls.reload_on_change();
     }
     let drain = Drain::new();
     let options = Arc::new(options);
-    let accepting = accept(&listener, &router, &options, &drain);
+    let accepting = accept(&listener, &service, &options, &drain);
     let until = async {
         shutdown.await;
         drain.leave();
@@ -122,9 +154,9 @@ pub async fn serve(
 }
 
 /// Accepts connections, for ever.
-async fn accept(
+async fn accept<S: Answers>(
     listener: &TcpListener,
-    router: &Router,
+    service: &S,
     options: &Arc<ServeOptions>,
     drain: &Drain,
 ) {
@@ -137,8 +169,22 @@ async fn accept(
             }
         };
         let connection =
-            Connection { router: router.clone(), options: options.clone(), drain: drain.watch() };
-        tokio::spawn(connection.serve(stream));
+            Connection { service: service.clone(), options: options.clone(), drain: drain.watch() };
+        match &options.cores {
+            Some(cores) => {
+                // Its readiness is told where it is served.
+                if let Ok(stream) = stream.into_std() {
+                    cores.spawn(|| async move {
+                        if let Ok(stream) = TcpStream::from_std(stream) {
+                            connection.serve(stream).await;
+                        }
+                    });
+                }
+            }
+            None => {
+                tokio::spawn(connection.serve(stream));
+            }
+        }
     }
 }
 

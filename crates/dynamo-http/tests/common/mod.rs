@@ -60,8 +60,8 @@ impl Door {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
-        let router = frontend.router();
-        let served = tokio::spawn(serve(listener, router, options, async {
+        let service = frontend.service();
+        let served = tokio::spawn(serve(listener, service, options, async {
             let _ = stopped.await;
         }));
         Self { address, writer, frontend, stop: Some(stop), served }
