@@ -52,17 +52,14 @@ impl Cores {
     }
 
     /// Has a connection served by the core that has the fewest.
-    pub(super) fn spawn<F>(&self, serve: impl FnOnce() -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
+    pub(super) fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let count = |core: &&Core| core.connections.load(Ordering::Relaxed);
         let Some(core) = self.cores.iter().min_by_key(count) else { return };
         core.connections.fetch_add(1, Ordering::Relaxed);
-        let (serve, ends) = (serve(), Ends(core.connections.clone()));
+        let ends = Ends(core.connections.clone());
         core.runtime.spawn(async move {
             let _ends = ends;
-            serve.await;
+            connection.await;
         });
     }
 }

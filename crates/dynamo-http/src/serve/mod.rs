@@ -172,14 +172,14 @@ async fn accept<S: Answers>(
             Connection { service: service.clone(), options: options.clone(), drain: drain.watch() };
         match &options.cores {
             Some(cores) => {
-                // Its readiness is told where it is served.
-                if let Ok(stream) = stream.into_std() {
-                    cores.spawn(|| async move {
-                        if let Ok(stream) = TcpStream::from_std(stream) {
-                            connection.serve(stream).await;
-                        }
-                    });
-                }
+                // Its readiness is told to the thread that serves it.
+                let stream = stream.into_std();
+                cores.spawn(async move {
+                    match stream.and_then(TcpStream::from_std) {
+                        Ok(stream) => connection.serve(stream).await,
+                        Err(error) => warn!(%error, "cannot serve a connection"),
+                    }
+                });
             }
             None => {
                 tokio::spawn(connection.serve(stream));
