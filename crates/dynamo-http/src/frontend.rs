@@ -175,11 +175,14 @@ impl Frontend {
     }
 
     /// [`service`](Self::service) as a router, to be nested or merged into another one.
+    ///
+    /// It is all fallback: a layer that is to be around it is added by [`Router::layer`], since
+    /// [`Router::route_layer`] leaves a fallback out.
     pub fn router(&self) -> Router {
         Router::new().fallback_service(self.service())
     }
 
-    /// [`client_service`](Self::client_service) as a router, to be nested or merged into another one.
+    /// [`client_service`](Self::client_service) as a router, as [`router`](Self::router) is.
     pub fn client_router(&self) -> Router {
         Router::new().fallback_service(self.client_service())
     }

@@ -43,8 +43,15 @@ impl FrontendService {
     }
 }
 
-/// An answer that is there already.
-fn answered(response: Response) -> Ready<Result<Response, Infallible>> {
+/// An answer that is there already. One to a HEAD has a length and no body, which hyper sees to in
+/// HTTP/1 only.
+fn answered(to: &Method, mut response: Response) -> Ready<Result<Response, Infallible>> {
+    if to == Method::HEAD {
+        let body = std::mem::take(response.body_mut());
+        if let Some(length) = body.size_hint().exact() {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+    }
     ready(Ok(response))
 }
 
@@ -65,7 +72,7 @@ where
         if let Some(keys) = &self.door.keys
             && let Err(refused) = admit(keys, &mut request)
         {
-            return Box::pin(answered(refused.into_response()));
+            return Box::pin(answered(request.method(), refused.into_response()));
         }
         match Route::at(request.uri().path()) {
             Some(route) if request.method() == Method::POST => {
@@ -76,7 +83,7 @@ where
             Some(_) => {
                 let mut response = method_not_allowed().into_response();
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-                Box::pin(answered(response))
+                Box::pin(answered(request.method(), response))
             }
             None => Box::pin(self.door.router.clone().call(request)),
         }

@@ -103,6 +103,21 @@ async fn errors_have_the_same_shape_as_over_http_1() {
 }
 
 #[tokio::test]
+async fn an_answer_to_head_has_a_length_and_no_body() {
+    let worker = Worker::start([whole("{}")]).await;
+    let door = door(&worker, ServeOptions::default()).await;
+    let mut client = Client::connect(&door.address).await;
+    for (path, status) in [(CHAT, 405), ("/nothing", 404), ("/v1/models/m", 200)] {
+        let mut request = get(path);
+        *request.method_mut() = http::Method::HEAD;
+        let mut response = client.begin(request).await.unwrap();
+        assert_eq!(response.status(), status, "{path}");
+        assert!(response.headers()["content-length"].to_str().unwrap() != "0", "{path}");
+        assert_eq!(read(response.body_mut()).await.0, "", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn heads_over_the_limits_are_refused_and_the_connection_goes_on() {
     let worker = Worker::start([whole("{}")]).await;
     let mut options = ServeOptions::default();

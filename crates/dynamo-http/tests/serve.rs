@@ -248,6 +248,20 @@ async fn a_drain_waits_for_what_cores_serve() {
 }
 
 #[tokio::test]
+async fn what_cores_still_serve_after_the_drain_ends_with_them() {
+    let worker = Worker::start([vec![send(STREAM_HEAD), Act::AwaitPeer]]).await;
+    let mut options = on_cores();
+    options.drain_timeout = Duration::from_millis(100);
+    let mut door = door(options).await;
+    door.add(&worker.instance("a", "m"));
+    let stream = door.begin(post(CHAT, &chat("m"))).await;
+    worker.until_asked().await;
+    door.shut_down();
+    assert!(!soon(&mut door.served).await.unwrap(), "a stream was left");
+    assert!(!soon(Answer::read(stream)).await.is_whole());
+}
+
+#[tokio::test]
 async fn a_drain_cuts_what_is_left_at_its_deadline() {
     let worker = Worker::start([vec![send(STREAM_HEAD), Act::AwaitPeer]]).await;
     let mut options = at_once();

@@ -126,6 +126,8 @@ impl Proxy {
                     .args(["--worker-url", &format!("bench=http://127.0.0.1:{}", setup.worker)])
                     // As the others, which log errors only.
                     .env("DYN_LOG", "error")
+                    // For builds that knew no setting of their own.
+                    .env("TOKIO_WORKER_THREADS", setup.threads.to_string())
                     .env("DYN_RUNTIME_NUM_WORKER_THREADS", setup.threads.to_string());
                 Ok(command)
             }

@@ -65,6 +65,9 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     if let Some(path) = settings.access.worker_key.take() {
         tokio::spawn(keys::worker_key(path, settings.config.worker_key.clone()).await?);
     }
+    // Before there are workers, which keep connections by thread.
+    let cores = Cores::start(settings.threads).context("cannot start threads");
+    let cores = Some(cores.map_err(Failure::Running)?);
     let sources = sources(&mut settings).await?;
     let (address, listener) = listen(&settings.host, settings.port, table::HTTP_PORT).await?;
     let admin = match &settings.access.admin {
@@ -101,8 +104,7 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
             frontend.service()
         }
     };
-    let cores = Cores::start(settings.threads).context("cannot start threads");
-    settings.options.cores = Some(cores.map_err(Failure::Running)?);
+    settings.options.cores = cores;
     info!(%address, tls = settings.options.tls.is_some(), threads = %settings.threads, "listening");
 
     let drain = frontend.clone();

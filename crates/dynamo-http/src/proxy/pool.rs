@@ -7,7 +7,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::num::NonZeroUsize;
 use std::pin::{Pin, pin};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -28,8 +27,6 @@ use super::relay::Relay;
 use crate::route::Route;
 use crate::serve::cores;
 
-static CORES: LazyLock<usize> =
-    LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 256;
 
@@ -37,8 +34,9 @@ const MAX_IDLE: usize = 256;
 pub(crate) struct Pool {
     uri: Uri,
     host: HeaderValue,
-    /// By the core that uses them, and one for all threads that are no core. A core's is locked by
-    /// that core, and for a moment every few seconds by the sweep.
+    /// By the core that uses them, and one for all threads that are no core; cores that were started
+    /// later than this share. A core's is locked by that core, and for a moment once a second by the
+    /// sweep.
     idle: Box<[CachePadded<Mutex<Idle>>]>,
 }
 
@@ -114,7 +112,7 @@ impl Pool {
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let host = HeaderValue::from_str(host)
             .unwrap_or_else(|_| unreachable!("an authority is visible ASCII"));
-        let idle = (0..=*CORES).map(|_| CachePadded::default()).collect();
+        let idle = (0..=cores::started()).map(|_| CachePadded::default()).collect();
         Self { uri, host, idle }
     }
 

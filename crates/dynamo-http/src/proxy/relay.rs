@@ -65,7 +65,7 @@ impl Relay {
             return Poll::Pending;
         }
         for _ in 0..AT_ONCE {
-            phase.store(POLLING, Ordering::Release);
+            phase.swap(POLLING, Ordering::AcqRel);
             let polled = parts(&mut Context::from_waker(&self.waker));
             if polled.is_ready() {
                 // Whoever goes on polls before it rests.

@@ -4,12 +4,15 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+
+/// How many there have been in this process.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static HERE: Cell<usize> = const { Cell::new(0) };
@@ -18,6 +21,11 @@ thread_local! {
 /// The number of the core that runs the caller, from 1 on; 0 outside of cores.
 pub(crate) fn here() -> usize {
     HERE.get()
+}
+
+/// The highest number of a core so far.
+pub(crate) fn started() -> usize {
+    STARTED.load(Ordering::Relaxed)
 }
 
 /// Threads with a runtime each, for [`ServeOptions::cores`](super::ServeOptions::cores).
@@ -74,15 +82,23 @@ impl Drop for Ends {
 }
 
 impl Core {
-    fn start(number: usize) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (alive, ended) = oneshot::channel();
-        let handle = runtime.handle().clone();
-        thread::Builder::new().name(format!("core-{number}")).spawn(move || {
+    fn start(name: usize) -> io::Result<Self> {
+        let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
+        let (alive, ended) = oneshot::channel::<()>();
+        let (tell, told) = mpsc::sync_channel(1);
+        thread::Builder::new().name(format!("core-{name}")).spawn(move || {
             HERE.set(number);
-            let _ended = runtime.block_on(ended);
+            // Made here, since it cannot be dropped where another one runs.
+            let runtime = Builder::new_current_thread().enable_all().build();
+            let handle = runtime.as_ref().map(|runtime| runtime.handle().clone());
+            // Whoever starts it waits for this.
+            let _ = tell.send(handle.map_err(|error| io::Error::from(error.kind())));
+            if let Ok(runtime) = runtime {
+                let _ended = runtime.block_on(ended);
+            }
         })?;
-        Ok(Self { runtime: handle, connections: Arc::default(), _alive: alive })
+        let runtime = told.recv().map_err(io::Error::other)??;
+        Ok(Self { runtime, connections: Arc::default(), _alive: alive })
     }
 }
 

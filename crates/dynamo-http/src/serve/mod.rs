@@ -122,7 +122,7 @@ impl<S> Answers for S where
 pub async fn serve<S>(
     listener: TcpListener,
     service: S,
-    options: ServeOptions,
+    mut options: ServeOptions,
     shutdown: impl Future<Output = ()>,
 ) -> bool
 where
@@ -135,8 +135,10 @@ where
         tls.reload_on_change();
     }
     let drain = Drain::new();
+    // Connections have the other options, and must not keep the threads that serve them.
+    let cores = options.cores.take();
     let options = Arc::new(options);
-    let accepting = accept(&listener, &service, &options, &drain);
+    let accepting = accept(&listener, &service, &options, cores.as_ref(), &drain);
     let until = async {
         shutdown.await;
         drain.leave();
@@ -158,6 +160,7 @@ async fn accept<S: Answers>(
     listener: &TcpListener,
     service: &S,
     options: &Arc<ServeOptions>,
+    cores: Option<&Cores>,
     drain: &Drain,
 ) {
     loop {
@@ -170,7 +173,7 @@ async fn accept<S: Answers>(
         };
         let connection =
             Connection { service: service.clone(), options: options.clone(), drain: drain.watch() };
-        match &options.cores {
+        match cores {
             Some(cores) => {
                 // Its readiness is told to the thread that serves it.
                 let stream = stream.into_std();
