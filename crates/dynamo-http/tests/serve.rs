@@ -136,26 +136,28 @@ async fn ambiguous_framing_never_reaches_a_worker_twice() {
 
 #[tokio::test]
 async fn a_drain_lets_streams_end_and_takes_no_new_connections() {
-    let go_on = Arc::new(Notify::new());
-    let worker = Worker::start([vec![
-        send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
-        Act::Await(go_on.clone()),
-        send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n"))),
-    ]])
-    .await;
-    let mut door = door(at_once()).await;
-    door.add(&worker.instance("a", "m"));
-    let idle = TcpStream::connect(&door.address).await.unwrap();
-    let stream = door.begin(post(CHAT, &chat("m"))).await;
-    worker.until_asked().await;
+    for options in [at_once(), on_cores()] {
+        let go_on = Arc::new(Notify::new());
+        let worker = Worker::start([vec![
+            send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
+            Act::Await(go_on.clone()),
+            send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n"))),
+        ]])
+        .await;
+        let mut door = door(options).await;
+        door.add(&worker.instance("a", "m"));
+        let idle = TcpStream::connect(&door.address).await.unwrap();
+        let stream = door.begin(post(CHAT, &chat("m"))).await;
+        worker.until_asked().await;
 
-    door.shut_down();
-    assert_eq!(end(idle).await, "");
-    assert!(TcpStream::connect(&door.address).await.is_err());
-    go_on.notify_one();
-    let answer = soon(Answer::read(stream)).await;
-    assert!(answer.raw.contains("[DONE]") && answer.is_whole(), "{}", answer.raw);
-    assert!(soon(&mut door.served).await.unwrap(), "everything ended in time");
+        door.shut_down();
+        assert_eq!(end(idle).await, "");
+        assert!(TcpStream::connect(&door.address).await.is_err());
+        go_on.notify_one();
+        let answer = soon(Answer::read(stream)).await;
+        assert!(answer.raw.contains("[DONE]") && answer.is_whole(), "{}", answer.raw);
+        assert!(soon(&mut door.served).await.unwrap(), "everything ended in time");
+    }
 }
 
 /// Served by two threads of their own.
@@ -229,51 +231,30 @@ async fn each_core_uses_its_own_connections_to_a_worker_again() {
     assert_eq!((worker.asked(), worker.connections.load(Ordering::SeqCst)), (6, 2));
 }
 
-#[tokio::test]
-async fn a_drain_waits_for_what_cores_serve() {
-    let go_on = Arc::new(Notify::new());
-    let done = send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n")));
-    let worker = Worker::start([vec![send(STREAM_HEAD), Act::Await(go_on.clone()), done]]).await;
-    let mut door = door(on_cores()).await;
-    door.add(&worker.instance("a", "m"));
-    let idle = TcpStream::connect(&door.address).await.unwrap();
-    let stream = door.begin(post(CHAT, &chat("m"))).await;
-    worker.until_asked().await;
-
-    door.shut_down();
-    assert_eq!(end(idle).await, "");
-    go_on.notify_one();
-    assert!(soon(Answer::read(stream)).await.is_whole());
-    assert!(soon(&mut door.served).await.unwrap(), "everything ended in time");
-}
-
-#[tokio::test]
-async fn what_cores_still_serve_after_the_drain_ends_with_them() {
+/// Drains while a stream is under way that never ends; returns its client's side.
+async fn outlasted(mut options: ServeOptions) -> TcpStream {
     let worker = Worker::start([vec![send(STREAM_HEAD), Act::AwaitPeer]]).await;
-    let mut options = on_cores();
     options.drain_timeout = Duration::from_millis(100);
     let mut door = door(options).await;
     door.add(&worker.instance("a", "m"));
     let stream = door.begin(post(CHAT, &chat("m"))).await;
-    worker.until_asked().await;
-    door.shut_down();
-    assert!(!soon(&mut door.served).await.unwrap(), "a stream was left");
-    assert!(!soon(Answer::read(stream)).await.is_whole());
-}
-
-#[tokio::test]
-async fn a_drain_cuts_what_is_left_at_its_deadline() {
-    let worker = Worker::start([vec![send(STREAM_HEAD), Act::AwaitPeer]]).await;
-    let mut options = at_once();
-    options.drain_timeout = Duration::from_millis(100);
-    let mut door = door(options).await;
-    door.add(&worker.instance("a", "m"));
-    let _stream = door.begin(post(CHAT, &chat("m"))).await;
     worker.until_asked().await;
     let begun = Instant::now();
     door.shut_down();
     assert!(!soon(&mut door.served).await.unwrap(), "a stream was left");
     assert!(begun.elapsed() >= Duration::from_millis(100));
+    stream
+}
+
+#[tokio::test]
+async fn a_drain_ends_at_its_deadline() {
+    outlasted(at_once()).await;
+}
+
+#[tokio::test]
+async fn what_cores_still_serve_after_a_drain_ends_with_them() {
+    let stream = outlasted(on_cores()).await;
+    assert!(!soon(Answer::read(stream)).await.is_whole());
 }
 
 #[tokio::test]

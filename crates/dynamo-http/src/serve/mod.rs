@@ -97,7 +97,8 @@ impl<S> Answers for S where
 /// Draining: for [`ServeOptions::drain_grace`] everything goes on, while answers over HTTP/1 ask the
 /// client to connect anew the next time. Then no connection is accepted, idle ones are closed, HTTP/2
 /// is told to go away, and requests in flight go on for as long as [`ServeOptions::drain_timeout`]
-/// allows. What is left then is cut. Returns whether everything ended in time.
+/// allows. What is left then is cut, with the threads of [`ServeOptions::cores`] or else with the runtime.
+/// Returns whether everything ended in time.
 ///
 /// The service is a [`FrontendService`](crate::FrontendService), an axum router, or any other one
 /// that is always ready. `axum::serve` has no deadline for heads and no limits, hence this.
