@@ -12,10 +12,9 @@ use super::{
 };
 use crate::process::capture;
 
-const OPENAI: Environment = Environment { name: "openai", packages: &["openai"] };
-const FRAMEWORKS: Environment =
-    Environment { name: "frameworks", packages: &["langchain-openai", "litellm"] };
-const ANTHROPIC: Environment = Environment { name: "anthropic", packages: &["anthropic"] };
+const OPENAI: Environment = Environment::of("openai", &["openai"]);
+const FRAMEWORKS: Environment = Environment::of("frameworks", &["langchain-openai", "litellm"]);
+const ANTHROPIC: Environment = Environment::of("anthropic", &["anthropic"]);
 
 /// A real client.
 #[derive(Debug, Clone, Copy)]

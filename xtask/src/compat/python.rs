@@ -16,11 +16,22 @@ use crate::{
 /// Packages that are installed together, away from all others.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Environment {
-    pub(crate) name: &'static str,
-    pub(crate) packages: &'static [&'static str],
+    name: &'static str,
+    packages: &'static [&'static str],
+    /// The script of ours that installs what they depend on, where pip would not find it.
+    completed_by: Option<&'static str>,
 }
 
 impl Environment {
+    pub(crate) const fn of(name: &'static str, packages: &'static [&'static str]) -> Self {
+        Self { name, packages, completed_by: None }
+    }
+
+    /// Pip installs the packages alone, and the script all the rest.
+    pub(crate) const fn without_dependencies_until(self, script: &'static str) -> Self {
+        Self { completed_by: Some(script), ..self }
+    }
+
     /// Installs the packages, unless an earlier run did.
     pub(crate) fn install(self, fresh: bool) -> Result<()> {
         let place = self.place()?;
@@ -38,9 +49,19 @@ impl Environment {
             .or_else(explained("python3 with its module venv is needed"))?;
         let mut pip = self.python()?;
         pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary"]);
-        capture(pip.args(self.packages)).or_else(explained(
-            "pip cannot install it from the index that pip's own settings name",
-        ))?;
+        if self.completed_by.is_some() {
+            pip.arg("--no-deps");
+        }
+        let mut steps = vec![pip.args(self.packages)];
+        let mut completion = self.python()?;
+        if let Some(name) = self.completed_by {
+            steps.push(completion.arg(script(name)));
+        }
+        for step in steps {
+            capture(step).or_else(explained(
+                "pip cannot install it from the index that pip's own settings name",
+            ))?;
+        }
         fs::write(stamp, wanted)?;
         Ok(())
     }

@@ -15,8 +15,9 @@ use crate::{
     workspace,
 };
 
-/// An engine has to load its model; the larger ones load their libraries for half a minute.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// An engine has to load its model; the larger ones load their libraries for half a minute, and
+/// several at once on busy cores for minutes.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 const NAMESPACE: &str = "compat";
 

@@ -1,25 +1,18 @@
-"""llama.cpp's HTTP server by the wheel `xllamacpp`: `llamacpp.py MODEL NAME PORT KEY`."""
+"""llama.cpp's HTTP server by the wheel `xllamacpp`; see serving.py."""
 
-import argparse
 import signal
 
 import xllamacpp
 
+import serving
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model")
-    parser.add_argument("name")
-    parser.add_argument("port", type=int)
-    parser.add_argument("key", help="what clients must give as their API key")
-    parser.add_argument("--embeddings", action="store_true")
-    arguments = parser.parse_args()
 
+def main(arguments):
     params = xllamacpp.CommonParams()
     params.model.path = arguments.model
     params.model_alias = {arguments.name}
     params.hostnames = ["127.0.0.1"]
-    params.port = arguments.port
+    params.port = int(arguments.port)
     params.api_keys = [arguments.key]
     params.embedding = arguments.embeddings
     if arguments.embeddings:
@@ -36,4 +29,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(serving.arguments())
