@@ -2,7 +2,7 @@
 
 `SCRIPT --base URL --key KEY` and then either `--model M [--embedding-model E]`, for what a client
 does with an engine, or `--closed URL`, for what it does with errors. `--closed` is a front door
-without any model.
+without any model, `--program FILE` the client where it is a program.
 """
 
 import argparse
@@ -16,6 +16,7 @@ def run(engine, errors):
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", required=True)
     parser.add_argument("--key", required=True)
+    parser.add_argument("--program")
     parser.add_argument("--model")
     parser.add_argument("--embedding-model")
     parser.add_argument("--closed")

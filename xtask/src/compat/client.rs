@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     engine::{Engine, KEY, Purpose},
+    program::Program,
     python::{Environment, script},
     stage::Stage,
 };
@@ -15,6 +16,7 @@ use crate::process::capture;
 const OPENAI: Environment = Environment::of("openai", &["openai"]);
 const FRAMEWORKS: Environment = Environment::of("frameworks", &["langchain-openai", "litellm"]);
 const ANTHROPIC: Environment = Environment::of("anthropic", &["anthropic"]);
+const AICHAT: Program = Program { name: "aichat" };
 
 /// A real client.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +25,15 @@ pub(crate) enum Client {
     LangChain,
     LiteLlm,
     Anthropic,
+    AiChat,
+}
+
+/// What a client's script needs.
+enum Kit {
+    /// It calls the client, a library.
+    Library(Environment),
+    /// It runs the client.
+    Program(Program),
 }
 
 /// How a check went.
@@ -34,8 +45,8 @@ pub(crate) struct Outcome {
 }
 
 impl Client {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::OpenAi, Self::LangChain, Self::LiteLlm, Self::Anthropic];
+    /// Those beside OpenAI's own that pip installs.
+    pub(crate) const LIBRARIES: [Self; 3] = [Self::LangChain, Self::LiteLlm, Self::Anthropic];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -43,22 +54,33 @@ impl Client {
             Self::LangChain => "langchain",
             Self::LiteLlm => "litellm",
             Self::Anthropic => "anthropic",
+            Self::AiChat => "aichat",
         }
     }
 
-    fn environment(self) -> Environment {
+    fn kit(self) -> Kit {
         match self {
-            Self::OpenAi => OPENAI,
-            Self::LangChain | Self::LiteLlm => FRAMEWORKS,
-            Self::Anthropic => ANTHROPIC,
+            Self::OpenAi => Kit::Library(OPENAI),
+            Self::LangChain | Self::LiteLlm => Kit::Library(FRAMEWORKS),
+            Self::Anthropic => Kit::Library(ANTHROPIC),
+            Self::AiChat => Kit::Program(AICHAT),
         }
     }
 
     pub(crate) fn install(self, fresh: bool) -> Result<()> {
         // Of two that share an environment, the second finds it made.
         let fresh = fresh && !matches!(self, Self::LiteLlm);
-        self.environment().install(fresh)?;
-        println!("{}: {}", self.name(), self.environment().versions()?);
+        let versions = match self.kit() {
+            Kit::Library(environment) => {
+                environment.install(fresh)?;
+                environment.versions()?
+            }
+            Kit::Program(program) => {
+                program.install(fresh)?;
+                program.version()?
+            }
+        };
+        println!("{}: {versions}", self.name());
         Ok(())
     }
 
@@ -77,8 +99,15 @@ impl Client {
     }
 
     fn command(self, stage: &Stage) -> Result<Command> {
-        let mut command = self.environment().python()?;
-        command.arg(script(&format!("client_{}.py", self.name())));
+        let script = script(&format!("client_{}.py", self.name()));
+        let mut command = match self.kit() {
+            Kit::Library(environment) => environment.python()?,
+            Kit::Program(_) => Command::new("python3"),
+        };
+        command.arg(script);
+        if let Kit::Program(program) = self.kit() {
+            command.arg("--program").arg(program.path()?);
+        }
         command.args(["--base", stage.base(), "--key", KEY]);
         // Nothing is to appear beside the scripts.
         command.env("PYTHONDONTWRITEBYTECODE", "1");

@@ -2,6 +2,7 @@
 
 mod client;
 mod engine;
+mod program;
 mod python;
 mod stage;
 mod table;
@@ -18,6 +19,9 @@ pub(crate) struct Args {
     /// Also langchain, litellm and Anthropic's SDK as clients
     #[arg(long)]
     with_clients: bool,
+    /// Also aichat as a client, which cargo builds in some minutes
+    #[arg(long)]
+    with_aichat: bool,
     /// Also vLLM on the CPU as an engine: 6 GB, some minutes
     #[arg(long)]
     with_vllm: bool,
@@ -26,15 +30,30 @@ pub(crate) struct Args {
     fresh: bool,
 }
 
+impl Args {
+    fn engines(&self) -> Vec<Engine> {
+        let mut engines = vec![Engine::LlamaCpp];
+        engines.extend(self.with_vllm.then_some(Engine::Vllm));
+        engines
+    }
+
+    fn clients(&self) -> Vec<Client> {
+        let mut clients = vec![Client::OpenAi];
+        if self.with_clients {
+            clients.extend(Client::LIBRARIES);
+        }
+        clients.extend(self.with_aichat.then_some(Client::AiChat));
+        clients
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut engines = vec![Engine::LlamaCpp];
-    engines.extend(args.with_vllm.then_some(Engine::Vllm));
-    let clients = if args.with_clients { &Client::ALL[..] } else { &[Client::OpenAi] };
+    let (engines, clients) = (args.engines(), args.clients());
     // What can fail for want of Python or of an index comes first, and everything before a build.
     for engine in &engines {
         engine.prepare(args.fresh)?;
     }
-    for client in clients {
+    for client in &clients {
         client.install(args.fresh)?;
     }
     process::run(&mut workspace::cargo(["build", "-p", "dynamo-cli", "--bins"]))?;

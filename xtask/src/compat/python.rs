@@ -90,7 +90,7 @@ impl Environment {
 }
 
 /// Says what was needed, unless we were interrupted.
-fn explained(what: &'static str) -> impl FnOnce(anyhow::Error) -> Result<String> {
+pub(crate) fn explained(what: &'static str) -> impl FnOnce(anyhow::Error) -> Result<String> {
     move |error| if error.is::<Interrupted>() { Err(error) } else { Err(error).context(what) }
 }
 
