@@ -78,6 +78,7 @@ def errors(arguments):
 
     @check("broken stream raises")
     def _():
+        # Without our message: it passes over an error event, and notices the cut.
         expect_failure(aichat(arguments, "breaks"))
 
     @check("broken answer raises")

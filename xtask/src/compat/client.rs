@@ -1,6 +1,6 @@
 //! The clients: scripts that run checks and print one line of JSON for each.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -98,13 +98,16 @@ impl Client {
         outcomes(command.args(["--closed", stage.closed()]))
     }
 
+    fn script(self) -> PathBuf {
+        script(&format!("client_{}.py", self.name()))
+    }
+
     fn command(self, stage: &Stage) -> Result<Command> {
-        let script = script(&format!("client_{}.py", self.name()));
         let mut command = match self.kit() {
             Kit::Library(environment) => environment.python()?,
             Kit::Program(_) => Command::new("python3"),
         };
-        command.arg(script);
+        command.arg(self.script());
         if let Kit::Program(program) = self.kit() {
             command.arg("--program").arg(program.path()?);
         }
@@ -142,6 +145,13 @@ fn outcome(line: &str) -> Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_client_has_its_script() {
+        for client in [Client::OpenAi, Client::AiChat].iter().chain(&Client::LIBRARIES) {
+            assert!(client.script().exists(), "{}", client.script().display());
+        }
+    }
 
     #[test]
     fn a_check_passes_only_if_it_says_so() {
