@@ -122,11 +122,18 @@ pub struct Catalog {
 }
 
 /// What an entry is to this catalog.
+/// A full list in the making: its entries are checked as they come, and count once it is whole.
+#[derive(Debug, Default)]
+pub struct Relist {
+    checked: Vec<(Key, Verdict)>,
+}
+
+#[derive(Debug)]
 enum Verdict {
-    Live(Instance),
+    Live(Arc<Instance>),
     Draining,
     OutOfScope,
-    Refused(Refused),
+    Refused(Box<Refused>),
 }
 
 impl Catalog {
@@ -148,45 +155,74 @@ impl Catalog {
                 for change in changes {
                     match change {
                         Change::Put(entry) => {
-                            let old = self.live.remove(&entry.key);
-                            self.put(old, entry, &mut applied);
+                            let (key, verdict) = self.check(entry);
+                            let old = self.live.remove(&key);
+                            self.put(old, key, verdict, &mut applied);
                         }
                         Change::Delete(key) => self.delete(key, &mut applied),
                     }
                 }
             }
             StoreEvent::Resync(snapshot) => {
-                let mut before = std::mem::take(&mut self.live);
-                for entry in snapshot.entries {
-                    self.put(before.remove(&entry.key), entry, &mut applied);
-                }
-                let mut vanished: Vec<_> = before.into_values().collect();
-                vanished.sort_unstable_by(|a, b| a.key().cmp(b.key()));
-                applied.updates.extend(
-                    vanished.into_iter().map(|old| ModelUpdate::Removed(old, Gone::Vanished)),
-                );
+                let mut relist = Relist::default();
+                self.take_page(&mut relist, snapshot.entries);
+                applied = self.resync(relist);
             }
         }
         applied
     }
 
-    /// Takes in an entry whose key had `old`, which is no longer in the map.
-    fn put(&mut self, old: Option<Arc<Instance>>, entry: Entry, applied: &mut Applied) {
+    /// Checks some entries of a full list. Nothing changes before [`resync`](Self::resync).
+    pub fn take_page(&self, relist: &mut Relist, entries: Vec<Entry>) {
+        relist.checked.extend(entries.into_iter().map(|entry| self.check(entry)));
+    }
+
+    /// Takes in a full list, as [`StoreEvent::Resync`] does, and says what it changed.
+    pub fn resync(&mut self, relist: Relist) -> Applied {
+        let mut applied = Applied::default();
+        let fresh = HashMap::with_capacity(relist.checked.len());
+        let mut before = std::mem::replace(&mut self.live, fresh);
+        for (key, verdict) in relist.checked {
+            self.put(before.remove(&key), key, verdict, &mut applied);
+        }
+        let mut vanished: Vec<_> = before.into_values().collect();
+        vanished.sort_unstable_by(|a, b| a.key().cmp(b.key()));
+        let vanished = vanished.into_iter().map(|old| ModelUpdate::Removed(old, Gone::Vanished));
+        applied.updates.extend(vanished);
+        applied
+    }
+
+    /// What an entry is. One that is known already takes no further memory.
+    fn check(&self, entry: Entry) -> (Key, Verdict) {
         let key = entry.key.clone();
-        let gone = match self.judge(entry) {
+        let verdict = match self.judge(entry) {
+            Verdict::Live(new) => match self.live.get(&key) {
+                Some(old) if *old == new => Verdict::Live(old.clone()),
+                _ => Verdict::Live(new),
+            },
+            other => other,
+        };
+        (key, verdict)
+    }
+
+    /// Takes in a checked entry whose key had `old`, which is no longer in the map.
+    fn put(
+        &mut self,
+        old: Option<Arc<Instance>>,
+        key: Key,
+        verdict: Verdict,
+        applied: &mut Applied,
+    ) {
+        let gone = match verdict {
             Verdict::Live(new) => {
-                let live = match old {
-                    Some(old) if *old == new => old,
-                    old => {
-                        let new = Arc::new(new);
-                        applied.updates.push(match old {
-                            Some(old) => ModelUpdate::Changed { old, new: new.clone() },
-                            None => ModelUpdate::Added(new.clone()),
-                        });
-                        new
+                match old {
+                    Some(old) if old == new => {}
+                    Some(old) => {
+                        applied.updates.push(ModelUpdate::Changed { old, new: new.clone() });
                     }
-                };
-                self.live.insert(live.key().clone(), live);
+                    None => applied.updates.push(ModelUpdate::Added(new.clone())),
+                }
+                self.live.insert(key, new);
                 return;
             }
             Verdict::Draining => Gone::Withdrawn,
@@ -195,7 +231,7 @@ impl Catalog {
                 Gone::OutOfScope
             }
             Verdict::Refused(refused) => {
-                applied.refused.push(refused);
+                applied.refused.push(*refused);
                 Gone::Refused
             }
         };
@@ -231,12 +267,12 @@ impl Catalog {
             .and_then(str::parse::<ModelKey>);
         let key = match key {
             Ok(key) => key,
-            Err(error) => return Verdict::Refused(Refused::nameless(entry.key, error.into())),
+            Err(error) => return Verdict::refused(Refused::nameless(entry.key, error.into())),
         };
         let raw = match RawEntry::parse(&entry.value) {
             Ok(raw) => raw,
             Err(error) => {
-                return Verdict::Refused(match key {
+                return Verdict::refused(match key {
                     ModelKey::Native { endpoint, model, .. } => Refused {
                         key: entry.key,
                         namespace: Some(endpoint.namespace().clone()),
@@ -255,7 +291,7 @@ impl Catalog {
             ModelKey::Flat(_) => None,
             ModelKey::Native { endpoint, instance, model } => {
                 if endpoint != raw.endpoint() || model != raw.name() {
-                    return Verdict::Refused(Refused {
+                    return Verdict::refused(Refused {
                         key: entry.key,
                         namespace: Some(endpoint.namespace().clone()),
                         model: Some(model.clone()).filter(|model| check_model_name(model).is_ok()),
@@ -269,14 +305,20 @@ impl Catalog {
         let model = Some(raw.name().to_owned()).filter(|model| check_model_name(model).is_ok());
         match raw.validate() {
             Ok(value) if value.state() == State::Draining => Verdict::Draining,
-            Ok(value) => Verdict::Live(Instance::new(entry.key, id, value)),
-            Err(error) => Verdict::Refused(Refused {
+            Ok(value) => Verdict::Live(Arc::new(Instance::new(entry.key, id, value))),
+            Err(error) => Verdict::refused(Refused {
                 key: entry.key,
                 namespace: Some(namespace),
                 model,
                 error: error.into(),
             }),
         }
+    }
+}
+
+impl Verdict {
+    fn refused(refused: Refused) -> Self {
+        Self::Refused(Box::new(refused))
     }
 }
 

@@ -27,7 +27,7 @@ mod store_watcher;
 mod watcher;
 mod worker_url;
 
-pub use catalog::{Applied, Catalog, Gone, ModelUpdate, Refusal, Refused, StoreEvent};
+pub use catalog::{Applied, Catalog, Gone, ModelUpdate, Refusal, Refused, Relist, StoreEvent};
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
 #[cfg(feature = "etcd-tls")]
 pub use etcd::{ClientIdentity, Tls};
@@ -40,8 +40,8 @@ pub use model_key::{InstanceId, InvalidKey, MODEL_ROOT_PATH, ModelKey};
 pub use registration::{Registration, RegistrationConfig};
 pub use saved::{CatalogOrigin, SavedCatalog, SavedCatalogError};
 pub use store::{
-    Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot,
-    Stamp, StoreError, WatchItem, WatchStore,
+    Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Revision,
+    Snapshot, Stamp, StoreError, WatchItem, WatchStore,
 };
 #[cfg(any(test, feature = "test-util"))]
 pub use store::{MockLeaseStore, MockWatchStore};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 /// A point in a store's history: every change gets a higher one than all before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,6 +152,43 @@ pub struct Snapshot {
     pub entries: Vec<Entry>,
 }
 
+/// All entries of a range at one revision, as they come.
+pub struct Listing {
+    /// The store's revision at which the entries are read.
+    pub revision: Revision,
+    /// The entries, ordered by key, some at a time. An error ends it.
+    pub pages: BoxStream<'static, Result<Vec<Entry>, StoreError>>,
+}
+
+impl Listing {
+    /// Waits for the last page.
+    ///
+    /// # Errors
+    ///
+    /// What ended the pages.
+    pub async fn collect(self) -> Result<Snapshot, StoreError> {
+        let Self { revision, mut pages } = self;
+        let mut entries = Vec::new();
+        while let Some(page) = pages.try_next().await? {
+            entries.extend(page);
+        }
+        Ok(Snapshot { revision, entries })
+    }
+}
+
+/// One page.
+impl From<Snapshot> for Listing {
+    fn from(Snapshot { revision, entries }: Snapshot) -> Self {
+        Self { revision, pages: stream::iter([Ok(entries)]).boxed() }
+    }
+}
+
+impl fmt::Debug for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listing").field("revision", &self.revision).finish_non_exhaustive()
+    }
+}
+
 /// One key's change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -211,7 +248,6 @@ pub enum StoreError {
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// All that a frontend does with a store.
-#[cfg_attr(any(test, feature = "test-util"), mockall::automock)]
 #[async_trait]
 pub trait WatchStore: Send + Sync + 'static {
     /// Lists a range at one revision.
@@ -221,6 +257,20 @@ pub trait WatchStore: Send + Sync + 'static {
     /// [`StoreError::Denied`] or [`StoreError::Unavailable`]. A backend that reads in pages starts
     /// again by itself when the store compacts between two of them.
     async fn list(&self, range: &KeyRange) -> Result<Snapshot, StoreError>;
+
+    /// Lists a range at one revision, and hands on what is there while the rest is on its way.
+    ///
+    /// A backend that reads in pages gains by having its own; without one, all of
+    /// [`list`](Self::list) is one page.
+    ///
+    /// # Errors
+    ///
+    /// As of [`list`](Self::list), and [`StoreError::Compacted`] when the store compacts between two
+    /// pages: what came so far is then of no use, so beginning again is left to the caller. All of
+    /// them may also come from the pages.
+    async fn list_pages(&self, range: &KeyRange) -> Result<Listing, StoreError> {
+        Ok(self.list(range).await?.into())
+    }
 
     /// Watches a range from the revision after the cursor's on.
     ///
@@ -239,6 +289,23 @@ pub trait WatchStore: Send + Sync + 'static {
         range: &KeyRange,
         after: &Cursor,
     ) -> Result<BoxStream<'static, Result<WatchItem, StoreError>>, StoreError>;
+}
+
+#[cfg(any(test, feature = "test-util"))]
+mockall::mock! {
+    /// A [`WatchStore`] with expectations. What it lists is one page.
+    pub WatchStore {}
+
+    #[async_trait]
+    impl WatchStore for WatchStore {
+        async fn list(&self, range: &KeyRange) -> Result<Snapshot, StoreError>;
+
+        async fn watch(
+            &self,
+            range: &KeyRange,
+            after: &Cursor,
+        ) -> Result<BoxStream<'static, Result<WatchItem, StoreError>>, StoreError>;
+    }
 }
 
 /// A lease's name in its store.

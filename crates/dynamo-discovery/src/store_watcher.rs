@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::backoff::{Backoff, jitter};
 use crate::store::{
-    Change, Cursor, Entry, Key, KeyRange, Revision, Snapshot, Stamp, StoreError, WatchItem,
-    WatchStore,
+    Change, Cursor, Entry, Key, KeyRange, Listing, Revision, Snapshot, Stamp, StoreError,
+    WatchItem, WatchStore,
 };
 
 /// How a watcher waits. The defaults suit etcd.
@@ -57,8 +57,12 @@ impl Default for Timing {
 /// What the store said, as the watcher hands it on.
 #[derive(Debug)]
 pub(crate) enum Signal {
-    /// This is everything, at this revision.
-    Snapshot(Snapshot),
+    /// A full list begins. One that was not whole counts for nothing.
+    Listing,
+    /// These are part of it.
+    Page(Vec<Entry>),
+    /// That was everything, at this revision.
+    Listed(Revision),
     /// These changed.
     Batch { revision: Revision, changes: Vec<Change> },
     /// The watch runs.
@@ -86,6 +90,13 @@ pub(crate) struct StoreWatcher {
 enum Phase {
     List {
         at: Instant,
+    },
+    Listing {
+        listing: Listing,
+        deadline: Instant,
+        anchors: Anchors,
+        /// How many entries there were so far.
+        count: usize,
     },
     Resume {
         at: Instant,
@@ -134,14 +145,37 @@ impl StoreWatcher {
         match &mut self.phase {
             Phase::List { at } => {
                 sleep_until(*at).await;
-                match self.list().await {
-                    Ok(snapshot) => Some(self.listed(snapshot)),
-                    Err(error) => self.list_later(error),
+                let deadline = Instant::now() + self.timing.list;
+                match timeout_at(deadline, self.store.list_pages(&self.range)).await {
+                    Ok(Ok(listing)) => {
+                        self.phase = Phase::listing(listing, deadline);
+                        Some(Signal::Listing)
+                    }
+                    Ok(Err(error)) => self.list_later(error),
+                    Err(_) => self.list_later(silent("the list took too long")),
                 }
             }
-            Phase::Resume { listed: false, .. } if self.anchors.is_empty() => {
+            Phase::Listing { listing, deadline, anchors, count } => {
+                match timeout_at(*deadline, listing.pages.next()).await {
+                    Ok(Some(Ok(entries))) => {
+                        *count += entries.len();
+                        anchors.take_in(&entries);
+                        Some(Signal::Page(entries))
+                    }
+                    Ok(Some(Err(error))) => self.list_later(error),
+                    Ok(None) => {
+                        self.revision = listing.revision;
+                        self.anchors = std::mem::take(anchors);
+                        self.listed = *count;
+                        self.phase = Phase::Resume { at: Instant::now(), listed: true };
+                        Some(Signal::Listed(self.revision))
+                    }
+                    Err(_) => self.list_later(silent("the list took too long")),
+                }
+            }
+            Phase::Resume { at, listed: false } if self.anchors.is_empty() => {
                 // Nothing could prove that the history is still ours.
-                self.phase = Phase::List { at: self.phase.at() };
+                self.phase = Phase::List { at: *at };
                 None
             }
             Phase::Resume { at, .. } => {
@@ -157,7 +191,10 @@ impl StoreWatcher {
                                 Ok(again) if again.entries.is_empty() => {
                                     self.revision = again.revision;
                                 }
-                                Ok(again) => return Some(self.listed(again)),
+                                Ok(again) => {
+                                    self.phase = Phase::listing(again.into(), Instant::now());
+                                    return Some(Signal::Listing);
+                                }
                                 Err(error) => return self.list_later(error),
                             }
                         }
@@ -200,14 +237,6 @@ impl StoreWatcher {
         listed.unwrap_or_else(|_| Err(silent("the list took too long")))
     }
 
-    fn listed(&mut self, snapshot: Snapshot) -> Signal {
-        self.revision = snapshot.revision;
-        self.anchors = Anchors::of(&snapshot);
-        self.listed = snapshot.entries.len();
-        self.phase = Phase::Resume { at: Instant::now(), listed: true };
-        Signal::Snapshot(snapshot)
-    }
-
     /// The watch failed: resume, or list where the history is lost.
     fn failed(&mut self, error: StoreError) -> Option<Signal> {
         let now = Instant::now();
@@ -227,6 +256,11 @@ impl StoreWatcher {
 
     fn list_later(&mut self, error: StoreError) -> Option<Signal> {
         self.phase = Phase::List { at: Instant::now() + self.backoff.wait() };
+        if matches!(error, StoreError::Compacted) {
+            // Between two pages: the next list is of a later revision.
+            tracing::info!(cause = %error, "listing again");
+            return None;
+        }
         self.down(error)
     }
 
@@ -248,11 +282,8 @@ impl StoreWatcher {
 }
 
 impl Phase {
-    fn at(&self) -> Instant {
-        match self {
-            Self::List { at } | Self::Resume { at, .. } => *at,
-            Self::Watch { heard, .. } => *heard,
-        }
+    fn listing(listing: Listing, deadline: Instant) -> Self {
+        Self::Listing { listing, deadline, anchors: Anchors::default(), count: 0 }
     }
 }
 
@@ -270,15 +301,18 @@ struct Anchors(VecDeque<(Key, Stamp)>);
 impl Anchors {
     const KEPT: usize = 16;
 
-    fn of(snapshot: &Snapshot) -> Self {
+    /// Takes in a page of a list.
+    fn take_in(&mut self, page: &[Entry]) {
+        let mut newest: Vec<&Entry> = page.iter().collect();
         let newest_first = |entry: &&Entry| std::cmp::Reverse(entry.mod_revision);
-        let mut entries: Vec<&Entry> = snapshot.entries.iter().collect();
-        if entries.len() > Self::KEPT {
-            entries.select_nth_unstable_by_key(Self::KEPT, newest_first);
-            entries.truncate(Self::KEPT);
+        if newest.len() > Self::KEPT {
+            newest.select_nth_unstable_by_key(Self::KEPT, newest_first);
+            newest.truncate(Self::KEPT);
         }
-        entries.sort_unstable_by_key(newest_first);
-        Self(entries.into_iter().map(|entry| (entry.key.clone(), entry.stamp())).collect())
+        self.0.extend(newest.into_iter().map(|entry| (entry.key.clone(), entry.stamp())));
+        let newest_first = |(_, stamp): &(Key, Stamp)| std::cmp::Reverse(stamp.revision);
+        self.0.make_contiguous().sort_unstable_by_key(newest_first);
+        self.0.truncate(Self::KEPT);
     }
 
     fn follow(&mut self, changes: &[Change]) {
@@ -380,12 +414,13 @@ mod tests {
         StoreWatcher::new(Arc::new(store), KeyRange::prefix("models/"), Timing::default())
     }
 
-    /// The signals as short words, as many as are asked for.
+    /// The signals as short words, as many as are asked for; those of a list are one.
     async fn signals(watcher: &mut StoreWatcher, count: usize) -> Vec<String> {
         let mut words = Vec::new();
-        for _ in 0..count {
+        while words.len() < count {
             words.push(match watcher.next().await {
-                Signal::Snapshot(snapshot) => format!("list@{}", snapshot.revision),
+                Signal::Listing | Signal::Page(_) => continue,
+                Signal::Listed(revision) => format!("list@{revision}"),
                 Signal::Batch { revision, .. } => format!("batch@{revision}"),
                 Signal::Up => "up".into(),
                 Signal::Down(error) => format!("down: {error}"),
@@ -579,8 +614,11 @@ mod tests {
     #[test]
     fn the_anchor_is_the_live_key_that_was_written_last() {
         let stamp = |revision| Stamp { revision: Revision(revision), lease: None };
-        let entries = (1..=40).map(|n| entry(&format!("models/{n}"), 100 - n)).collect();
-        let mut anchors = Anchors::of(&Snapshot { revision: Revision(100), entries });
+        let mut anchors = Anchors::default();
+        let entries: Vec<_> = (1..=40).map(|n| entry(&format!("models/{n}"), 100 - n)).collect();
+        for page in [&entries[20..], &entries[..20]] {
+            anchors.take_in(page);
+        }
         assert_eq!(anchors.newest(), Some(("models/1".into(), stamp(99))));
         anchors.follow(&[Change::Delete("models/1".into())]);
         assert_eq!(anchors.newest(), Some(("models/2".into(), stamp(98))));

@@ -9,7 +9,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
-use crate::catalog::{Applied, Catalog, Gone, ModelUpdate, Refused, StoreEvent};
+use crate::catalog::{Applied, Catalog, Gone, ModelUpdate, Refused, Relist, StoreEvent};
 use crate::instance::Instance;
 use crate::model_key::{MODEL_ROOT_PATH, narrow_range};
 use crate::store::{Key, KeyRange, Revision, StoreError, WatchStore};
@@ -166,6 +166,8 @@ pub enum WatcherError {
 pub struct ModelWatcher {
     store: StoreWatcher,
     catalog: Catalog,
+    /// The list that is coming in.
+    relist: Relist,
     target_namespace: NamespaceScope,
     prefix: String,
     needs: Needs,
@@ -203,6 +205,7 @@ impl ModelWatcher {
             needs,
             store: StoreWatcher::new(config.store, range, config.timing),
             catalog: Catalog::new(config.network_prefix.clone(), config.target_namespace.clone()),
+            relist: Relist::default(),
             target_namespace: config.target_namespace,
             prefix: config.network_prefix,
             begun: false,
@@ -215,25 +218,36 @@ impl ModelWatcher {
         if !std::mem::replace(&mut self.begun, true) {
             info!(target_namespace = %self.target_namespace, prefix = %self.prefix, "watching");
         }
-        let (revision, event) = match self.store.next().await {
-            Signal::Snapshot(snapshot) => (snapshot.revision, StoreEvent::Resync(snapshot)),
-            Signal::Batch { revision, changes } => (revision, StoreEvent::Batch(changes)),
-            Signal::Up => {
-                info!("connected to the store");
-                self.told.outages.clear();
-                return DiscoveryEvent::Connected;
+        loop {
+            match self.store.next().await {
+                Signal::Listing => self.relist = Relist::default(),
+                Signal::Page(entries) => self.catalog.take_page(&mut self.relist, entries),
+                Signal::Listed(revision) => {
+                    let applied = self.catalog.resync(std::mem::take(&mut self.relist));
+                    return self.batch(revision, true, applied);
+                }
+                Signal::Batch { revision, changes } => {
+                    let applied = self.catalog.apply(StoreEvent::Batch(changes));
+                    return self.batch(revision, false, applied);
+                }
+                Signal::Up => {
+                    info!("connected to the store");
+                    self.told.outages.clear();
+                    return DiscoveryEvent::Connected;
+                }
+                Signal::Down(error) => {
+                    let event = match error {
+                        StoreError::Denied(_) => DiscoveryEvent::Denied,
+                        _ => DiscoveryEvent::Disconnected,
+                    };
+                    self.told.outage(&event, &error, &self.needs);
+                    return event;
+                }
             }
-            Signal::Down(error) => {
-                let event = match error {
-                    StoreError::Denied(_) => DiscoveryEvent::Denied,
-                    _ => DiscoveryEvent::Disconnected,
-                };
-                self.told.outage(&event, &error, &self.needs);
-                return event;
-            }
-        };
-        let resync = matches!(event, StoreEvent::Resync(_));
-        let applied = self.catalog.apply(event);
+        }
+    }
+
+    fn batch(&mut self, revision: Revision, resync: bool, applied: Applied) -> DiscoveryEvent {
         self.told.tell(&applied, revision, resync);
         DiscoveryEvent::Batch(DiscoveryBatch {
             revision,

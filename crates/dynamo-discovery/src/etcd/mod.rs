@@ -14,7 +14,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::proto::PbKeyValue;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::mpsc;
 
 pub use self::config::{Credentials, EtcdConfig, EtcdConfigError};
 use self::connection::{Clients, Connection};
@@ -22,8 +23,8 @@ use self::failure::{Failure, Meaning};
 #[cfg(feature = "etcd-tls")]
 pub use self::tls::{ClientIdentity, Tls};
 use crate::store::{
-    Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot, StoreError,
-    WatchItem, WatchStore,
+    Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Revision, Snapshot,
+    StoreError, WatchItem, WatchStore,
 };
 
 /// How many entries are read at once: the fastest of the sizes that were measured.
@@ -54,29 +55,6 @@ impl EtcdStore {
         Ok(Self { connection: Arc::new(Connection::new(config)?) })
     }
 
-    /// Reads a range page by page, at the revision of the first.
-    async fn list_once(&self, range: &KeyRange) -> Result<Snapshot, Failure> {
-        let mut snapshot = Snapshot::default();
-        let mut size = PAGE;
-        let mut start = first_key(range);
-        loop {
-            let read = self.page(&start, range.end(), snapshot.revision, size).await;
-            let page = match read {
-                Err(failure) if failure.meaning() == Meaning::TooLarge && size > 1 => {
-                    size /= 2;
-                    continue;
-                }
-                page => page?,
-            };
-            snapshot.revision = page.revision;
-            snapshot.entries.extend(page.entries);
-            match snapshot.entries.last() {
-                Some(last) if page.more => start = [last.key.as_bytes(), &[0]].concat(),
-                _ => return Ok(snapshot),
-            }
-        }
-    }
-
     /// Does something to a key if it is under this lease, and returns whether it was.
     async fn if_leased(&self, key: &Key, lease: LeaseId, then: TxnOp) -> Result<bool, Failure> {
         let ours = Compare::lease(key.as_bytes(), CompareOp::Equal, lease.0);
@@ -91,38 +69,60 @@ impl EtcdStore {
             result => result,
         }
     }
+}
 
-    /// Reads up to `size` entries at a revision; 0 is the latest.
-    async fn page(
-        &self,
-        start: &[u8],
-        end: &Key,
-        at: Revision,
-        size: usize,
-    ) -> Result<Page, Failure> {
-        self.connection
-            .call(move |mut clients| async move {
-                let options = GetOptions::new()
-                    .with_range(end.as_bytes())
-                    .with_revision(to_wire(at))
-                    .with_limit(size as i64);
-                let mut answer = clients.kv.get(start, Some(options)).await?;
-                let header =
-                    answer.take_header().ok_or(Failure::Broken("etcd told no revision"))?;
-                Ok(Page {
-                    revision: if at == Revision(0) { to_revision(header.revision()) } else { at },
-                    more: answer.more(),
-                    entries: answer.take_kvs().into_iter().map(|kv| entry(kv.0)).collect(),
-                })
-            })
-            .await
-    }
+/// Reads a range page by page, at the revision of the first.
+struct Pages {
+    connection: Arc<Connection>,
+    start: Vec<u8>,
+    end: Key,
+    /// 0 is the latest, before the first page.
+    revision: Revision,
+    size: usize,
 }
 
 struct Page {
-    revision: Revision,
     entries: Vec<Entry>,
     more: bool,
+}
+
+impl Pages {
+    fn new(connection: Arc<Connection>, range: &KeyRange) -> Self {
+        let end = range.end().clone();
+        Self { connection, start: first_key(range), end, revision: Revision(0), size: PAGE }
+    }
+
+    async fn next(&mut self) -> Result<Page, Failure> {
+        loop {
+            match self.read().await {
+                Err(failure) if failure.meaning() == Meaning::TooLarge && self.size > 1 => {
+                    self.size /= 2;
+                }
+                page => return page,
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Page, Failure> {
+        let call = |mut clients: Clients| {
+            let options = GetOptions::new()
+                .with_range(self.end.as_bytes())
+                .with_revision(to_wire(self.revision))
+                .with_limit(self.size as i64);
+            let start = self.start.as_slice();
+            async move { Ok(clients.kv.get(start, Some(options)).await?) }
+        };
+        let mut answer = self.connection.call(call).await?;
+        if self.revision == Revision(0) {
+            let header = answer.header().ok_or(Failure::Broken("etcd told no revision"))?;
+            self.revision = to_revision(header.revision());
+        }
+        let entries: Vec<_> = answer.take_kvs().into_iter().map(|kv| entry(kv.0)).collect();
+        if let Some(last) = entries.last() {
+            self.start = [last.key.as_bytes(), &[0]].concat();
+        }
+        Ok(Page { more: answer.more() && !entries.is_empty(), entries })
+    }
 }
 
 #[async_trait]
@@ -131,16 +131,39 @@ impl WatchStore for EtcdStore {
         let mut attempts = LIST_ATTEMPTS;
         loop {
             attempts -= 1;
-            match self.list_once(range).await {
-                Err(failure) if failure.meaning() == Meaning::Compacted => {
-                    if attempts == 0 {
-                        // Not `Compacted`, which would ask for the list that just failed.
-                        return Err(StoreError::Unavailable(Box::new(failure)));
-                    }
+            match self.list_pages(range).await?.collect().await {
+                Err(StoreError::Compacted) if attempts > 0 => {}
+                // Not `Compacted`, which would ask for the list that just failed.
+                Err(error @ StoreError::Compacted) => {
+                    return Err(StoreError::Unavailable(Box::new(error)));
                 }
-                result => return Ok(result?),
+                result => return result,
             }
         }
+    }
+
+    async fn list_pages(&self, range: &KeyRange) -> Result<Listing, StoreError> {
+        let mut pages = Pages::new(self.connection.clone(), range);
+        let mut page = Ok(pages.next().await?);
+        let revision = pages.revision;
+        let (sender, receiver) = mpsc::channel(1);
+        // A task, so that etcd works on the next page while the caller works on this one. It ends
+        // after the page that it reads when the caller has gone.
+        tokio::spawn(async move {
+            loop {
+                let more = page.as_ref().is_ok_and(|page| page.more);
+                let sent = sender.send(page.map(|page| page.entries).map_err(StoreError::from));
+                if sent.await.is_err() || !more {
+                    return;
+                }
+                page = pages.next().await;
+            }
+        });
+        let pages = stream::unfold(receiver, |mut receiver| async {
+            let page = receiver.recv().await?;
+            Some((page, receiver))
+        });
+        Ok(Listing { revision, pages: pages.boxed() })
     }
 
     async fn watch(
