@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use dynamo_namespace::{Namespace, NamespaceScope};
+use dynamo_namespace::{EndpointId, Namespace, NamespaceScope};
 
 use crate::entry::{InvalidEntry, RawEntry, State, check_model_name};
 use crate::instance::Instance;
@@ -119,6 +119,8 @@ pub struct Catalog {
     root: String,
     scope: NamespaceScope,
     live: HashMap<Key, Arc<Instance>>,
+    /// Of the last entry: the next one probably has it too, and then shares it.
+    recent: Option<EndpointId>,
 }
 
 /// What an entry is to this catalog.
@@ -139,7 +141,7 @@ enum Verdict {
 impl Catalog {
     /// An empty catalog of the keys under `root`.
     pub fn new(root: impl Into<String>, scope: NamespaceScope) -> Self {
-        Self { root: root.into(), scope, live: HashMap::new() }
+        Self { root: root.into(), scope, live: HashMap::new(), recent: None }
     }
 
     /// The live instances, in no order.
@@ -155,7 +157,8 @@ impl Catalog {
                 for change in changes {
                     match change {
                         Change::Put(entry) => {
-                            let (key, verdict) = self.check(entry);
+                            let key = entry.key.clone();
+                            let verdict = self.judge(entry);
                             let old = self.live.remove(&key);
                             self.put(old, key, verdict, &mut applied);
                         }
@@ -173,8 +176,18 @@ impl Catalog {
     }
 
     /// Checks some entries of a full list. Nothing changes before [`resync`](Self::resync).
-    pub fn take_page(&self, relist: &mut Relist, entries: Vec<Entry>) {
-        relist.checked.extend(entries.into_iter().map(|entry| self.check(entry)));
+    pub fn take_page(&mut self, relist: &mut Relist, entries: Vec<Entry>) {
+        relist.checked.extend(entries.into_iter().map(|entry| {
+            let key = entry.key.clone();
+            let mut verdict = self.judge(entry);
+            // What has not changed is not kept twice.
+            if let (Verdict::Live(new), Some(old)) = (&mut verdict, self.live.get(&key))
+                && new == old
+            {
+                *new = old.clone();
+            }
+            (key, verdict)
+        }));
     }
 
     /// Takes in a full list, as [`StoreEvent::Resync`] does, and says what it changed.
@@ -190,19 +203,6 @@ impl Catalog {
         let vanished = vanished.into_iter().map(|old| ModelUpdate::Removed(old, Gone::Vanished));
         applied.updates.extend(vanished);
         applied
-    }
-
-    /// What an entry is. One that is known already takes no further memory.
-    fn check(&self, entry: Entry) -> (Key, Verdict) {
-        let key = entry.key.clone();
-        let verdict = match self.judge(entry) {
-            Verdict::Live(new) => match self.live.get(&key) {
-                Some(old) if *old == new => Verdict::Live(old.clone()),
-                _ => Verdict::Live(new),
-            },
-            other => other,
-        };
-        (key, verdict)
     }
 
     /// Takes in a checked entry whose key had `old`, which is no longer in the map.
@@ -254,7 +254,7 @@ impl Catalog {
         }
     }
 
-    fn judge(&self, entry: Entry) -> Verdict {
+    fn judge(&mut self, entry: Entry) -> Verdict {
         let Some(below_root) = entry.key.as_bytes().strip_prefix(self.root.as_bytes()) else {
             return Verdict::OutOfScope;
         };
@@ -264,12 +264,16 @@ impl Catalog {
         }
         let key = std::str::from_utf8(below_root)
             .map_err(|_| InvalidKey::NotUtf8)
-            .and_then(str::parse::<ModelKey>);
+            .and_then(|key| ModelKey::parse(key, self.recent.as_ref()));
         let key = match key {
             Ok(key) => key,
             Err(error) => return Verdict::refused(Refused::nameless(entry.key, error.into())),
         };
-        let raw = match RawEntry::parse(&entry.value) {
+        let like = match &key {
+            ModelKey::Native { endpoint, .. } => Some(endpoint),
+            ModelKey::Flat(_) => self.recent.as_ref(),
+        };
+        let raw = match RawEntry::parse(&entry.value, like) {
             Ok(raw) => raw,
             Err(error) => {
                 return Verdict::refused(match key {
@@ -305,7 +309,10 @@ impl Catalog {
         let model = Some(raw.name().to_owned()).filter(|model| check_model_name(model).is_ok());
         match raw.validate() {
             Ok(value) if value.state() == State::Draining => Verdict::Draining,
-            Ok(value) => Verdict::Live(Arc::new(Instance::new(entry.key, id, value))),
+            Ok(value) => {
+                self.recent = Some(value.endpoint().clone());
+                Verdict::Live(Arc::new(Instance::new(entry.key, id, value)))
+            }
             Err(error) => Verdict::refused(Refused {
                 key: entry.key,
                 namespace: Some(namespace),

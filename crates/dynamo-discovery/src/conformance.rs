@@ -35,13 +35,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt as _};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::store::{
-    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot, Stamp,
-    StoreError, WatchItem, WatchStore,
+    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Revision, Snapshot,
+    Stamp, StoreError, WatchItem, WatchStore,
 };
 
 /// A store under test.
@@ -83,6 +83,7 @@ macro_rules! conformance_tests {
         $crate::conformance_tests! { @each [$($attribute)+] $backend;
             a_list_is_ordered_by_key_and_has_the_last_value_of_each
             a_list_of_several_pages_is_complete_and_shows_one_revision
+            the_pages_of_a_list_are_the_list_and_the_last_one_says_so
             a_range_ends_at_its_boundary
             keys_and_values_that_are_not_utf_8_survive
             a_watch_delivers_every_later_change_once_in_order
@@ -144,6 +145,23 @@ pub async fn a_list_is_ordered_by_key_and_has_the_last_value_of_each(backend: &d
     for entry in &snapshot.entries {
         assert!(entry.mod_revision > empty.revision && entry.mod_revision <= snapshot.revision);
     }
+}
+
+/// Whoever takes a list in page by page knows what it says, and when it has all.
+pub async fn the_pages_of_a_list_are_the_list_and_the_last_one_says_so(backend: &dyn Backend) {
+    let test = Test::new(backend).await;
+    let list = async || within("a list", test.store.list_pages(&test.range)).await.expect("a list");
+    let pages: Vec<_> = list().await.pages.try_collect().await.expect("pages");
+    assert!(pages.iter().all(|page| page.entries.is_empty()) && pages.len() == 1);
+    test.put_pages().await;
+    let Listing { revision, pages } = list().await;
+    let pages: Vec<_> = pages.try_collect().await.expect("pages");
+    let (last, others) = pages.split_last().expect("a page");
+    assert!(!last.more && others.iter().all(|page| page.more));
+    let Snapshot { revision: now, entries } = test.list().await;
+    assert!(entries == pages.into_iter().flat_map(|page| page.entries).collect::<Vec<_>>());
+    // Others may write elsewhere meanwhile.
+    assert!(entries.iter().all(|entry| entry.mod_revision <= revision) && revision <= now);
 }
 
 /// A list is complete and of one revision also when it is longer than what a backend reads at once

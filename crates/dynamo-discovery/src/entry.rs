@@ -8,6 +8,7 @@ use dynamo_namespace::{EndpointId, names};
 use serde::{Deserialize, Serialize};
 
 use crate::kind::{Kind, Kinds};
+use crate::model_key::endpoint;
 use crate::worker_url::{InvalidUrl, WorkerUrl};
 
 /// One model that one worker serves, as stored.
@@ -185,7 +186,7 @@ impl ModelEntry {
     ///
     /// When the value breaks one of the rules; no message repeats the value.
     pub fn from_json(value: &[u8]) -> Result<Self, InvalidEntry> {
-        RawEntry::parse(value)?.validate()
+        RawEntry::parse(value, None)?.validate()
     }
 }
 
@@ -198,16 +199,16 @@ pub(crate) struct RawEntry<'a> {
 }
 
 impl<'a> RawEntry<'a> {
-    pub(crate) fn parse(value: &'a [u8]) -> Result<Self, InvalidEntry> {
+    /// Parses a value; its endpoint is `like`, and shares its memory, if it is equal.
+    pub(crate) fn parse(value: &'a [u8], like: Option<&EndpointId>) -> Result<Self, InvalidEntry> {
         if value.len() > ModelEntry::MAX_VALUE_LEN {
             return Err(InvalidEntry::TooLarge);
         }
         let wire: WireIn<'a> = serde_json::from_slice(value)
             .map_err(|error| InvalidEntry::Json { line: error.line(), column: error.column() })?;
         let WireEndpoint { namespace, component, name } = &wire.endpoint;
-        let namespace = namespace.parse().map_err(|_| InvalidEntry::Endpoint)?;
         let endpoint =
-            EndpointId::new(namespace, component, name).map_err(|_| InvalidEntry::Endpoint)?;
+            endpoint([namespace, component, name], like).ok_or(InvalidEntry::Endpoint)?;
         Ok(Self { endpoint, wire })
     }
 

@@ -40,8 +40,8 @@ pub use model_key::{InstanceId, InvalidKey, MODEL_ROOT_PATH, ModelKey};
 pub use registration::{Registration, RegistrationConfig};
 pub use saved::{CatalogOrigin, SavedCatalog, SavedCatalogError};
 pub use store::{
-    Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Revision,
-    Snapshot, Stamp, StoreError, WatchItem, WatchStore,
+    Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Page,
+    Revision, Snapshot, Stamp, StoreError, WatchItem, WatchStore,
 };
 #[cfg(any(test, feature = "test-util"))]
 pub use store::{MockLeaseStore, MockWatchStore};

@@ -96,18 +96,24 @@ impl FromStr for ModelKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let segments: Vec<&str> = text.splitn(6, '/').collect();
-        match segments[..] {
-            [name] if !name.is_empty() => Ok(Self::Flat(name.to_owned())),
-            [namespace, component, endpoint, instance, model] => {
+        Self::parse(text, None)
+    }
+}
+
+impl ModelKey {
+    /// Parses a key; its endpoint is `like`, and shares its memory, if it is equal.
+    pub(crate) fn parse(text: &str, like: Option<&EndpointId>) -> Result<Self, InvalidKey> {
+        let mut parts = text.splitn(6, '/');
+        let segments: [Option<&str>; 6] = std::array::from_fn(|_| parts.next());
+        match segments {
+            [Some(name), None, ..] if !name.is_empty() => Ok(Self::Flat(name.to_owned())),
+            [Some(namespace), Some(component), Some(name), Some(instance), Some(model), None] => {
                 // The empty namespace is `global` in a value; in a key it would be a second
                 // spelling of one place.
-                let namespace: Namespace = Some(namespace)
-                    .filter(|namespace| !namespace.is_empty())
-                    .and_then(|namespace| namespace.parse().ok())
+                let endpoint = Some([namespace, component, name])
+                    .filter(|_| !namespace.is_empty())
+                    .and_then(|parts| endpoint(parts, like))
                     .ok_or(InvalidKey::Endpoint)?;
-                let endpoint = EndpointId::new(namespace, component, endpoint)
-                    .map_err(|_| InvalidKey::Endpoint)?;
                 let instance = instance.parse()?;
                 let decoded =
                     percent_decode_str(model).decode_utf8().map_err(|_| InvalidKey::Encoding)?;
@@ -119,6 +125,19 @@ impl FromStr for ModelKey {
             }
             _ => Err(InvalidKey::Segments),
         }
+    }
+}
+
+/// The endpoint of these parts, if they are valid: a clone of `like` if that is equal.
+///
+/// Nearly all of many entries share few endpoints, and each new one is three allocations.
+pub(crate) fn endpoint(parts: [&str; 3], like: Option<&EndpointId>) -> Option<EndpointId> {
+    let [namespace, component, name] = parts;
+    let equal =
+        |like: &&EndpointId| parts == [like.namespace().as_str(), like.component(), like.name()];
+    match like.filter(equal) {
+        Some(like) => Some(like.clone()),
+        None => EndpointId::new(namespace.parse().ok()?, component, name).ok(),
     }
 }
 

@@ -156,8 +156,17 @@ pub struct Snapshot {
 pub struct Listing {
     /// The store's revision at which the entries are read.
     pub revision: Revision,
-    /// The entries, ordered by key, some at a time. An error ends it.
-    pub pages: BoxStream<'static, Result<Vec<Entry>, StoreError>>,
+    /// The entries, ordered by key, some at a time. An error ends it, and so does the last page.
+    pub pages: BoxStream<'static, Result<Page, StoreError>>,
+}
+
+/// Some of the entries of a [`Listing`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The entries, ordered by key.
+    pub entries: Vec<Entry>,
+    /// Whether another page follows.
+    pub more: bool,
 }
 
 impl Listing {
@@ -167,19 +176,15 @@ impl Listing {
     ///
     /// What ended the pages.
     pub async fn collect(self) -> Result<Snapshot, StoreError> {
-        let Self { revision, mut pages } = self;
-        let mut entries = Vec::new();
-        while let Some(page) = pages.try_next().await? {
-            entries.extend(page);
-        }
-        Ok(Snapshot { revision, entries })
+        let entries = self.pages.map_ok(|page| page.entries).try_concat().await?;
+        Ok(Snapshot { revision: self.revision, entries })
     }
 }
 
 /// One page.
 impl From<Snapshot> for Listing {
     fn from(Snapshot { revision, entries }: Snapshot) -> Self {
-        Self { revision, pages: stream::iter([Ok(entries)]).boxed() }
+        Self { revision, pages: stream::iter([Ok(Page { entries, more: false })]).boxed() }
     }
 }
 

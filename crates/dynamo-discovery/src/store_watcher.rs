@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::backoff::{Backoff, jitter};
 use crate::store::{
-    Change, Cursor, Entry, Key, KeyRange, Listing, Revision, Snapshot, Stamp, StoreError,
+    Change, Cursor, Entry, Key, KeyRange, Listing, Page, Revision, Snapshot, Stamp, StoreError,
     WatchItem, WatchStore,
 };
 
@@ -59,10 +59,10 @@ impl Default for Timing {
 pub(crate) enum Signal {
     /// A full list begins. One that was not whole counts for nothing.
     Listing,
-    /// These are part of it.
+    /// These are part of it, and there are more.
     Page(Vec<Entry>),
-    /// That was everything, at this revision.
-    Listed(Revision),
+    /// These are the last of it, at this revision.
+    Listed { revision: Revision, entries: Vec<Entry> },
     /// These changed.
     Batch { revision: Revision, changes: Vec<Change> },
     /// The watch runs.
@@ -157,19 +157,21 @@ impl StoreWatcher {
             }
             Phase::Listing { listing, deadline, anchors, count } => {
                 match timeout_at(*deadline, listing.pages.next()).await {
-                    Ok(Some(Ok(entries))) => {
+                    Ok(Some(Ok(Page { entries, more }))) => {
                         *count += entries.len();
                         anchors.take_in(&entries);
-                        Some(Signal::Page(entries))
-                    }
-                    Ok(Some(Err(error))) => self.list_later(error),
-                    Ok(None) => {
-                        self.revision = listing.revision;
+                        if more {
+                            return Some(Signal::Page(entries));
+                        }
+                        let revision = listing.revision;
+                        self.revision = revision;
                         self.anchors = std::mem::take(anchors);
                         self.listed = *count;
                         self.phase = Phase::Resume { at: Instant::now(), listed: true };
-                        Some(Signal::Listed(self.revision))
+                        Some(Signal::Listed { revision, entries })
                     }
+                    Ok(Some(Err(error))) => self.list_later(error),
+                    Ok(None) => self.list_later(silent("the list ended early")),
                     Err(_) => self.list_later(silent("the list took too long")),
                 }
             }
@@ -420,7 +422,7 @@ mod tests {
         while words.len() < count {
             words.push(match watcher.next().await {
                 Signal::Listing | Signal::Page(_) => continue,
-                Signal::Listed(revision) => format!("list@{revision}"),
+                Signal::Listed { revision, .. } => format!("list@{revision}"),
                 Signal::Batch { revision, .. } => format!("batch@{revision}"),
                 Signal::Up => "up".into(),
                 Signal::Down(error) => format!("down: {error}"),
@@ -442,6 +444,74 @@ mod tests {
             signals(&mut watcher, 6).await,
             ["list@5", "up", "batch@7", UNAVAILABLE, "up", "batch@8"]
         );
+    }
+
+    /// A store whose lists are given, page by page.
+    struct Paged(Mutex<VecDeque<Vec<Result<Page, StoreError>>>>);
+
+    #[async_trait::async_trait]
+    impl WatchStore for Paged {
+        async fn list(&self, _: &KeyRange) -> Result<Snapshot, StoreError> {
+            Err(down())
+        }
+
+        async fn list_pages(&self, _: &KeyRange) -> Result<Listing, StoreError> {
+            let pages = self.0.lock().unwrap().pop_front().ok_or_else(down)?;
+            Ok(Listing { revision: Revision(5), pages: stream::iter(pages).boxed() })
+        }
+
+        async fn watch(
+            &self,
+            _: &KeyRange,
+            _: &Cursor,
+        ) -> Result<BoxStream<'static, Result<WatchItem, StoreError>>, StoreError> {
+            Ok(stream::pending().boxed())
+        }
+    }
+
+    fn page(key: &str, revision: u64, more: bool) -> Result<Page, StoreError> {
+        Ok(Page { entries: vec![entry(key, revision)], more })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_breaks_between_two_pages_begins_again_and_only_a_compaction_is_not_told() {
+        let lists = [
+            vec![page("models/a", 1, true), Err(StoreError::Compacted)],
+            vec![page("models/a", 1, true), Err(down())],
+            vec![page("models/a", 1, true)],
+            vec![page("models/a", 4, true), page("models/b", 2, true), page("models/c", 3, false)],
+        ];
+        let store = Arc::new(Paged(Mutex::new(lists.into())));
+        let mut watcher = StoreWatcher::new(store, KeyRange::prefix(""), Timing::default());
+        let mut words = Vec::new();
+        while watcher.link != Link::Up {
+            words.push(match watcher.next().await {
+                Signal::Listing => "begins".to_owned(),
+                Signal::Page(entries) => entries[0].key.to_string(),
+                Signal::Listed { revision, entries } => format!("{}@{revision}", entries[0].key),
+                Signal::Down(error) => format!("down: {error}"),
+                other => format!("{other:?}"),
+            });
+        }
+        assert_eq!(
+            words,
+            [
+                "begins",
+                "models/a",
+                "begins",
+                "models/a",
+                UNAVAILABLE,
+                "begins",
+                "models/a",
+                "begins",
+                "models/a",
+                "models/b",
+                "models/c@5",
+                "Up",
+            ]
+        );
+        assert_eq!(watcher.anchors.newest().unwrap().0, "models/a".into());
+        assert_eq!(watcher.listed, 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,14 +12,15 @@ use tracing::{debug, error, info, warn};
 use crate::catalog::{Applied, Catalog, Gone, ModelUpdate, Refused, Relist, StoreEvent};
 use crate::instance::Instance;
 use crate::model_key::{MODEL_ROOT_PATH, narrow_range};
-use crate::store::{Key, KeyRange, Revision, StoreError, WatchStore};
+use crate::store::{Change, Entry, Key, KeyRange, Revision, StoreError, WatchStore};
 use crate::store_watcher::{Signal, StoreWatcher, Timing};
 
 /// What a watcher tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DiscoveryEvent {
-    /// The store said something; the first one says what there is, maybe nothing.
+    /// The store said something; the first one says what there is, maybe nothing, and goes on in the
+    /// next for as long as there is [`more`](DiscoveryBatch::more).
     Batch(DiscoveryBatch),
     /// The watch runs.
     Connected,
@@ -37,6 +38,10 @@ pub struct DiscoveryBatch {
     pub revision: Revision,
     /// Whether this follows from a full list.
     pub resync: bool,
+    /// Whether this is part of a first list, of which more follows in a batch of its own, so that
+    /// work on this one need not wait. It has no revision, and is no resync. Only first lists come
+    /// in parts: there is nothing yet that a reader could see half changed.
+    pub more: bool,
     /// The changes, in order.
     pub updates: Vec<ModelUpdate>,
     /// Keys that were not live and were put draining or refused.
@@ -166,8 +171,10 @@ pub enum WatcherError {
 pub struct ModelWatcher {
     store: StoreWatcher,
     catalog: Catalog,
-    /// The list that is coming in.
-    relist: Relist,
+    /// The revision that is applied.
+    revision: Revision,
+    /// The list that is coming in, unless it is taken in as it comes.
+    relist: Option<Relist>,
     target_namespace: NamespaceScope,
     prefix: String,
     needs: Needs,
@@ -205,7 +212,8 @@ impl ModelWatcher {
             needs,
             store: StoreWatcher::new(config.store, range, config.timing),
             catalog: Catalog::new(config.network_prefix.clone(), config.target_namespace.clone()),
-            relist: Relist::default(),
+            revision: Revision::default(),
+            relist: None,
             target_namespace: config.target_namespace,
             prefix: config.network_prefix,
             begun: false,
@@ -220,15 +228,39 @@ impl ModelWatcher {
         }
         loop {
             match self.store.next().await {
-                Signal::Listing => self.relist = Relist::default(),
-                Signal::Page(entries) => self.catalog.take_page(&mut self.relist, entries),
-                Signal::Listed(revision) => {
-                    let applied = self.catalog.resync(std::mem::take(&mut self.relist));
-                    return self.batch(revision, true, applied);
+                Signal::Listing => {
+                    self.told.so_far = Counts::default();
+                    // Nothing can vanish from an empty catalog, so there what comes counts at once.
+                    let first = self.catalog.instances().next().is_none();
+                    self.relist = (!first).then(Relist::default);
+                }
+                Signal::Page(entries) => match &mut self.relist {
+                    Some(relist) => self.catalog.take_page(relist, entries),
+                    None => {
+                        let applied = self.catalog.apply(puts(entries));
+                        self.told.tell(&applied);
+                        return self.batch(Part::OfList, applied);
+                    }
+                },
+                Signal::Listed { revision, entries } => {
+                    let applied = match self.relist.take() {
+                        Some(mut relist) => {
+                            self.catalog.take_page(&mut relist, entries);
+                            self.catalog.resync(relist)
+                        }
+                        None => self.catalog.apply(puts(entries)),
+                    };
+                    self.revision = revision;
+                    self.told.tell(&applied);
+                    self.told.listed(revision);
+                    return self.batch(Part::EndOfList, applied);
                 }
                 Signal::Batch { revision, changes } => {
                     let applied = self.catalog.apply(StoreEvent::Batch(changes));
-                    return self.batch(revision, false, applied);
+                    self.revision = revision;
+                    self.told.so_far = Counts::default();
+                    self.told.tell(&applied);
+                    return self.batch(Part::Change, applied);
                 }
                 Signal::Up => {
                     info!("connected to the store");
@@ -247,11 +279,11 @@ impl ModelWatcher {
         }
     }
 
-    fn batch(&mut self, revision: Revision, resync: bool, applied: Applied) -> DiscoveryEvent {
-        self.told.tell(&applied, revision, resync);
+    fn batch(&self, part: Part, applied: Applied) -> DiscoveryEvent {
         DiscoveryEvent::Batch(DiscoveryBatch {
-            revision,
-            resync,
+            revision: self.revision,
+            resync: part == Part::EndOfList,
+            more: part == Part::OfList,
             updates: applied.updates,
             unserved: applied.unserved,
             refused: applied.refused.len(),
@@ -305,6 +337,19 @@ pub async fn run_watcher(
     }
 }
 
+/// What a batch is of.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    /// A first list, not its last part.
+    OfList,
+    EndOfList,
+    Change,
+}
+
+fn puts(entries: Vec<Entry>) -> StoreEvent {
+    StoreEvent::Batch(entries.into_iter().map(Change::Put).collect())
+}
+
 /// What a watcher must be allowed to read.
 struct Needs {
     range: KeyRange,
@@ -334,12 +379,21 @@ struct Told {
     refused: HashSet<Key>,
     /// Of this outage.
     outages: Vec<DiscoveryEvent>,
+    /// What this batch has changed so far, or all batches of this list.
+    so_far: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    changes: usize,
+    refused: usize,
+    out_of_scope: usize,
 }
 
 impl Told {
     /// How many refused keys are remembered.
     const REMEMBERED: usize = 1024;
-    /// How many changes of one batch are told at info level.
+    /// How many changes of one batch, or of one list, are told at info level.
     const CHANGES: usize = 16;
 
     fn outage(&mut self, event: &DiscoveryEvent, error: &StoreError, needs: &Needs) {
@@ -359,19 +413,18 @@ impl Told {
         }
     }
 
-    fn tell(&mut self, applied: &Applied, revision: Revision, resync: bool) {
-        if resync {
-            info!(
-                %revision,
-                changes = applied.updates.len(),
-                refused = applied.refused.len(),
-                out_of_scope = applied.out_of_scope,
-                "listed"
-            );
-        }
+    fn listed(&self, revision: Revision) {
+        let Counts { changes, refused, out_of_scope } = self.so_far;
+        info!(%revision, changes, refused, out_of_scope, "listed");
+    }
+
+    fn tell(&mut self, applied: &Applied) {
         for (index, update) in applied.updates.iter().enumerate() {
-            tell_update(update, index < Self::CHANGES);
+            tell_update(update, self.so_far.changes + index < Self::CHANGES);
         }
+        self.so_far.changes += applied.updates.len();
+        self.so_far.refused += applied.refused.len();
+        self.so_far.out_of_scope += applied.out_of_scope;
         for refused in &applied.refused {
             self.tell_refused(refused);
         }

@@ -86,11 +86,10 @@ impl FromStr for WorkerUrl {
             Some(port) => Some(port.parse::<u16>().map_err(|_| InvalidUrl::Malformed)?),
         };
         let port = port.filter(|port| *port != default_port);
-        let mut url = format!(
-            "{}://{}",
-            if default_port == 443 { "https" } else { "http" },
-            host.to_ascii_lowercase()
-        );
+        let mut url = String::with_capacity(text.len());
+        url.push_str(if default_port == 443 { "https://" } else { "http://" });
+        url.push_str(host);
+        url.make_ascii_lowercase();
         if let Some(port) = port {
             url.push_str(&format!(":{port}"));
         }

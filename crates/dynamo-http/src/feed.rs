@@ -208,8 +208,9 @@ impl SourceStatus {
 
 /// Feeds a switchboard from its sources.
 ///
-/// Everything that is ready is published at once. The switchboard is ready when every source has
-/// told once what there is; a source that fails later takes nothing back.
+/// Everything that is ready is published at once, but a source's first list when it is whole. The
+/// switchboard is ready when every source has told once what there is; a source that fails later
+/// takes nothing back.
 pub struct Feed {
     writer: SwitchboardWriter,
     status: DiscoveryStatus,
@@ -274,14 +275,17 @@ impl Feed {
             }
         }
         let mut ready = false;
+        // Which sources are in the middle of their first list, which is published whole.
+        let mut listing = vec![false; status.sources.len()];
         let mut events = events.ready_chunks(AT_ONCE);
         loop {
+            let whole = !listing.contains(&true);
             let chunk = tokio::select! {
                 chunk = events.next() => match chunk {
                     Some(chunk) => chunk,
                     None => return,
                 },
-                Some(Asked { scopes, opened }) = asked.recv() => {
+                Some(Asked { scopes, opened }) = asked.recv(), if whole => {
                     let views = scopes.iter().map(|scope| writer.open(scope)).collect();
                     log(&writer.publish());
                     // Who asked may have gone; the views are then closed again.
@@ -294,7 +298,9 @@ impl Feed {
                 }
             };
             for (source, event) in &chunk {
-                status.sources[*source].note(event);
+                let status = &status.sources[*source];
+                status.note(event);
+                listing[*source] = matches!(event, DiscoveryEvent::Batch(batch) if batch.more);
                 if let DiscoveryEvent::Batch(batch) = event {
                     match &mut keeper {
                         Some(keeper) => keeper.stage(*source, batch, &mut writer),
@@ -317,7 +323,9 @@ impl Feed {
                     tell_ready(&status);
                 }
             }
-            log(&writer.publish());
+            if !listing.contains(&true) {
+                log(&writer.publish());
+            }
         }
     }
 }

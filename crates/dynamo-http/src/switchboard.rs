@@ -48,8 +48,7 @@ impl Switchboard {
             instances: BTreeMap::new(),
             held: BTreeSet::new(),
             ready: false,
-            upstreams: HashMap::new(),
-            sweep_at: 64,
+            upstreams: Upstreams { known: HashMap::new(), sweep_at: 64 },
         };
         (switchboard, writer)
     }
@@ -105,22 +104,131 @@ pub struct SwitchboardWriter {
     /// Those of them that the store has lost.
     held: BTreeSet<Key>,
     ready: bool,
-    /// Every server that a published model points at, so that it keeps its connections.
-    upstreams: HashMap<WorkerUrl, Weak<Upstream>>,
-    /// How many of them are kept before the dead are swept out.
-    sweep_at: usize,
+    upstreams: Upstreams,
 }
 
 /// A view to come; equal to the published one but for what is staged.
 struct Staged {
     live: LiveView,
     view: View,
+    /// The models that are to be built anew, with their instances ordered by key: each once for
+    /// each publication, however many batches touch it.
+    touched: BTreeMap<Arc<str>, Vec<Arc<Instance>>>,
+    /// The servers that they will point at.
+    servers: Vec<Arc<Upstream>>,
     changed: bool,
 }
 
 impl Staged {
     fn empty(scope: NamespaceScope) -> Self {
-        Self { view: View::empty(scope.clone()), live: LiveView::empty(scope), changed: false }
+        Self {
+            view: View::empty(scope.clone()),
+            live: LiveView::empty(scope),
+            touched: BTreeMap::new(),
+            servers: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// Takes in updates, as far as they are in scope.
+    fn stage(&mut self, updates: &[ModelUpdate], upstreams: &mut Upstreams) {
+        for update in updates {
+            let (old, new) = match update {
+                ModelUpdate::Added(new) => (None, Some(new)),
+                ModelUpdate::Changed { old, new } => (Some(old), Some(new)),
+                ModelUpdate::Removed(old, _) => (Some(old), None),
+            };
+            if let Some(either) = old.or(new).filter(|_| !self.view.held.is_empty()) {
+                self.view.held.remove(either.key());
+            }
+            let scope = &self.view.scope;
+            let of_scope =
+                |instance: &&Arc<Instance>| scope.contains(instance.entry().endpoint().namespace());
+            let (old, new) = (old.filter(of_scope), new.filter(of_scope));
+            self.changed |= old.or(new).is_some();
+            if let Some(old) = old {
+                self.view.instances.remove(old.key());
+                let instances = self.instances_of(old.model());
+                if let Ok(position) = position(instances, old) {
+                    instances.remove(position);
+                }
+            }
+            if let Some(new) = new {
+                self.view.instances.insert(new.key().clone(), new.clone());
+                if !opened(new).is_empty() {
+                    let instances = self.instances_of(new.model());
+                    match position(instances, new) {
+                        Ok(position) => instances[position] = new.clone(),
+                        Err(position) => instances.insert(position, new.clone()),
+                    }
+                    self.servers.extend(new.entry().url().map(|url| upstreams.get(url)));
+                }
+            }
+        }
+    }
+
+    /// The instances of a model as they will be, ordered by key.
+    fn instances_of(&mut self, model: &str) -> &mut Vec<Arc<Instance>> {
+        if !self.touched.contains_key(model) {
+            let (name, instances) = match self.view.models.get_key_value(model) {
+                Some((name, model)) => (name.clone(), model.instances().to_vec()),
+                None => (model.into(), Vec::with_capacity(1)),
+            };
+            self.touched.insert(name, instances);
+        }
+        self.touched.get_mut(model).unwrap_or_else(|| unreachable!("it was put there"))
+    }
+
+    /// Builds the models that the staged updates touch.
+    fn build(&mut self, upstreams: &mut Upstreams) {
+        let Self { view, touched, servers, .. } = self;
+        for (name, instances) in std::mem::take(touched) {
+            let before = view.models.get(&name).cloned();
+            let after = (!instances.is_empty()).then(|| {
+                let upstream = |url: &WorkerUrl| upstreams.get(url);
+                let name = name.clone();
+                Arc::new(Model::new(name, instances, before.as_deref(), unix_now(), upstream))
+            });
+            let kinds = |model: &Option<Arc<Model>>| {
+                model.as_ref().map_or(Kinds::NONE, |model| model.kinds())
+            };
+            for kind in kinds(&before).difference(kinds(&after)).iter() {
+                view.of_kind[index(kind)] -= 1;
+            }
+            for kind in kinds(&after).difference(kinds(&before)).iter() {
+                view.of_kind[index(kind)] += 1;
+            }
+            match after {
+                Some(after) => view.models.insert(name, after),
+                None => view.models.remove(&name),
+            };
+        }
+        *servers = Vec::new();
+    }
+}
+
+/// Every server that a model points at, so that it keeps its connections.
+struct Upstreams {
+    known: HashMap<WorkerUrl, Weak<Upstream>>,
+    /// How many are kept before the dead are swept out.
+    sweep_at: usize,
+}
+
+impl Upstreams {
+    fn get(&mut self, url: &WorkerUrl) -> Arc<Upstream> {
+        if let Some(upstream) = self.known.get(url).and_then(Weak::upgrade) {
+            return upstream;
+        }
+        let upstream = Arc::new(Upstream::new(url.clone()));
+        self.known.insert(url.clone(), Arc::downgrade(&upstream));
+        upstream
+    }
+
+    fn sweep(&mut self) {
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|_, upstream| upstream.strong_count() > 0);
+            self.sweep_at = (self.known.len() * 2).max(64);
+        }
     }
 }
 
@@ -147,7 +255,7 @@ impl SwitchboardWriter {
         staged.view.ready = self.ready;
         staged.changed = true;
         let known: Vec<_> = self.instances.values().cloned().map(ModelUpdate::Added).collect();
-        stage(&mut staged.view, &mut self.upstreams, &known);
+        staged.stage(&known, &mut self.upstreams);
         for key in self.held.iter().filter(|key| staged.view.instances.contains_key(*key)) {
             staged.view.held.insert(key.clone());
         }
@@ -171,8 +279,8 @@ impl SwitchboardWriter {
             };
             self.held.remove(key);
         }
-        for Staged { view, changed, .. } in &mut self.staged {
-            *changed |= stage(view, &mut self.upstreams, updates);
+        for staged in &mut self.staged {
+            staged.stage(updates, &mut self.upstreams);
         }
     }
 
@@ -195,19 +303,18 @@ impl SwitchboardWriter {
     /// The server at a URL: the one that published models use, where there is one.
     #[cfg(feature = "proxy")]
     pub(crate) fn server(&mut self, url: &WorkerUrl) -> Arc<Upstream> {
-        upstream(&mut self.upstreams, url)
+        self.upstreams.get(url)
     }
 
-    /// The instances of a namespace that serve a model to anyone.
+    /// The instances of a namespace that serve a model to anyone, with what is staged.
     #[cfg(feature = "proxy")]
     pub(crate) fn instances_of(
-        &self,
+        &mut self,
         namespace: &Namespace,
         model: &str,
     ) -> impl Iterator<Item = &Arc<Instance>> {
-        let view = self.staged.iter().find(|staged| staged.view.scope.contains(namespace));
-        let model = view.and_then(|staged| staged.view.models.get(model));
-        let instances = model.map_or([].as_slice(), |model| model.instances());
+        let staged = self.staged.iter_mut().find(|staged| staged.view.scope.contains(namespace));
+        let instances = staged.map_or([].as_slice(), |staged| staged.instances_of(model));
         instances.iter().filter(move |one| one.entry().endpoint().namespace() == namespace)
     }
 
@@ -224,10 +331,12 @@ impl SwitchboardWriter {
     pub fn publish(&mut self) -> Vec<RouteChange> {
         self.staged.retain(|staged| staged.live.is_held());
         let mut changes = Vec::new();
-        for Staged { live, view, changed } in &mut self.staged {
-            if !std::mem::take(changed) {
+        for staged in &mut self.staged {
+            if !std::mem::take(&mut staged.changed) {
                 continue;
             }
+            staged.build(&mut self.upstreams);
+            let Staged { live, view, .. } = staged;
             let before = live.publish(Arc::new(view.clone())).open_kinds();
             let now = view.open_kinds();
             for (kinds, open) in [(now.difference(before), true), (before.difference(now), false)] {
@@ -238,10 +347,7 @@ impl SwitchboardWriter {
                 }));
             }
         }
-        if self.upstreams.len() >= self.sweep_at {
-            self.upstreams.retain(|_, upstream| upstream.strong_count() > 0);
-            self.sweep_at = (self.upstreams.len() * 2).max(64);
-        }
+        self.upstreams.sweep();
         changes
     }
 }
@@ -255,69 +361,6 @@ impl fmt::Debug for SwitchboardWriter {
     }
 }
 
-/// Takes updates into one view, and says whether any of them is in its scope. Each model that they
-/// touch is built anew, once.
-fn stage(
-    view: &mut View,
-    upstreams: &mut HashMap<WorkerUrl, Weak<Upstream>>,
-    updates: &[ModelUpdate],
-) -> bool {
-    let mut changed = false;
-    let mut touched: BTreeMap<Arc<str>, Vec<Arc<Instance>>> = BTreeMap::new();
-    for update in updates {
-        let (old, new) = match update {
-            ModelUpdate::Added(new) => (None, Some(new)),
-            ModelUpdate::Changed { old, new } => (Some(old), Some(new)),
-            ModelUpdate::Removed(old, _) => (Some(old), None),
-        };
-        if let Some(either) = old.or(new).filter(|_| !view.held.is_empty()) {
-            view.held.remove(either.key());
-        }
-        let of_scope = |instance: &&Arc<Instance>| {
-            view.scope.contains(instance.entry().endpoint().namespace())
-        };
-        let (old, new) = (old.filter(of_scope), new.filter(of_scope));
-        changed |= old.or(new).is_some();
-        if let Some(old) = old {
-            view.instances.remove(old.key());
-            let instances = instances_of(&view.models, &mut touched, old.model());
-            if let Ok(position) = position(instances, old) {
-                instances.remove(position);
-            }
-        }
-        if let Some(new) = new {
-            view.instances.insert(new.key().clone(), new.clone());
-            if !opened(new).is_empty() {
-                let instances = instances_of(&view.models, &mut touched, new.model());
-                match position(instances, new) {
-                    Ok(position) => instances[position] = new.clone(),
-                    Err(position) => instances.insert(position, new.clone()),
-                }
-            }
-        }
-    }
-    for (name, instances) in touched {
-        let before = view.models.get(&name).cloned();
-        let after = (!instances.is_empty()).then(|| {
-            let upstream = |url: &WorkerUrl| upstream(upstreams, url);
-            Arc::new(Model::new(name.clone(), &instances, before.as_deref(), unix_now(), upstream))
-        });
-        let kinds =
-            |model: &Option<Arc<Model>>| model.as_ref().map_or(Kinds::NONE, |model| model.kinds());
-        for kind in kinds(&before).difference(kinds(&after)).iter() {
-            view.by_kind[index(kind)].remove(&name);
-        }
-        for kind in kinds(&after).difference(kinds(&before)).iter() {
-            view.by_kind[index(kind)].insert(name.clone());
-        }
-        match after {
-            Some(after) => view.models.insert(name, after),
-            None => view.models.remove(&name),
-        };
-    }
-    changed
-}
-
 /// The kinds of an instance for which there is a route.
 fn opened(instance: &Instance) -> Kinds {
     let kinds = instance.kinds();
@@ -326,28 +369,6 @@ fn opened(instance: &Instance) -> Kinds {
 
 fn position(instances: &[Arc<Instance>], instance: &Instance) -> Result<usize, usize> {
     instances.binary_search_by(|other| other.key().cmp(instance.key()))
-}
-
-/// The instances of a model as this batch has them so far, ordered by key.
-fn instances_of<'a>(
-    models: &imbl::OrdMap<Arc<str>, Arc<Model>>,
-    touched: &'a mut BTreeMap<Arc<str>, Vec<Arc<Instance>>>,
-    name: &str,
-) -> &'a mut Vec<Arc<Instance>> {
-    let (name, known) = match models.get_key_value(name) {
-        Some((name, model)) => (name.clone(), model.instances()),
-        None => (name.into(), [].as_slice()),
-    };
-    touched.entry(name).or_insert_with(|| known.to_vec())
-}
-
-fn upstream(upstreams: &mut HashMap<WorkerUrl, Weak<Upstream>>, url: &WorkerUrl) -> Arc<Upstream> {
-    if let Some(upstream) = upstreams.get(url).and_then(Weak::upgrade) {
-        return upstream;
-    }
-    let upstream = Arc::new(Upstream::new(url.clone()));
-    upstreams.insert(url.clone(), Arc::downgrade(&upstream));
-    upstream
 }
 
 fn unix_now() -> u64 {

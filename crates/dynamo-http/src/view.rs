@@ -22,7 +22,8 @@ pub struct View {
     pub(crate) scope: NamespaceScope,
     pub(crate) ready: bool,
     pub(crate) models: OrdMap<Arc<str>, Arc<Model>>,
-    pub(crate) by_kind: [OrdSet<Arc<str>>; Kind::ALL.len()],
+    /// How many of them serve each kind.
+    pub(crate) of_kind: [usize; Kind::ALL.len()],
     pub(crate) instances: OrdMap<Key, Arc<Instance>>,
     /// Those of them that the store has lost, and that serve because their servers answer.
     pub(crate) held: OrdSet<Key>,
@@ -35,7 +36,7 @@ impl View {
             scope,
             ready: false,
             models: OrdMap::new(),
-            by_kind: Default::default(),
+            of_kind: Default::default(),
             instances: OrdMap::new(),
             held: OrdSet::new(),
         }
@@ -56,7 +57,7 @@ impl View {
     /// Whether a model of this kind is there.
     #[must_use]
     pub fn is_open(&self, kind: Kind) -> bool {
-        !self.by_kind[index(kind)].is_empty()
+        self.models_of(kind) > 0
     }
 
     /// The kinds of which a model is there.
@@ -68,7 +69,7 @@ impl View {
     /// How many models serve a kind.
     #[must_use]
     pub fn models_of(&self, kind: Kind) -> usize {
-        self.by_kind[index(kind)].len()
+        self.of_kind[index(kind)]
     }
 
     /// The model of this name, if an instance of it opens a route.
@@ -141,12 +142,19 @@ pub struct Model {
     context_length: Option<u64>,
     instances: Box<[Arc<Instance>]>,
     targets: Box<[Target]>,
-    next: Arc<AtomicUsize>,
+    pub(crate) lasting: Arc<Lasting>,
+}
+
+/// What a model keeps while its instances come and go.
+#[derive(Debug, Default)]
+pub(crate) struct Lasting {
+    /// Whose turn it is.
+    next: AtomicUsize,
     /// How many requests wait for a place at one of its servers.
     #[cfg(feature = "proxy")]
-    pub(crate) waiting: Arc<AtomicUsize>,
+    pub(crate) waiting: AtomicUsize,
     #[cfg(feature = "proxy")]
-    pub(crate) meter: Arc<crate::proxy::metrics::ModelMeter>,
+    pub(crate) meter: crate::proxy::metrics::ModelMeter,
 }
 
 /// A server of the model, and what it serves.
@@ -162,13 +170,13 @@ impl Model {
     /// What stays the same while instances come and go is taken over from `before`.
     pub(crate) fn new(
         name: Arc<str>,
-        instances: &[Arc<Instance>],
+        instances: Vec<Arc<Instance>>,
         before: Option<&Self>,
         now: u64,
         mut upstream: impl FnMut(&WorkerUrl) -> Arc<Upstream>,
     ) -> Self {
         let mut targets: Vec<Target> = Vec::new();
-        for instance in instances {
+        for instance in &instances {
             let Some(url) = instance.entry().url() else { continue };
             let upstream = upstream(url);
             // A worker that was killed and came back has two keys until the first lease ends.
@@ -185,11 +193,7 @@ impl Model {
             context_length: entries().filter_map(|entry| entry.context_length()).min(),
             instances: instances.into(),
             targets: targets.into(),
-            next: before.map_or_else(Arc::default, |before| before.next.clone()),
-            #[cfg(feature = "proxy")]
-            waiting: before.map_or_else(Arc::default, |before| before.waiting.clone()),
-            #[cfg(feature = "proxy")]
-            meter: before.map_or_else(Arc::default, |before| before.meter.clone()),
+            lasting: before.map_or_else(Arc::default, |before| before.lasting.clone()),
             name,
         }
     }
@@ -249,7 +253,7 @@ impl Model {
 
     /// A number that is higher each time.
     pub(crate) fn turn(&self) -> usize {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        self.lasting.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The servers of a kind, each once, always in the same order.

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::post;
 use common::{batch, instance, scope, soon};
-use dynamo_discovery::{DiscoveryEvent, Kind, MemoryStore, ModelUpdate, ModelWatcher};
-use dynamo_http::{Feed, Source, Switchboard, gate};
+use dynamo_discovery::{
+    DiscoveryBatch, DiscoveryEvent, Kind, MemoryStore, ModelUpdate, ModelWatcher,
+};
+use dynamo_http::{Feed, Source, Switchboard, View, gate};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use http::{Request, StatusCode};
@@ -61,6 +63,54 @@ async fn discovery_is_ready_when_every_source_has_told_once_and_stays_so() {
     etcd.send(batch(vec![ModelUpdate::Added(instance("a", "o", "Chat", None))], false)).unwrap();
     until(&switchboard, |view| view.models().count() == 3).await;
     assert!(source.connected() && !source.denied());
+}
+
+#[tokio::test]
+async fn a_first_list_in_parts_is_published_whole_and_what_came_of_a_broken_one_as_well() {
+    let (switchboard, writer) = Switchboard::new([scope("a")]);
+    let ((events, one), (other, two)) = (source("etcd"), source("static"));
+    let feed = Feed::new(writer, [one, two]);
+    tokio::spawn(feed.run());
+    let published = switchboard.live_view(&scope("a"));
+    let part = |model: &str| {
+        let mut part = DiscoveryBatch::default();
+        part.updates = vec![ModelUpdate::Added(instance("a", model, "Chat", None))];
+        part.more = true;
+        events.send(DiscoveryEvent::Batch(part)).unwrap();
+    };
+    // How many models each view had that was published after `before`, up to one with `last`.
+    let sizes = async |before: &Arc<View>, last: usize| {
+        let (mut seen, mut sizes) = (before.clone(), Vec::new());
+        soon(async {
+            while sizes.last() != Some(&last) {
+                let view = published.load();
+                if !Arc::ptr_eq(&view, &seen) {
+                    sizes.push(view.models().count());
+                    seen = view;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        sizes
+    };
+    let before = published.load();
+    part("m");
+    part("n");
+    // The test's own thread runs the feed: it has taken in the parts when this returns.
+    other.send(batch(vec![], true)).unwrap();
+    tokio::task::yield_now().await;
+    assert!(Arc::ptr_eq(&before, &published.load()));
+    events.send(DiscoveryEvent::Disconnected).unwrap();
+    assert_eq!(sizes(&before, 2).await, [2], "it may take long to begin again");
+
+    let before = published.load();
+    part("o");
+    tokio::task::yield_now().await;
+    assert!(Arc::ptr_eq(&before, &published.load()));
+    events.send(batch(vec![ModelUpdate::Added(instance("a", "p", "Chat", None))], true)).unwrap();
+    assert_eq!(sizes(&before, 4).await, [4]);
+    assert!(published.load().is_ready());
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ fn run(flags: FrontendFlags, environment: &Environment) -> Result<ExitCode, Fail
     logging::start(environment)?;
     let settings = flags.resolve(environment)?;
     // What is not a client's has one thread beside theirs.
-    runtime::block_on(Some(NonZeroUsize::MIN), start(settings))
+    runtime::block_on(NonZeroUsize::new(2), start(settings))
 }
 
 async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {

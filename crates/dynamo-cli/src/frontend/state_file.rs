@@ -146,7 +146,8 @@ impl Writer {
     fn note(&mut self, event: &DiscoveryEvent) {
         match event {
             DiscoveryEvent::Batch(batch) => {
-                self.changed |= batch.resync || !batch.updates.is_empty();
+                // Part of a list is less than what the file has.
+                self.changed |= !batch.more && (batch.resync || !batch.updates.is_empty());
             }
             DiscoveryEvent::Connected => self.connected = true,
             _ => self.connected = false,
@@ -280,7 +281,12 @@ mod tests {
         let wait = |writer: &Writer| writer.due_at().map(|at| at - began);
         assert_eq!(wait(&writer), None, "nothing is known");
         let mut first = dynamo_discovery::DiscoveryBatch::default();
+        first.updates = vec![dynamo_discovery::ModelUpdate::Added(instance(1))];
+        first.more = true;
+        writer.note(&DiscoveryEvent::Batch(first.clone()));
+        assert_eq!(wait(&writer), None, "what the file has may be more than this part");
         first.resync = true;
+        first.more = false;
         writer.note(&DiscoveryEvent::Batch(first));
         assert_eq!(wait(&writer), Some(Duration::ZERO), "the first answer at once");
         writer.write(Vec::new());

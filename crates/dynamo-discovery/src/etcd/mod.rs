@@ -23,7 +23,7 @@ use self::failure::{Failure, Meaning};
 #[cfg(feature = "etcd-tls")]
 pub use self::tls::{ClientIdentity, Tls};
 use crate::store::{
-    Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Revision, Snapshot,
+    Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Page, Revision, Snapshot,
     StoreError, WatchItem, WatchStore,
 };
 
@@ -79,11 +79,6 @@ struct Pages {
     /// 0 is the latest, before the first page.
     revision: Revision,
     size: usize,
-}
-
-struct Page {
-    entries: Vec<Entry>,
-    more: bool,
 }
 
 impl Pages {
@@ -152,7 +147,7 @@ impl WatchStore for EtcdStore {
         tokio::spawn(async move {
             loop {
                 let more = page.as_ref().is_ok_and(|page| page.more);
-                let sent = sender.send(page.map(|page| page.entries).map_err(StoreError::from));
+                let sent = sender.send(page.map_err(StoreError::from));
                 if sent.await.is_err() || !more {
                     return;
                 }

@@ -62,6 +62,9 @@ impl Keeper {
         instances: Vec<Arc<Instance>>,
         writer: &mut SwitchboardWriter,
     ) {
+        if instances.is_empty() {
+            return;
+        }
         let now = Instant::now();
         let remembered = Remembered::new(instances, now, |url| writer.server(url));
         self.remembered.insert(source, remembered);
@@ -85,9 +88,13 @@ impl Keeper {
         batch: &DiscoveryBatch,
         writer: &mut SwitchboardWriter,
     ) {
-        // The first batch of a source knows of nothing that could vanish.
-        if let Some(remembered) = self.remembered.remove(&source) {
-            writer.stage(&remembered.replaced_by(&batch.updates));
+        // Till a source has said what there is, it knows of nothing that could vanish.
+        if let Some(remembered) = self.remembered.get_mut(&source) {
+            remembered.take_in(&batch.updates);
+            if !batch.more {
+                let replaced = self.remembered.remove(&source).map(Remembered::replaced);
+                writer.stage(&replaced.unwrap_or_default());
+            }
             return;
         }
         let now = Instant::now();

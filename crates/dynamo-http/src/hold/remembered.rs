@@ -20,6 +20,8 @@ pub(crate) struct Remembered {
     due: BTreeSet<(Instant, WorkerUrl)>,
     /// How many of them were never asked to the end.
     untried: usize,
+    /// What the source has told so far, which is not yet all that there is.
+    told: Vec<ModelUpdate>,
 }
 
 /// A server that has not answered, with what serves once it does.
@@ -47,7 +49,7 @@ impl Remembered {
             server.instances.push(instance);
         }
         let due = silent.keys().map(|url| (now, url.clone())).collect();
-        Self { serving: BTreeMap::new(), due, untried: silent.len(), silent }
+        Self { serving: BTreeMap::new(), due, untried: silent.len(), silent, told: Vec::new() }
     }
 
     /// Whether no server is waited for.
@@ -102,20 +104,22 @@ impl Remembered {
         instances.into_iter().map(ModelUpdate::Added).collect()
     }
 
+    /// Takes in what the source says of what there is.
+    pub(crate) fn take_in(&mut self, updates: &[ModelUpdate]) {
+        self.told.extend_from_slice(updates);
+    }
+
     /// The source has said what there is: what it said, as the switchboard must learn it, which
     /// knows what served so far.
-    pub(crate) fn replaced_by(self, updates: &[ModelUpdate]) -> Vec<ModelUpdate> {
-        let mut serving = self.serving;
-        let mut told: Vec<ModelUpdate> = updates
-            .iter()
-            .map(|update| match update {
-                ModelUpdate::Added(new) => match serving.remove(new.key()) {
-                    Some(old) => ModelUpdate::Changed { old, new: new.clone() },
-                    None => update.clone(),
-                },
-                ModelUpdate::Changed { .. } | ModelUpdate::Removed(..) => update.clone(),
-            })
-            .collect();
+    pub(crate) fn replaced(self) -> Vec<ModelUpdate> {
+        let Self { mut serving, mut told, .. } = self;
+        for update in &mut told {
+            if let ModelUpdate::Added(new) = update
+                && let Some(old) = serving.remove(new.key())
+            {
+                *update = ModelUpdate::Changed { old, new: new.clone() };
+            }
+        }
         // After what is new, so that no route closes in between.
         told.extend(serving.into_values().map(|old| ModelUpdate::Removed(old, Gone::Vanished)));
         told

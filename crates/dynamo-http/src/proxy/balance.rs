@@ -213,7 +213,7 @@ mod tests {
     const CHAT: Kind = Kind::Chat;
 
     fn model(servers: usize) -> Model {
-        let instances: Vec<_> = (0..servers)
+        let instances = (0..servers)
             .map(|n| {
                 let endpoint = "a.backend.generate".parse().unwrap();
                 let entry = ModelEntry::new("m", endpoint, Kinds::from(CHAT)).unwrap();
@@ -221,7 +221,7 @@ mod tests {
                 Arc::new(Instance::new(Key::from(format!("k{n}")), None, entry))
             })
             .collect();
-        Model::new("m".into(), &instances, None, 0, |url| Arc::new(Upstream::new(url.clone())))
+        Model::new("m".into(), instances, None, 0, |url| Arc::new(Upstream::new(url.clone())))
     }
 
     fn balancer(mode: RouterMode) -> Balancer {

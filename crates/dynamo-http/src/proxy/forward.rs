@@ -135,7 +135,7 @@ impl Forwarder {
     ) -> Result<Slot, ApiError> {
         let Some(limit) = self.balancer.limit else { return Err(no_instances(model)) };
         let kind = ask.route.kind();
-        let queued = Queued::join(&model.waiting, &self.upkeep.metrics.queued, self.queue)?;
+        let queued = Queued::join(model, &self.upkeep.metrics.queued, self.queue)?;
         loop {
             let untried =
                 |one: &&Arc<Upstream>| !tried.iter().any(|other| Arc::ptr_eq(*one, other));

@@ -56,14 +56,16 @@ pub(crate) struct Metrics {
     pub(crate) queued: IntGauge,
     /// The models that have series of their own.
     labelled: Mutex<HashSet<Box<str>>>,
-    unknown: Arc<ModelMeter>,
+    /// Of requests for no model that is there.
+    unknown: ModelSeries,
 }
 
-/// The series of one model.
+/// The series of one model. Made for the first request: most of many models may have none.
 #[derive(Default)]
-pub(crate) struct ModelMeter {
-    label: OnceLock<Box<str>>,
-    /// Boxed, since most models of many are asked for on one route or none.
+pub(crate) struct ModelMeter(OnceLock<Box<ModelSeries>>);
+
+struct ModelSeries {
+    label: Box<str>,
     routes: [OnceLock<Box<RouteMeter>>; Route::ALL.len()],
 }
 
@@ -118,7 +120,7 @@ impl Metrics {
                 "Requests that wait for a place at a worker",
             ))),
             labelled: Mutex::default(),
-            unknown: Arc::default(),
+            unknown: ModelSeries::new(UNKNOWN_MODEL),
             registry,
         };
         let Self { registry, requests, inflight, duration, first_byte, .. } = &metrics;
@@ -137,7 +139,6 @@ impl Metrics {
         for outcome in [true, false] {
             metrics.resent_counter(outcome);
         }
-        let _ = metrics.unknown.label.set(UNKNOWN_MODEL.into());
         metrics
     }
 
@@ -155,20 +156,19 @@ impl Metrics {
         self.resent.with_label_values(&[if was { "sent" } else { "over_budget" }])
     }
 
-    fn label<'a>(&self, meter: &'a ModelMeter, name: &str) -> &'a str {
-        meter.label.get_or_init(|| {
+    fn series<'a>(&self, meter: &'a ModelMeter, name: &str) -> &'a ModelSeries {
+        meter.0.get_or_init(|| {
             let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
             // A model may be known to several views, and may have been away.
             let own = labelled.contains(name)
                 || (labelled.len() < MAX_MODELS && labelled.insert(name.into()));
-            if own { name.into() } else { OTHER_MODELS.into() }
+            Box::new(ModelSeries::new(if own { name } else { OTHER_MODELS }))
         })
     }
 
-    fn route<'a>(&self, meter: &'a ModelMeter, name: &str, route: Route) -> &'a RouteMeter {
-        meter.routes[route as usize].get_or_init(|| {
-            let model = self.label(meter, name);
-            let labels = [model, route.name()];
+    fn route<'a>(&self, series: &'a ModelSeries, route: Route) -> &'a RouteMeter {
+        series.routes[route as usize].get_or_init(|| {
+            let labels = [&*series.label, route.name()];
             Box::new(RouteMeter {
                 inflight: self.inflight.with_label_values(&labels),
                 duration: self.duration.with_label_values(&labels),
@@ -204,9 +204,15 @@ impl fmt::Debug for Metrics {
     }
 }
 
+impl ModelSeries {
+    fn new(label: &str) -> Self {
+        Self { label: label.into(), routes: Default::default() }
+    }
+}
+
 impl fmt::Debug for ModelMeter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ModelMeter").field("label", &self.label.get()).finish_non_exhaustive()
+        f.debug_tuple("ModelMeter").field(&self.0.get().map(|series| &series.label)).finish()
     }
 }
 
@@ -340,7 +346,6 @@ fn request_labels(
 /// One request from its head to the end of its answer; counted when it is dropped.
 pub(crate) struct Record {
     metrics: Arc<Metrics>,
-    meter: Arc<ModelMeter>,
     model: Option<Arc<Model>>,
     /// What it counts against, where a key is required.
     slot: Option<Slot>,
@@ -366,7 +371,6 @@ enum Outcome {
 impl Record {
     pub(crate) fn begin(metrics: &Arc<Metrics>, route: Route) -> Self {
         Self {
-            meter: metrics.unknown.clone(),
             metrics: metrics.clone(),
             model: None,
             slot: None,
@@ -385,7 +389,6 @@ impl Record {
 
     /// The request is for this model, which is there.
     pub(crate) fn is_for(&mut self, model: &Arc<Model>, stream: bool) {
-        self.meter = model.meter.clone();
         self.model = Some(model.clone());
         self.stream = stream;
         self.route_meter().inflight.inc();
@@ -418,9 +421,15 @@ impl Record {
         }
     }
 
+    fn series(&self) -> &ModelSeries {
+        match &self.model {
+            Some(model) => self.metrics.series(&model.lasting.meter, model.name()),
+            None => &self.metrics.unknown,
+        }
+    }
+
     fn route_meter(&self) -> &RouteMeter {
-        let name = self.model.as_ref().map_or(UNKNOWN_MODEL, |model| model.name());
-        self.metrics.route(&self.meter, name, self.route)
+        self.metrics.route(self.series(), self.route)
     }
 }
 
@@ -436,11 +445,11 @@ impl Drop for Record {
                 (StatusCode::from_u16(CLIENT_CLOSED).unwrap_or(StatusCode::BAD_REQUEST), false)
             }
         };
-        let meter = self.route_meter();
+        let series = self.series();
+        let meter = self.metrics.route(series, self.route);
         let counter = || {
-            let model = self.meter.label.get().map_or(UNKNOWN_MODEL, |label| label);
             let success = whole && status.is_success();
-            let labels = request_labels(model, self.route, self.stream, status, success);
+            let labels = request_labels(&series.label, self.route, self.stream, status, success);
             self.metrics.requests.with_label_values(&labels)
         };
         if whole && status == StatusCode::OK {
@@ -480,7 +489,8 @@ mod tests {
         let metrics = Metrics::new();
         let meters: Vec<ModelMeter> = (0..MAX_MODELS + 50).map(|_| ModelMeter::default()).collect();
         for (n, meter) in meters.iter().enumerate() {
-            metrics.route(meter, &format!("m{n}"), Route::ChatCompletions).inflight.inc();
+            let series = metrics.series(meter, &format!("m{n}"));
+            metrics.route(series, Route::ChatCompletions).inflight.inc();
         }
         let text = text(&metrics);
         let inflight: Vec<_> = text
@@ -495,7 +505,8 @@ mod tests {
     fn a_model_that_several_views_show_has_one_series() {
         let metrics = Metrics::new();
         for _ in 0..MAX_MODELS + 1 {
-            metrics.route(&ModelMeter::default(), "m", Route::Completions).inflight.inc();
+            let meter = ModelMeter::default();
+            metrics.route(metrics.series(&meter, "m"), Route::Completions).inflight.inc();
         }
         let line = format!(
             "dynamo_frontend_inflight_requests{{endpoint=\"completions\",model=\"m\"}} {}",
@@ -508,7 +519,7 @@ mod tests {
     fn a_name_cannot_break_out_of_its_label() {
         let metrics = Metrics::new();
         let meter = ModelMeter::default();
-        metrics.route(&meter, "a\"} 1\\", Route::Completions).inflight.inc();
+        metrics.route(metrics.series(&meter, "a\"} 1\\"), Route::Completions).inflight.inc();
         let text = text(&metrics);
         assert!(text.contains(r#"model="a\"} 1\\"} 1"#), "{text}");
     }

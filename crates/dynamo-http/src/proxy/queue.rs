@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures_util::future::select_all;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::load::Slot;
 use crate::error::ApiError;
 use crate::upstream::Upstream;
+use crate::view::{Lasting, Model};
 
 /// How often a request that waits looks whether there are other servers by now.
 pub(crate) const RECONSIDER: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ pub(crate) struct QueueLimits {
 
 /// A request's place in the line of its model. Left when it is dropped.
 pub(crate) struct Queued {
-    waiting: Arc<AtomicUsize>,
+    model: Arc<Lasting>,
     gauge: IntGauge,
     until: Instant,
 }
@@ -39,12 +40,12 @@ impl Queued {
     ///
     /// 429 when it is too long.
     pub(crate) fn join(
-        waiting: &Arc<AtomicUsize>,
+        model: &Model,
         gauge: &IntGauge,
         limits: QueueLimits,
     ) -> Result<Self, ApiError> {
         let join = |waiting: usize| (waiting < limits.depth).then_some(waiting + 1);
-        waiting.fetch_update(Relaxed, Relaxed, join).map_err(|_| {
+        model.lasting.waiting.fetch_update(Relaxed, Relaxed, join).map_err(|_| {
             ApiError::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "All workers of the model are busy and too many requests wait; try again shortly.",
@@ -53,7 +54,7 @@ impl Queued {
         })?;
         gauge.inc();
         Ok(Self {
-            waiting: waiting.clone(),
+            model: model.lasting.clone(),
             gauge: gauge.clone(),
             until: Instant::now() + limits.timeout,
         })
@@ -97,7 +98,7 @@ impl Queued {
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(1, Relaxed);
+        self.model.waiting.fetch_sub(1, Relaxed);
         self.gauge.dec();
     }
 }
