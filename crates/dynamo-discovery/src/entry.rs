@@ -31,10 +31,10 @@ use crate::worker_url::{InvalidUrl, WorkerUrl};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelEntry {
-    name: String,
+    name: Box<str>,
     endpoint: EndpointId,
     kinds: Kinds,
-    unknown_kinds: Vec<String>,
+    unknown_kinds: Box<[String]>,
     url: Option<WorkerUrl>,
     created: Option<u64>,
     state: State,
@@ -69,10 +69,10 @@ impl ModelEntry {
             return Err(InvalidEntry::NoKnownKind);
         }
         Ok(Self {
-            name: name.to_owned(),
+            name: name.into(),
             endpoint,
             kinds,
-            unknown_kinds: Vec::new(),
+            unknown_kinds: Box::default(),
             url: None,
             created: None,
             state: State::Serving,
@@ -231,7 +231,7 @@ impl<'a> RawEntry<'a> {
         };
         let entry = ModelEntry::new(&wire.name, endpoint, parsed.kinds)?;
         Ok(ModelEntry {
-            unknown_kinds: parsed.unknown,
+            unknown_kinds: parsed.unknown.into(),
             url: wire.url.map(|url| url.parse().map_err(InvalidEntry::Url)).transpose()?,
             created: wire.created,
             state,

@@ -13,6 +13,7 @@ use dynamo_discovery::{Instance, Key, Kinds, ModelUpdate, WorkerUrl};
 use dynamo_namespace::Namespace;
 use dynamo_namespace::NamespaceScope;
 
+use crate::by_key::ByKey;
 use crate::live::LiveView;
 use crate::route::Route;
 use crate::upstream::Upstream;
@@ -45,7 +46,7 @@ impl Switchboard {
         let writer = SwitchboardWriter {
             switchboard: switchboard.clone(),
             staged,
-            instances: BTreeMap::new(),
+            instances: BTreeSet::new(),
             held: BTreeSet::new(),
             ready: false,
             upstreams: Upstreams { known: HashMap::new(), sweep_at: 64 },
@@ -100,7 +101,7 @@ pub struct SwitchboardWriter {
     switchboard: Switchboard,
     staged: Vec<Staged>,
     /// All that was told, whatever its scope: what a new view begins with.
-    instances: BTreeMap<Key, Arc<Instance>>,
+    instances: BTreeSet<ByKey>,
     /// Those of them that the store has lost.
     held: BTreeSet<Key>,
     ready: bool,
@@ -154,7 +155,7 @@ impl Staged {
                 }
             }
             if let Some(new) = new {
-                self.view.instances.insert(new.key().clone(), new.clone());
+                self.view.instances.insert(ByKey(new.clone()));
                 if !opened(new).is_empty() {
                     let instances = self.instances_of(new.model());
                     match position(instances, new) {
@@ -254,9 +255,10 @@ impl SwitchboardWriter {
         let mut staged = Staged::empty(scope.clone());
         staged.view.ready = self.ready;
         staged.changed = true;
-        let known: Vec<_> = self.instances.values().cloned().map(ModelUpdate::Added).collect();
+        let known = self.instances.iter().map(|one| ModelUpdate::Added(one.0.clone()));
+        let known: Vec<_> = known.collect();
         staged.stage(&known, &mut self.upstreams);
-        for key in self.held.iter().filter(|key| staged.view.instances.contains_key(*key)) {
+        for key in self.held.iter().filter(|key| staged.view.instances.contains(*key)) {
             staged.view.held.insert(key.clone());
         }
         let live = staged.live.clone();
@@ -269,7 +271,7 @@ impl SwitchboardWriter {
         for update in updates {
             let key = match update {
                 ModelUpdate::Added(new) | ModelUpdate::Changed { new, .. } => {
-                    self.instances.insert(new.key().clone(), new.clone());
+                    self.instances.replace(ByKey(new.clone()));
                     new.key()
                 }
                 ModelUpdate::Removed(old, _) => {
@@ -288,12 +290,12 @@ impl SwitchboardWriter {
     #[cfg(feature = "proxy")]
     pub(crate) fn stage_held(&mut self, instance: &Instance) {
         let key = instance.key();
-        if !self.instances.contains_key(key) {
+        if !self.instances.contains(key) {
             return;
         }
         self.held.insert(key.clone());
         for Staged { view, changed, .. } in &mut self.staged {
-            if view.instances.contains_key(key) {
+            if view.instances.contains(key) {
                 view.held.insert(key.clone());
                 *changed = true;
             }

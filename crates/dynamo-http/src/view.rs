@@ -8,6 +8,7 @@ use dynamo_discovery::{Instance, Key, Kind, Kinds, WorkerUrl};
 use dynamo_namespace::NamespaceScope;
 use imbl::{OrdMap, OrdSet};
 
+use crate::by_key::ByKey;
 use crate::error::ApiError;
 #[cfg(feature = "proxy")]
 use crate::proxy::rotation::Out;
@@ -24,7 +25,7 @@ pub struct View {
     pub(crate) models: OrdMap<Arc<str>, Arc<Model>>,
     /// How many of them serve each kind.
     pub(crate) of_kind: [usize; Kind::ALL.len()],
-    pub(crate) instances: OrdMap<Key, Arc<Instance>>,
+    pub(crate) instances: OrdSet<ByKey>,
     /// Those of them that the store has lost, and that serve because their servers answer.
     pub(crate) held: OrdSet<Key>,
 }
@@ -37,7 +38,7 @@ impl View {
             ready: false,
             models: OrdMap::new(),
             of_kind: Default::default(),
-            instances: OrdMap::new(),
+            instances: OrdSet::new(),
             held: OrdSet::new(),
         }
     }
@@ -85,7 +86,7 @@ impl View {
 
     /// Every instance, by key; also those that open no route.
     pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
-        self.instances.values()
+        self.instances.iter().map(|one| &one.0)
     }
 
     /// Whether an instance is held: the store has lost it, but its server answers.
