@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
 fn run(flags: FrontendFlags, environment: &Environment) -> Result<ExitCode, Failure> {
     logging::start(environment)?;
     let settings = flags.resolve(environment)?;
-    // What is not a client's has one thread beside theirs.
+    // What is not a client's has threads beside theirs: one reads a long list, one takes it in.
     runtime::block_on(NonZeroUsize::new(2), start(settings))
 }
 
