@@ -152,8 +152,8 @@ impl Seen {
                 self.link.push((Instant::now(), false))
             }
             DiscoveryEvent::Batch(batch) => {
-                // A list may show a store that begins again.
-                if !batch.resync && batch.revision <= self.revision {
+                // A list may show a store that begins again; part of one has no revision of its own.
+                if !batch.resync && !batch.more && batch.revision <= self.revision {
                     let breach = format!("revision {} after {}", batch.revision, self.revision);
                     self.breaches.push(breach);
                 }

@@ -123,13 +123,13 @@ pub struct Catalog {
     recent: Option<EndpointId>,
 }
 
-/// What an entry is to this catalog.
 /// A full list in the making: its entries are checked as they come, and count once it is whole.
 #[derive(Debug, Default)]
 pub struct Relist {
     checked: Vec<(Key, Verdict)>,
 }
 
+/// What an entry is to this catalog.
 #[derive(Debug)]
 enum Verdict {
     Live(Arc<Instance>),
@@ -193,8 +193,9 @@ impl Catalog {
     /// Takes in a full list, as [`StoreEvent::Resync`] does, and says what it changed.
     pub fn resync(&mut self, relist: Relist) -> Applied {
         let mut applied = Applied::default();
-        let fresh = HashMap::with_capacity(relist.checked.len());
-        let mut before = std::mem::replace(&mut self.live, fresh);
+        let is_live = |(_, verdict): &&(Key, Verdict)| matches!(verdict, Verdict::Live(_));
+        let live = HashMap::with_capacity(relist.checked.iter().filter(is_live).count());
+        let mut before = std::mem::replace(&mut self.live, live);
         for (key, verdict) in relist.checked {
             self.put(before.remove(&key), key, verdict, &mut applied);
         }
@@ -215,14 +216,18 @@ impl Catalog {
     ) {
         let gone = match verdict {
             Verdict::Live(new) => {
-                match old {
-                    Some(old) if old == new => {}
-                    Some(old) => {
-                        applied.updates.push(ModelUpdate::Changed { old, new: new.clone() });
+                let live = match old {
+                    Some(old) if old == new => old,
+                    old => {
+                        applied.updates.push(match old {
+                            Some(old) => ModelUpdate::Changed { old, new: new.clone() },
+                            None => ModelUpdate::Added(new.clone()),
+                        });
+                        new
                     }
-                    None => applied.updates.push(ModelUpdate::Added(new.clone())),
-                }
-                self.live.insert(key, new);
+                };
+                // Under its own key, so that this is kept once.
+                self.live.insert(live.key().clone(), live);
                 return;
             }
             Verdict::Draining => Gone::Withdrawn,

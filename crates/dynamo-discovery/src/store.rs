@@ -174,10 +174,17 @@ impl Listing {
     ///
     /// # Errors
     ///
-    /// What ended the pages.
+    /// What ended the pages before the last one.
     pub async fn collect(self) -> Result<Snapshot, StoreError> {
-        let entries = self.pages.map_ok(|page| page.entries).try_concat().await?;
-        Ok(Snapshot { revision: self.revision, entries })
+        let Self { revision, mut pages } = self;
+        let mut entries = Vec::new();
+        while let Some(page) = pages.try_next().await? {
+            entries.extend(page.entries);
+            if !page.more {
+                return Ok(Snapshot { revision, entries });
+            }
+        }
+        Err(StoreError::Unavailable("the list ended early".into()))
     }
 }
 

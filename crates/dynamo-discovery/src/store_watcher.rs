@@ -21,7 +21,8 @@ pub struct Timing {
     /// A watch that says nothing for this long is taken for dead. Default 7 s: stores give a sign
     /// of life every 5 s.
     pub silence: Duration,
-    /// A list that takes longer than this is given up. Default 60 s.
+    /// A list that takes longer than this is given up, whoever is slow: the store or the reader.
+    /// Default 60 s.
     pub list: Duration,
     /// The first wait after a failure. Default 50 ms.
     pub first_retry: Duration,
@@ -57,7 +58,7 @@ impl Default for Timing {
 /// What the store said, as the watcher hands it on.
 #[derive(Debug)]
 pub(crate) enum Signal {
-    /// A full list begins. One that was not whole counts for nothing.
+    /// A full list begins, maybe instead of one that broke.
     Listing,
     /// These are part of it, and there are more.
     Page(Vec<Entry>),
@@ -258,11 +259,6 @@ impl StoreWatcher {
 
     fn list_later(&mut self, error: StoreError) -> Option<Signal> {
         self.phase = Phase::List { at: Instant::now() + self.backoff.wait() };
-        if matches!(error, StoreError::Compacted) {
-            // Between two pages: the next list is of a later revision.
-            tracing::info!(cause = %error, "listing again");
-            return None;
-        }
         self.down(error)
     }
 
@@ -474,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_list_that_breaks_between_two_pages_begins_again_and_only_a_compaction_is_not_told() {
+    async fn a_list_that_breaks_between_two_pages_is_told_once_and_begins_again() {
         let lists = [
             vec![page("models/a", 1, true), Err(StoreError::Compacted)],
             vec![page("models/a", 1, true), Err(down())],
@@ -493,23 +489,14 @@ mod tests {
                 other => format!("{other:?}"),
             });
         }
-        assert_eq!(
-            words,
-            [
-                "begins",
-                "models/a",
-                "begins",
-                "models/a",
-                UNAVAILABLE,
-                "begins",
-                "models/a",
-                "begins",
-                "models/a",
-                "models/b",
-                "models/c@5",
-                "Up",
-            ]
-        );
+        let compacted = "down: the store has compacted the requested revision";
+        let tries: [&[&str]; 4] = [
+            &["begins", "models/a", compacted],
+            &["begins", "models/a"],
+            &["begins", "models/a"],
+            &["begins", "models/a", "models/b", "models/c@5", "Up"],
+        ];
+        assert_eq!(words, tries.concat());
         assert_eq!(watcher.anchors.newest().unwrap().0, "models/a".into());
         assert_eq!(watcher.listed, 3);
     }

@@ -38,9 +38,11 @@ pub struct DiscoveryBatch {
     pub revision: Revision,
     /// Whether this follows from a full list.
     pub resync: bool,
-    /// Whether this is part of a first list, of which more follows in a batch of its own, so that
-    /// work on this one need not wait. It has no revision, and is no resync. Only first lists come
-    /// in parts: there is nothing yet that a reader could see half changed.
+    /// Whether this is part of a list of which more follows in a batch of its own, so that work on
+    /// this one need not wait. The revision is the one before the list, and this is no resync.
+    ///
+    /// Only while nothing is known do lists come in parts: there is nothing that could be missing
+    /// from one. Should the list break, what came stands, and the next one is compared with it.
     pub more: bool,
     /// The changes, in order.
     pub updates: Vec<ModelUpdate>,

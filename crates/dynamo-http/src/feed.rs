@@ -208,7 +208,7 @@ impl SourceStatus {
 
 /// Feeds a switchboard from its sources.
 ///
-/// Everything that is ready is published at once, but a source's first list when it is whole. The
+/// Everything that is ready is published at once; part of a list, with what comes next. The
 /// switchboard is ready when every source has told once what there is; a source that fails later
 /// takes nothing back.
 pub struct Feed {
@@ -275,17 +275,14 @@ impl Feed {
             }
         }
         let mut ready = false;
-        // Which sources are in the middle of their first list, which is published whole.
-        let mut listing = vec![false; status.sources.len()];
         let mut events = events.ready_chunks(AT_ONCE);
         loop {
-            let whole = !listing.contains(&true);
             let chunk = tokio::select! {
                 chunk = events.next() => match chunk {
                     Some(chunk) => chunk,
                     None => return,
                 },
-                Some(Asked { scopes, opened }) = asked.recv(), if whole => {
+                Some(Asked { scopes, opened }) = asked.recv() => {
                     let views = scopes.iter().map(|scope| writer.open(scope)).collect();
                     log(&writer.publish());
                     // Who asked may have gone; the views are then closed again.
@@ -298,9 +295,7 @@ impl Feed {
                 }
             };
             for (source, event) in &chunk {
-                let status = &status.sources[*source];
-                status.note(event);
-                listing[*source] = matches!(event, DiscoveryEvent::Batch(batch) if batch.more);
+                status.sources[*source].note(event);
                 if let DiscoveryEvent::Batch(batch) = event {
                     match &mut keeper {
                         Some(keeper) => keeper.stage(*source, batch, &mut writer),
@@ -323,7 +318,9 @@ impl Feed {
                     tell_ready(&status);
                 }
             }
-            if !listing.contains(&true) {
+            // Of a list in parts the rest follows at once.
+            let is_part = |event: &DiscoveryEvent| matches!(event, DiscoveryEvent::Batch(batch) if batch.more);
+            if chunk.is_empty() || !chunk.iter().all(|(_, event)| is_part(event)) {
                 log(&writer.publish());
             }
         }

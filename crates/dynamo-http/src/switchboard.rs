@@ -149,7 +149,7 @@ impl Staged {
             self.changed |= old.or(new).is_some();
             if let Some(old) = old {
                 self.view.instances.remove(old.key());
-                let instances = self.instances_of(old.model());
+                let instances = self.touch(old.model());
                 if let Ok(position) = position(instances, old) {
                     instances.remove(position);
                 }
@@ -157,7 +157,7 @@ impl Staged {
             if let Some(new) = new {
                 self.view.instances.insert(ByKey(new.clone()));
                 if !opened(new).is_empty() {
-                    let instances = self.instances_of(new.model());
+                    let instances = self.touch(new.model());
                     match position(instances, new) {
                         Ok(position) => instances[position] = new.clone(),
                         Err(position) => instances.insert(position, new.clone()),
@@ -168,8 +168,8 @@ impl Staged {
         }
     }
 
-    /// The instances of a model as they will be, ordered by key.
-    fn instances_of(&mut self, model: &str) -> &mut Vec<Arc<Instance>> {
+    /// The instances of a model that is to be built anew, ordered by key.
+    fn touch(&mut self, model: &str) -> &mut Vec<Arc<Instance>> {
         if !self.touched.contains_key(model) {
             let (name, instances) = match self.view.models.get_key_value(model) {
                 Some((name, model)) => (name.clone(), model.instances().to_vec()),
@@ -311,12 +311,15 @@ impl SwitchboardWriter {
     /// The instances of a namespace that serve a model to anyone, with what is staged.
     #[cfg(feature = "proxy")]
     pub(crate) fn instances_of(
-        &mut self,
+        &self,
         namespace: &Namespace,
         model: &str,
     ) -> impl Iterator<Item = &Arc<Instance>> {
-        let staged = self.staged.iter_mut().find(|staged| staged.view.scope.contains(namespace));
-        let instances = staged.map_or([].as_slice(), |staged| staged.instances_of(model));
+        let staged = self.staged.iter().find(|staged| staged.view.scope.contains(namespace));
+        let instances = staged.map_or([].as_slice(), |Staged { view, touched, .. }| {
+            let published = || view.models.get(model).map(|model| model.instances());
+            touched.get(model).map(Vec::as_slice).or_else(published).unwrap_or_default()
+        });
         instances.iter().filter(move |one| one.entry().endpoint().namespace() == namespace)
     }
 

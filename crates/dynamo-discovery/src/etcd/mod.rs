@@ -30,7 +30,7 @@ use crate::store::{
 /// How many entries are read at once: the fastest of the sizes that were measured.
 const PAGE: usize = 5_000;
 
-/// How often a list begins again because etcd has compacted the revision that it was read at.
+/// How often a list is begun at most because etcd has compacted the revision that it was read at.
 const LIST_ATTEMPTS: usize = 3;
 
 /// A store in etcd, from release 3.4 on.
@@ -113,10 +113,14 @@ impl Pages {
             self.revision = to_revision(header.revision());
         }
         let entries: Vec<_> = answer.take_kvs().into_iter().map(|kv| entry(kv.0)).collect();
-        if let Some(last) = entries.last() {
-            self.start = [last.key.as_bytes(), &[0]].concat();
+        match entries.last() {
+            Some(last) => self.start = [last.key.as_bytes(), &[0]].concat(),
+            None if answer.more() => {
+                return Err(Failure::Broken("etcd told of more and of nothing"));
+            }
+            None => {}
         }
-        Ok(Page { more: answer.more() && !entries.is_empty(), entries })
+        Ok(Page { more: answer.more(), entries })
     }
 }
 

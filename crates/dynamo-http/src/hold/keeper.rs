@@ -90,7 +90,7 @@ impl Keeper {
     ) {
         // Till a source has said what there is, it knows of nothing that could vanish.
         if let Some(remembered) = self.remembered.get_mut(&source) {
-            remembered.take_in(&batch.updates);
+            remembered.note(&batch.updates);
             if !batch.more {
                 let replaced = self.remembered.remove(&source).map(Remembered::replaced);
                 writer.stage(&replaced.unwrap_or_default());

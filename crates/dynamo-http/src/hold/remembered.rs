@@ -105,7 +105,7 @@ impl Remembered {
     }
 
     /// Takes in what the source says of what there is.
-    pub(crate) fn take_in(&mut self, updates: &[ModelUpdate]) {
+    pub(crate) fn note(&mut self, updates: &[ModelUpdate]) {
         self.told.extend_from_slice(updates);
     }
 

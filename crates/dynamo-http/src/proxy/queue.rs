@@ -28,7 +28,7 @@ pub(crate) struct QueueLimits {
 
 /// A request's place in the line of its model. Left when it is dropped.
 pub(crate) struct Queued {
-    model: Arc<Lasting>,
+    lasting: Arc<Lasting>,
     gauge: IntGauge,
     until: Instant,
 }
@@ -54,7 +54,7 @@ impl Queued {
         })?;
         gauge.inc();
         Ok(Self {
-            model: model.lasting.clone(),
+            lasting: model.lasting.clone(),
             gauge: gauge.clone(),
             until: Instant::now() + limits.timeout,
         })
@@ -98,7 +98,7 @@ impl Queued {
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.model.waiting.fetch_sub(1, Relaxed);
+        self.lasting.waiting.fetch_sub(1, Relaxed);
         self.gauge.dec();
     }
 }
