@@ -24,6 +24,16 @@ impl Checked {
         Self { eye, switchboard, writer, heard: BTreeMap::new(), at: None }
     }
 
+    /// Stages part of a list, as the feed does: not before all of it has come is anything served.
+    pub fn stage(&mut self, part: &DiscoveryBatch) {
+        assert!(!part.resync, "a part is not the end");
+        for update in &part.updates {
+            assert!(matches!(update, ModelUpdate::Added(_)), "only while nothing is known");
+            self.hear(update);
+        }
+        self.writer.stage(&part.updates);
+    }
+
     /// Publishes a batch, as the feed does, and holds it against what the store has handed over.
     pub fn publish(&mut self, batch: &DiscoveryBatch, handed: Option<At>, world: &World) {
         let at = handed.expect("something is published that the store did not say");

@@ -186,6 +186,11 @@ impl Schedule {
     fn take(&mut self, event: &DiscoveryEvent) {
         let mut inner = self.store.lock();
         match event {
+            DiscoveryEvent::Batch(batch) if batch.more => {
+                drop(inner);
+                self.tell("part of a list");
+                self.checked.stage(batch);
+            }
             DiscoveryEvent::Batch(batch) => {
                 let handed = inner.handed.take();
                 if self.told {

@@ -1,14 +1,17 @@
 //! A store that is as bad as the contract lets it be, and a little worse.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use dynamo_discovery::{Cursor, KeyRange, Revision, Snapshot, StoreError, WatchItem, WatchStore};
+use dynamo_discovery::{
+    Cursor, Entry, KeyRange, Listing, Page, Revision, Snapshot, StoreError, WatchItem, WatchStore,
+};
 use fastrand::Rng;
-use futures_util::stream::{BoxStream, Stream, StreamExt as _};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt as _};
 
 use crate::world::{At, World};
 
@@ -87,22 +90,62 @@ impl Scripted {
     }
 }
 
+impl Scripted {
+    /// A list on its way: what it says, and of when.
+    async fn read(&self, range: &KeyRange) -> Result<(At, Vec<Entry>), StoreError> {
+        self.lock().lists += 1;
+        self.travel().await?;
+        let mut inner = self.lock();
+        if inner.chance(3) {
+            return Err(StoreError::Compacted);
+        }
+        let at = inner.world.now();
+        Ok((at, inner.world.entries(at, range)))
+    }
+
+    /// A page on its way; nothing where the list ends early.
+    async fn page(&self, at: At, page: Page) -> Option<Result<Page, StoreError>> {
+        if let Err(error) = self.travel().await {
+            return Some(Err(error));
+        }
+        let mut inner = self.lock();
+        if inner.chance(4) {
+            return inner.rng.bool().then_some(Err(StoreError::Compacted));
+        }
+        if !page.more {
+            inner.handed = Some(at);
+        }
+        Some(Ok(page))
+    }
+}
+
 #[async_trait]
 impl WatchStore for Scripted {
     async fn list(&self, range: &KeyRange) -> Result<Snapshot, StoreError> {
-        self.lock().lists += 1;
-        self.travel().await?;
-        let (at, entries) = {
-            let mut inner = self.lock();
-            if inner.chance(3) {
-                return Err(StoreError::Compacted);
-            }
-            let at = inner.world.now();
-            (at, inner.world.entries(at, range))
-        };
+        let (at, entries) = self.read(range).await?;
         self.travel().await?;
         self.lock().handed = Some(at);
         Ok(Snapshot { revision: Revision(at.revision), entries })
+    }
+
+    async fn list_pages(&self, range: &KeyRange) -> Result<Listing, StoreError> {
+        let (at, mut entries) = self.read(range).await?;
+        let mut pages = VecDeque::new();
+        loop {
+            let size = self.lock().rng.usize(1..6).min(entries.len());
+            let rest = entries.split_off(size);
+            pages.push_back(Page { entries, more: !rest.is_empty() });
+            if rest.is_empty() {
+                break;
+            }
+            entries = rest;
+        }
+        let store = self.clone();
+        let pages = stream::unfold((store, pages), move |(store, mut pages)| async move {
+            let page = store.page(at, pages.pop_front()?).await?;
+            Some((page, (store, pages)))
+        });
+        Ok(Listing { revision: Revision(at.revision), pages: pages.boxed() })
     }
 
     async fn watch(
