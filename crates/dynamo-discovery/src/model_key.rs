@@ -110,10 +110,11 @@ impl ModelKey {
             [Some(namespace), Some(component), Some(name), Some(instance), Some(model), None] => {
                 // The empty namespace is `global` in a value; in a key it would be a second
                 // spelling of one place.
-                let endpoint = Some([namespace, component, name])
-                    .filter(|_| !namespace.is_empty())
-                    .and_then(|parts| endpoint(parts, like))
-                    .ok_or(InvalidKey::Endpoint)?;
+                if namespace.is_empty() {
+                    return Err(InvalidKey::Endpoint);
+                }
+                let endpoint =
+                    endpoint([namespace, component, name], like).ok_or(InvalidKey::Endpoint)?;
                 let instance = instance.parse()?;
                 let decoded =
                     percent_decode_str(model).decode_utf8().map_err(|_| InvalidKey::Encoding)?;

@@ -240,7 +240,6 @@ impl ModelWatcher {
                     Some(relist) => self.catalog.take_page(relist, entries),
                     None => {
                         let applied = self.catalog.apply(puts(entries));
-                        self.told.tell(&applied);
                         return self.batch(Part::OfList, applied);
                     }
                 },
@@ -253,15 +252,12 @@ impl ModelWatcher {
                         None => self.catalog.apply(puts(entries)),
                     };
                     self.revision = revision;
-                    self.told.tell(&applied);
-                    self.told.listed(revision);
                     return self.batch(Part::EndOfList, applied);
                 }
                 Signal::Batch { revision, changes } => {
                     let applied = self.catalog.apply(StoreEvent::Batch(changes));
                     self.revision = revision;
                     self.told.so_far = Counts::default();
-                    self.told.tell(&applied);
                     return self.batch(Part::Change, applied);
                 }
                 Signal::Up => {
@@ -281,7 +277,11 @@ impl ModelWatcher {
         }
     }
 
-    fn batch(&self, part: Part, applied: Applied) -> DiscoveryEvent {
+    fn batch(&mut self, part: Part, applied: Applied) -> DiscoveryEvent {
+        self.told.tell(&applied);
+        if part == Part::EndOfList {
+            self.told.listed(self.revision);
+        }
         DiscoveryEvent::Batch(DiscoveryBatch {
             revision: self.revision,
             resync: part == Part::EndOfList,

@@ -318,13 +318,16 @@ impl Feed {
                     tell_ready(&status);
                 }
             }
-            // Of a list in parts the rest follows at once.
-            let is_part = |event: &DiscoveryEvent| matches!(event, DiscoveryEvent::Batch(batch) if batch.more);
             if chunk.is_empty() || !chunk.iter().all(|(_, event)| is_part(event)) {
                 log(&writer.publish());
             }
         }
     }
+}
+
+/// Whether this is part of a list, the rest of which follows at once.
+fn is_part(event: &DiscoveryEvent) -> bool {
+    matches!(event, DiscoveryEvent::Batch(batch) if batch.more)
 }
 
 /// Waits until the keeper, if there is one, has something to do.

@@ -255,8 +255,8 @@ impl SwitchboardWriter {
         let mut staged = Staged::empty(scope.clone());
         staged.view.ready = self.ready;
         staged.changed = true;
-        let known = self.instances.iter().map(|one| ModelUpdate::Added(one.0.clone()));
-        let known: Vec<_> = known.collect();
+        let added = |one: &ByKey| ModelUpdate::Added(one.0.clone());
+        let known: Vec<_> = self.instances.iter().map(added).collect();
         staged.stage(&known, &mut self.upstreams);
         for key in self.held.iter().filter(|key| staged.view.instances.contains(*key)) {
             staged.view.held.insert(key.clone());

@@ -7,7 +7,7 @@ mod http2;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Act, Door, STREAM_HEAD, Worker, chat, chunk, send, soon, whole};
+use common::{Act, Door, STREAM_HEAD, Worker, chat, chunk, send, soon, stream_until, whole};
 use dynamo_http::{FrontendConfig, ServeOptions};
 use http_body_util::BodyExt as _;
 use http2::{Client, get, post, read};
@@ -29,19 +29,10 @@ async fn door(worker: &Worker, options: ServeOptions) -> Door {
     door
 }
 
-/// A stream that goes on when it is told to.
-fn held(go_on: &Arc<Notify>) -> Vec<Act> {
-    vec![
-        send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
-        Act::Await(go_on.clone()),
-        send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n"))),
-    ]
-}
-
 #[tokio::test]
 async fn many_requests_share_a_connection_and_a_stream_flows_while_others_are_answered() {
     let go_on = Arc::new(Notify::new());
-    let worker = Worker::start([held(&go_on), whole("{}")]).await;
+    let worker = Worker::start([stream_until(&go_on), whole("{}")]).await;
     let door = door(&worker, ServeOptions::default()).await;
     let mut client = Client::connect(&door.address).await;
 
@@ -199,7 +190,7 @@ async fn a_stream_that_breaks_is_told_and_reset_and_the_connection_goes_on() {
 #[tokio::test]
 async fn a_drain_lets_streams_end_and_sends_clients_away() {
     let go_on = Arc::new(Notify::new());
-    let worker = Worker::start([held(&go_on)]).await;
+    let worker = Worker::start([stream_until(&go_on)]).await;
     let mut options = ServeOptions::default();
     options.drain_grace = Duration::ZERO;
     let mut door = door(&worker, options).await;
@@ -306,7 +297,7 @@ async fn a_preface_that_comes_in_pieces_is_one_and_a_lone_p_is_none() {
 #[tokio::test]
 async fn an_idle_connection_is_closed_in_the_end_and_one_with_a_stream_is_not() {
     let go_on = Arc::new(Notify::new());
-    let worker = Worker::start([held(&go_on)]).await;
+    let worker = Worker::start([stream_until(&go_on)]).await;
     let mut options = ServeOptions::default();
     options.header_timeout = Duration::from_millis(100);
     options.keep_alive_timeout = Duration::from_millis(300);

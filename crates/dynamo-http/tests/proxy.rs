@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{
-    Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, instance, nowhere, post, send, soon, whole,
+    Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, instance, nowhere, post, send, soon,
+    stream_until, whole,
 };
 use dynamo_http::{FrontendConfig, ServeOptions};
 use tokio::io::AsyncReadExt as _;
@@ -86,12 +87,7 @@ async fn the_workers_own_answer_is_passed_through_errors_included() {
 #[tokio::test]
 async fn the_first_byte_of_a_stream_arrives_before_the_last_is_sent() {
     let go_on = Arc::new(Notify::new());
-    let worker = Worker::start([vec![
-        send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
-        Act::Await(go_on.clone()),
-        send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n"))),
-    ]])
-    .await;
+    let worker = Worker::start([stream_until(&go_on)]).await;
     let door = door(&worker).await;
     let mut stream = door.begin(post(CHAT, &chat("m"))).await;
     let mut seen = String::new();
@@ -359,12 +355,7 @@ async fn a_stream_that_falls_silent_for_too_long_is_broken_off() {
 #[tokio::test]
 async fn an_instance_that_leaves_ends_no_stream() {
     let go_on = Arc::new(Notify::new());
-    let worker = Worker::start([vec![
-        send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
-        Act::Await(go_on.clone()),
-        send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n"))),
-    ]])
-    .await;
+    let worker = Worker::start([stream_until(&go_on)]).await;
     let mut door = Door::open("a").await;
     let instance = worker.instance("a", "m");
     door.add(&instance);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
-use common::{Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, post, send, soon, whole};
+use common::{Act, Answer, Door, STREAM_HEAD, Worker, chat, post, send, soon, stream_until, whole};
 use dynamo_http::{Cores, FrontendConfig, ServeOptions, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -138,12 +138,7 @@ async fn ambiguous_framing_never_reaches_a_worker_twice() {
 async fn a_drain_lets_streams_end_and_takes_no_new_connections() {
     for options in [at_once(), on_cores()] {
         let go_on = Arc::new(Notify::new());
-        let worker = Worker::start([vec![
-            send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
-            Act::Await(go_on.clone()),
-            send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n"))),
-        ]])
-        .await;
+        let worker = Worker::start([stream_until(&go_on)]).await;
         let mut door = door(options).await;
         door.add(&worker.instance("a", "m"));
         let idle = TcpStream::connect(&door.address).await.unwrap();

@@ -17,7 +17,7 @@ use dynamo_http::{
 use dynamo_namespace::NamespaceScope;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 /// The deadline of whatever a test waits for.
@@ -180,7 +180,7 @@ pub struct Worker {
     pub url: String,
     pub requests: Arc<Mutex<Vec<String>>>,
     pub connections: Arc<std::sync::atomic::AtomicUsize>,
-    pub closed: Arc<tokio::sync::Notify>,
+    pub closed: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -194,7 +194,7 @@ pub enum Act {
     /// Waits until the peer is gone.
     AwaitPeer,
     /// Waits until the test says so.
-    Await(Arc<tokio::sync::Notify>),
+    Await(Arc<Notify>),
 }
 
 pub fn send(text: impl Into<String>) -> Act {
@@ -216,6 +216,15 @@ pub fn chunk(data: &str) -> String {
     format!("{:x}\r\n{data}\r\n", data.len())
 }
 
+/// A stream of one event, and when the test says so of its end.
+pub fn stream_until(go_on: &Arc<Notify>) -> Vec<Act> {
+    vec![
+        send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))),
+        Act::Await(go_on.clone()),
+        send(format!("{}0\r\n\r\n", chunk("data: [DONE]\n\n"))),
+    ]
+}
+
 impl Worker {
     pub async fn start(scripts: impl Into<Vec<Vec<Act>>>) -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), scripts)
@@ -227,7 +236,7 @@ impl Worker {
         let scripts = Arc::new(Mutex::new(scripts));
         let requests = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let closed = Arc::new(tokio::sync::Notify::new());
+        let closed = Arc::new(Notify::new());
         let task = tokio::spawn({
             let (requests, connections, closed) =
                 (requests.clone(), connections.clone(), closed.clone());
@@ -271,7 +280,7 @@ async fn play(
     mut stream: TcpStream,
     scripts: Arc<Mutex<Vec<Vec<Act>>>>,
     requests: Arc<Mutex<Vec<String>>>,
-    closed: Arc<tokio::sync::Notify>,
+    closed: Arc<Notify>,
 ) {
     while let Some(request) = read_request(&mut stream).await {
         // A probe is none of the test's requests.
