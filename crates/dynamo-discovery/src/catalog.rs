@@ -2,14 +2,15 @@
 //!
 //! Pure: no IO, no clock, no log, and it cannot fail. What it refuses comes back as data.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use dynamo_namespace::{EndpointId, Namespace, NamespaceScope};
 
+use crate::by_key::ByKey;
 use crate::entry::{InvalidEntry, RawEntry, State, check_model_name};
 use crate::instance::Instance;
-use crate::model_key::{InvalidKey, ModelKey, may_belong};
+use crate::model_key::{InvalidKey, KeyParts, may_belong};
 use crate::store::{Change, Entry, Key, Snapshot};
 
 /// What the store said.
@@ -118,7 +119,7 @@ pub struct Applied {
 pub struct Catalog {
     root: String,
     scope: NamespaceScope,
-    live: HashMap<Key, Arc<Instance>>,
+    live: HashSet<ByKey>,
     /// Of the last entry: the next one probably has it too, and then shares it.
     recent: Option<EndpointId>,
 }
@@ -133,6 +134,12 @@ pub struct Relist {
 #[derive(Debug)]
 enum Verdict {
     Live(Arc<Instance>),
+    Not(Unfit),
+}
+
+/// Why an entry is not live.
+#[derive(Debug)]
+enum Unfit {
     Draining,
     OutOfScope,
     Refused(Box<Refused>),
@@ -141,12 +148,12 @@ enum Verdict {
 impl Catalog {
     /// An empty catalog of the keys under `root`.
     pub fn new(root: impl Into<String>, scope: NamespaceScope) -> Self {
-        Self { root: root.into(), scope, live: HashMap::new(), recent: None }
+        Self { root: root.into(), scope, live: HashSet::new(), recent: None }
     }
 
     /// The live instances, in no order.
     pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
-        self.live.values()
+        self.live.iter().map(|one| &one.0)
     }
 
     /// Takes in an event and says what it changed.
@@ -154,13 +161,21 @@ impl Catalog {
         let mut applied = Applied::default();
         match event {
             StoreEvent::Batch(changes) => {
+                applied.updates.reserve(changes.len());
                 for change in changes {
                     match change {
                         Change::Put(entry) => {
                             let key = entry.key.clone();
-                            let verdict = self.judge(entry);
-                            let old = self.live.remove(&key);
-                            self.put(old, key, verdict, &mut applied);
+                            match self.judge(entry) {
+                                Verdict::Live(new) => {
+                                    let old = self.live.replace(ByKey(new.clone()));
+                                    self.keep(old, new, &mut applied);
+                                }
+                                Verdict::Not(unfit) => {
+                                    let old = self.live.take(&key);
+                                    applied.lose(old, key, unfit);
+                                }
+                            }
                         }
                         Change::Delete(key) => self.delete(key, &mut applied),
                     }
@@ -182,9 +197,9 @@ impl Catalog {
             let mut verdict = self.judge(entry);
             // What has not changed is not kept twice.
             if let (Verdict::Live(new), Some(old)) = (&mut verdict, self.live.get(&key))
-                && new == old
+                && *new == old.0
             {
-                *new = old.clone();
+                *new = old.0.clone();
             }
             (key, verdict)
         }));
@@ -194,62 +209,41 @@ impl Catalog {
     pub fn resync(&mut self, relist: Relist) -> Applied {
         let mut applied = Applied::default();
         let is_live = |(_, verdict): &&(Key, Verdict)| matches!(verdict, Verdict::Live(_));
-        let live = HashMap::with_capacity(relist.checked.iter().filter(is_live).count());
+        let live = HashSet::with_capacity(relist.checked.iter().filter(is_live).count());
         let mut before = std::mem::replace(&mut self.live, live);
         for (key, verdict) in relist.checked {
-            self.put(before.remove(&key), key, verdict, &mut applied);
+            let old = before.take(&key);
+            match verdict {
+                Verdict::Live(new) => {
+                    self.live.insert(ByKey(new.clone()));
+                    self.keep(old, new, &mut applied);
+                }
+                Verdict::Not(unfit) => applied.lose(old, key, unfit),
+            }
         }
-        let mut vanished: Vec<_> = before.into_values().collect();
+        let mut vanished: Vec<_> = before.into_iter().map(|one| one.0).collect();
         vanished.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         let vanished = vanished.into_iter().map(|old| ModelUpdate::Removed(old, Gone::Vanished));
         applied.updates.extend(vanished);
         applied
     }
 
-    /// Takes in a checked entry whose key had `old`, which is no longer in the map.
-    fn put(
-        &mut self,
-        old: Option<Arc<Instance>>,
-        key: Key,
-        verdict: Verdict,
-        applied: &mut Applied,
-    ) {
-        let gone = match verdict {
-            Verdict::Live(new) => {
-                let live = match old {
-                    Some(old) if old == new => old,
-                    old => {
-                        applied.updates.push(match old {
-                            Some(old) => ModelUpdate::Changed { old, new: new.clone() },
-                            None => ModelUpdate::Added(new.clone()),
-                        });
-                        new
-                    }
-                };
-                // Under its own key, so that this is kept once.
-                self.live.insert(live.key().clone(), live);
+    /// Tells of an instance that took the place of `old`.
+    fn keep(&mut self, old: Option<ByKey>, new: Arc<Instance>, applied: &mut Applied) {
+        applied.updates.push(match old {
+            None => ModelUpdate::Added(new),
+            // Equal: the one that others have already stays.
+            Some(old) if old.0 == new => {
+                self.live.replace(old);
                 return;
             }
-            Verdict::Draining => Gone::Withdrawn,
-            Verdict::OutOfScope => {
-                applied.out_of_scope += 1;
-                Gone::OutOfScope
-            }
-            Verdict::Refused(refused) => {
-                applied.refused.push(*refused);
-                Gone::Refused
-            }
-        };
-        match old {
-            Some(old) => applied.updates.push(ModelUpdate::Removed(old, gone)),
-            None if gone == Gone::OutOfScope => {}
-            None => applied.unserved.push(key),
-        }
+            Some(ByKey(old)) => ModelUpdate::Changed { old, new },
+        });
     }
 
     fn delete(&mut self, key: Key, applied: &mut Applied) {
-        match self.live.remove(&key) {
-            Some(old) => applied.updates.push(ModelUpdate::Removed(old, Gone::Vanished)),
+        match self.live.take(&key) {
+            Some(old) => applied.updates.push(ModelUpdate::Removed(old.0, Gone::Vanished)),
             None => {
                 let below_root = key.as_bytes().strip_prefix(self.root.as_bytes());
                 if below_root.is_some_and(|below| !below.contains(&b'/')) {
@@ -261,82 +255,93 @@ impl Catalog {
 
     fn judge(&mut self, entry: Entry) -> Verdict {
         let Some(below_root) = entry.key.as_bytes().strip_prefix(self.root.as_bytes()) else {
-            return Verdict::OutOfScope;
+            return Verdict::Not(Unfit::OutOfScope);
         };
         // Before anything else: what is wrong with a neighbour's entry is not ours to know.
-        if !may_belong(&self.scope, below_root) {
-            return Verdict::OutOfScope;
+        if !self.scope_has(below_root) {
+            return Verdict::Not(Unfit::OutOfScope);
         }
+        let refuse = |namespace: Option<&Namespace>, model: &str, error: Refusal| {
+            let fit = namespace.is_some() && check_model_name(model).is_ok();
+            Verdict::Not(Unfit::Refused(Box::new(Refused {
+                key: entry.key.clone(),
+                namespace: namespace.cloned(),
+                model: fit.then(|| model.to_owned()),
+                error,
+            })))
+        };
         let key = std::str::from_utf8(below_root)
             .map_err(|_| InvalidKey::NotUtf8)
-            .and_then(|key| ModelKey::parse(key, self.recent.as_ref()));
+            .and_then(|key| KeyParts::parse(key, self.recent.as_ref()));
         let key = match key {
             Ok(key) => key,
-            Err(error) => return Verdict::refused(Refused::nameless(entry.key, error.into())),
+            Err(error) => return refuse(None, "", error.into()),
         };
-        let like = match &key {
-            ModelKey::Native { endpoint, .. } => Some(endpoint),
-            ModelKey::Flat(_) => self.recent.as_ref(),
+        // What the key says, if it says anything, and which worker process it names.
+        let (told, id) = match &key {
+            KeyParts::Native { endpoint, instance, model } => {
+                (Some((endpoint, model.as_ref())), Some(*instance))
+            }
+            KeyParts::Flat => (None, None),
         };
+        let like = told.map(|(endpoint, _)| endpoint).or(self.recent.as_ref());
         let raw = match RawEntry::parse(&entry.value, like) {
             Ok(raw) => raw,
             Err(error) => {
-                return Verdict::refused(match key {
-                    ModelKey::Native { endpoint, model, .. } => Refused {
-                        key: entry.key,
-                        namespace: Some(endpoint.namespace().clone()),
-                        model: Some(model).filter(|model| check_model_name(model).is_ok()),
-                        error: error.into(),
-                    },
-                    ModelKey::Flat(_) => Refused::nameless(entry.key, error.into()),
-                });
+                let (endpoint, model) = told.unzip();
+                let namespace = endpoint.map(EndpointId::namespace);
+                return refuse(namespace, model.unwrap_or_default(), error.into());
             }
         };
-        if matches!(key, ModelKey::Flat(_)) && !self.scope.contains(raw.endpoint().namespace()) {
-            return Verdict::OutOfScope;
+        match told {
+            None if !self.scope.contains(raw.endpoint().namespace()) => {
+                return Verdict::Not(Unfit::OutOfScope);
+            }
+            // What the value claims is told only where the key does not contradict it.
+            Some((endpoint, model)) if (endpoint, model) != (raw.endpoint(), raw.name()) => {
+                return refuse(Some(endpoint.namespace()), model, InvalidKey::Disagrees.into());
+            }
+            _ => {}
         }
-        // What the value claims is told only where the key does not contradict it.
-        let id = match &key {
-            ModelKey::Flat(_) => None,
-            ModelKey::Native { endpoint, instance, model } => {
-                if endpoint != raw.endpoint() || model != raw.name() {
-                    return Verdict::refused(Refused {
-                        key: entry.key,
-                        namespace: Some(endpoint.namespace().clone()),
-                        model: Some(model.clone()).filter(|model| check_model_name(model).is_ok()),
-                        error: InvalidKey::Disagrees.into(),
-                    });
-                }
-                Some(*instance)
-            }
-        };
-        let namespace = raw.endpoint().namespace().clone();
-        let model = Some(raw.name().to_owned()).filter(|model| check_model_name(model).is_ok());
         match raw.validate() {
-            Ok(value) if value.state() == State::Draining => Verdict::Draining,
+            Ok(value) if value.state() == State::Draining => Verdict::Not(Unfit::Draining),
             Ok(value) => {
-                self.recent = Some(value.endpoint().clone());
+                if self.recent.as_ref() != Some(value.endpoint()) {
+                    self.recent = Some(value.endpoint().clone());
+                }
                 Verdict::Live(Arc::new(Instance::new(entry.key, id, value)))
             }
-            Err(error) => Verdict::refused(Refused {
-                key: entry.key,
-                namespace: Some(namespace),
-                model,
-                error: error.into(),
-            }),
+            Err(error) => refuse(Some(raw.endpoint().namespace()), raw.name(), error.into()),
         }
     }
-}
 
-impl Verdict {
-    fn refused(refused: Refused) -> Self {
-        Self::Refused(Box::new(refused))
+    /// Whether a key can belong to the scope, as that of the last live entry did.
+    fn scope_has(&self, below_root: &[u8]) -> bool {
+        let recent = self.recent.as_ref().map(|recent| recent.namespace().as_str().as_bytes());
+        let left = recent.and_then(|recent| below_root.strip_prefix(recent));
+        left.is_some_and(|left| left.starts_with(b"/")) || may_belong(&self.scope, below_root)
     }
 }
 
-impl Refused {
-    fn nameless(key: Key, error: Refusal) -> Self {
-        Self { key, namespace: None, model: None, error }
+impl Applied {
+    /// Tells of an entry under `key` that is not live, in the place of `old`.
+    fn lose(&mut self, old: Option<ByKey>, key: Key, unfit: Unfit) {
+        let gone = match unfit {
+            Unfit::Draining => Gone::Withdrawn,
+            Unfit::OutOfScope => {
+                self.out_of_scope += 1;
+                Gone::OutOfScope
+            }
+            Unfit::Refused(refused) => {
+                self.refused.push(*refused);
+                Gone::Refused
+            }
+        };
+        match old {
+            Some(ByKey(old)) => self.updates.push(ModelUpdate::Removed(old, gone)),
+            None if gone == Gone::OutOfScope => {}
+            None => self.unserved.push(key),
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! - The feature `test-util` has mocks of the traits and the conformance suite of every backend.
 
 mod backoff;
+mod by_key;
 mod catalog;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
@@ -27,6 +28,7 @@ mod store_watcher;
 mod watcher;
 mod worker_url;
 
+pub use by_key::ByKey;
 pub use catalog::{Applied, Catalog, Gone, ModelUpdate, Refusal, Refused, Relist, StoreEvent};
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
 #[cfg(feature = "etcd-tls")]

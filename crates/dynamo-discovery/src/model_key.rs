@@ -1,5 +1,6 @@
 //! The key of an entry: whose it is, told before the value is read.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -39,9 +40,12 @@ impl FromStr for InstanceId {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = u64::from_str_radix(text, 16).map(Self).map_err(|_| InvalidKey::Instance)?;
         // One number, one spelling: else one instance could have two keys.
-        if id.to_string() == text { Ok(id) } else { Err(InvalidKey::Instance) }
+        let digits = text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        if !digits || (text.len() > 1 && text.starts_with('0')) {
+            return Err(InvalidKey::Instance);
+        }
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| InvalidKey::Instance)
     }
 }
 
@@ -96,17 +100,28 @@ impl FromStr for ModelKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::parse(text, None)
+        Ok(match KeyParts::parse(text, None)? {
+            KeyParts::Native { endpoint, instance, model } => {
+                Self::Native { endpoint, instance, model: model.into_owned() }
+            }
+            KeyParts::Flat => Self::Flat(text.to_owned()),
+        })
     }
 }
 
-impl ModelKey {
+/// A key as it is read from a list of many: nothing of it is copied that need not be.
+pub(crate) enum KeyParts<'a> {
+    Native { endpoint: EndpointId, instance: InstanceId, model: Cow<'a, str> },
+    Flat,
+}
+
+impl<'a> KeyParts<'a> {
     /// Parses a key; its endpoint is `like`, and shares its memory, if it is equal.
-    pub(crate) fn parse(text: &str, like: Option<&EndpointId>) -> Result<Self, InvalidKey> {
+    pub(crate) fn parse(text: &'a str, like: Option<&EndpointId>) -> Result<Self, InvalidKey> {
         let mut parts = text.splitn(6, '/');
         let segments: [Option<&str>; 6] = std::array::from_fn(|_| parts.next());
         match segments {
-            [Some(name), None, ..] if !name.is_empty() => Ok(Self::Flat(name.to_owned())),
+            [Some(name), None, ..] if !name.is_empty() => Ok(Self::Flat),
             [Some(namespace), Some(component), Some(name), Some(instance), Some(model), None] => {
                 // The empty namespace is `global` in a value; in a key it would be a second
                 // spelling of one place.
@@ -118,11 +133,12 @@ impl ModelKey {
                 let instance = instance.parse()?;
                 let decoded =
                     percent_decode_str(model).decode_utf8().map_err(|_| InvalidKey::Encoding)?;
-                let canonical = utf8_percent_encode(&decoded, RESERVED);
-                if model.is_empty() || !canonical.flat_map(str::bytes).eq(model.bytes()) {
+                let left = utf8_percent_encode(&decoded, RESERVED)
+                    .try_fold(model, |left, chunk| left.strip_prefix(chunk));
+                if model.is_empty() || left != Some("") {
                     return Err(InvalidKey::Encoding);
                 }
-                Ok(Self::Native { endpoint, instance, model: decoded.into_owned() })
+                Ok(Self::Native { endpoint, instance, model: decoded })
             }
             _ => Err(InvalidKey::Segments),
         }

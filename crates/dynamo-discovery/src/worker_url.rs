@@ -1,6 +1,6 @@
 //! The base URL of an OpenAI-compatible server.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl FromStr for WorkerUrl {
         url.push_str(host);
         url.make_ascii_lowercase();
         if let Some(port) = port {
-            url.push_str(&format!(":{port}"));
+            let _ = write!(url, ":{port}");
         }
         url.push_str(uri.path().trim_end_matches('/'));
         Ok(Self(url.into()))

@@ -9,7 +9,6 @@
 //!
 //! This crate knows discovery's types and no storage backend.
 
-mod by_key;
 mod error;
 mod feed;
 mod gate;

@@ -3,20 +3,21 @@
 //! One writer, any number of readers that take no lock. A batch is published at once, at a cost
 //! that follows the change and not the size: views are persistent maps behind an atomic swap.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use dynamo_discovery::{Instance, Key, Kinds, ModelUpdate, WorkerUrl};
+use dynamo_discovery::{ByKey, Instance, Key, Kinds, ModelUpdate, WorkerUrl};
 #[cfg(feature = "proxy")]
 use dynamo_namespace::Namespace;
 use dynamo_namespace::NamespaceScope;
 
-use crate::by_key::ByKey;
 use crate::live::LiveView;
 use crate::route::Route;
+#[cfg(feature = "proxy")]
 use crate::upstream::Upstream;
+use crate::upstream::Upstreams;
 use crate::view::{Model, View, index};
 
 /// The readers' side: cheap to clone, never blocks.
@@ -46,10 +47,10 @@ impl Switchboard {
         let writer = SwitchboardWriter {
             switchboard: switchboard.clone(),
             staged,
-            instances: BTreeSet::new(),
+            unseen: HashSet::new(),
             held: BTreeSet::new(),
             ready: false,
-            upstreams: Upstreams { known: HashMap::new(), sweep_at: 64 },
+            upstreams: Upstreams::default(),
         };
         (switchboard, writer)
     }
@@ -99,9 +100,10 @@ pub struct RouteChange {
 pub struct SwitchboardWriter {
     /// Holds the views that the switchboard was made with, so that they stay.
     switchboard: Switchboard,
+    /// Those views in the same order, then the others.
     staged: Vec<Staged>,
-    /// All that was told, whatever its scope: what a new view begins with.
-    instances: BTreeSet<ByKey>,
+    /// What was told and none of the views that stay shows: a new view begins with that and theirs.
+    unseen: HashSet<ByKey>,
     /// Those of them that the store has lost.
     held: BTreeSet<Key>,
     ready: bool,
@@ -113,10 +115,9 @@ struct Staged {
     live: LiveView,
     view: View,
     /// The models that are to be built anew, with their instances ordered by key: each once for
-    /// each publication, however many batches touch it.
+    /// each publication, however many batches touch it. One that is new is built when it comes, so
+    /// that of a long first list little is left to do at its end.
     touched: BTreeMap<Arc<str>, Vec<Arc<Instance>>>,
-    /// The servers that they will point at.
-    servers: Vec<Arc<Upstream>>,
     changed: bool,
 }
 
@@ -126,13 +127,13 @@ impl Staged {
             view: View::empty(scope.clone()),
             live: LiveView::empty(scope),
             touched: BTreeMap::new(),
-            servers: Vec::new(),
             changed: false,
         }
     }
 
     /// Takes in updates, as far as they are in scope.
-    fn stage(&mut self, updates: &[ModelUpdate], upstreams: &mut Upstreams) {
+    fn stage(&mut self, updates: &[ModelUpdate], upstreams: &Upstreams) {
+        let now = unix_now();
         for update in updates {
             let (old, new) = match update {
                 ModelUpdate::Added(new) => (None, Some(new)),
@@ -149,86 +150,68 @@ impl Staged {
             self.changed |= old.or(new).is_some();
             if let Some(old) = old {
                 self.view.instances.remove(old.key());
-                let instances = self.touch(old.model());
-                if let Ok(position) = position(instances, old) {
+                if let Some(instances) = self.touch(old.model())
+                    && let Ok(position) = position(instances, old)
+                {
                     instances.remove(position);
                 }
             }
             if let Some(new) = new {
                 self.view.instances.insert(ByKey(new.clone()));
                 if !opened(new).is_empty() {
-                    let instances = self.touch(new.model());
-                    match position(instances, new) {
-                        Ok(position) => instances[position] = new.clone(),
-                        Err(position) => instances.insert(position, new.clone()),
+                    match self.touch(new.model()) {
+                        Some(instances) => match position(instances, new) {
+                            Ok(position) => instances[position] = new.clone(),
+                            Err(position) => instances.insert(position, new.clone()),
+                        },
+                        None => {
+                            let (name, instances) = (new.model().into(), vec![new.clone()]);
+                            self.put(Model::new(name, instances, None, now, upstreams.clone()));
+                        }
                     }
-                    self.servers.extend(new.entry().url().map(|url| upstreams.get(url)));
                 }
             }
         }
     }
 
-    /// The instances of a model that is to be built anew, ordered by key.
-    fn touch(&mut self, model: &str) -> &mut Vec<Arc<Instance>> {
+    /// The instances of a model that is there and is to be built anew, ordered by key.
+    fn touch(&mut self, model: &str) -> Option<&mut Vec<Arc<Instance>>> {
         if !self.touched.contains_key(model) {
-            let (name, instances) = match self.view.models.get_key_value(model) {
-                Some((name, model)) => (name.clone(), model.instances().to_vec()),
-                None => (model.into(), Vec::with_capacity(1)),
-            };
-            self.touched.insert(name, instances);
+            let (name, model) = self.view.models.get_key_value(model)?;
+            self.touched.insert(name.clone(), model.instances().to_vec());
         }
-        self.touched.get_mut(model).unwrap_or_else(|| unreachable!("it was put there"))
+        self.touched.get_mut(model)
     }
 
     /// Builds the models that the staged updates touch.
-    fn build(&mut self, upstreams: &mut Upstreams) {
-        let Self { view, touched, servers, .. } = self;
-        for (name, instances) in std::mem::take(touched) {
-            let before = view.models.get(&name).cloned();
-            let after = (!instances.is_empty()).then(|| {
-                let upstream = |url: &WorkerUrl| upstreams.get(url);
-                let name = name.clone();
-                Arc::new(Model::new(name, instances, before.as_deref(), unix_now(), upstream))
-            });
-            let kinds = |model: &Option<Arc<Model>>| {
-                model.as_ref().map_or(Kinds::NONE, |model| model.kinds())
-            };
-            for kind in kinds(&before).difference(kinds(&after)).iter() {
-                view.of_kind[index(kind)] -= 1;
+    fn build(&mut self, upstreams: &Upstreams) {
+        let now = unix_now();
+        let published = self.live.load();
+        for (name, instances) in std::mem::take(&mut self.touched) {
+            if instances.is_empty() {
+                let gone = self.view.models.remove(&name);
+                self.count(gone.map_or(Kinds::NONE, |model| model.kinds()), Kinds::NONE);
+            } else {
+                let before = published.models.get(&name).map(Arc::as_ref);
+                self.put(Model::new(name, instances, before, now, upstreams.clone()));
             }
-            for kind in kinds(&after).difference(kinds(&before)).iter() {
-                view.of_kind[index(kind)] += 1;
-            }
-            match after {
-                Some(after) => view.models.insert(name, after),
-                None => view.models.remove(&name),
-            };
         }
-        *servers = Vec::new();
-    }
-}
-
-/// Every server that a model points at, so that it keeps its connections.
-struct Upstreams {
-    known: HashMap<WorkerUrl, Weak<Upstream>>,
-    /// How many are kept before the dead are swept out.
-    sweep_at: usize,
-}
-
-impl Upstreams {
-    fn get(&mut self, url: &WorkerUrl) -> Arc<Upstream> {
-        if let Some(upstream) = self.known.get(url).and_then(Weak::upgrade) {
-            return upstream;
-        }
-        let upstream = Arc::new(Upstream::new(url.clone()));
-        self.known.insert(url.clone(), Arc::downgrade(&upstream));
-        upstream
     }
 
-    fn sweep(&mut self) {
-        if self.known.len() >= self.sweep_at {
-            self.known.retain(|_, upstream| upstream.strong_count() > 0);
-            self.sweep_at = (self.known.len() * 2).max(64);
+    /// Puts a model in its place.
+    fn put(&mut self, model: Model) {
+        let kinds = model.kinds();
+        let before = self.view.models.insert(model.shared_name().clone(), Arc::new(model));
+        self.count(before.map_or(Kinds::NONE, |model| model.kinds()), kinds);
+    }
+
+    /// Notes that a model of these kinds has others now.
+    fn count(&mut self, before: Kinds, now: Kinds) {
+        for kind in before.difference(now).iter() {
+            self.view.of_kind[index(kind)] -= 1;
+        }
+        for kind in now.difference(before).iter() {
+            self.view.of_kind[index(kind)] += 1;
         }
     }
 }
@@ -255,9 +238,10 @@ impl SwitchboardWriter {
         let mut staged = Staged::empty(scope.clone());
         staged.view.ready = self.ready;
         staged.changed = true;
+        let shown = self.fixed().iter().flat_map(|staged| &staged.view.instances);
         let added = |one: &ByKey| ModelUpdate::Added(one.0.clone());
-        let known: Vec<_> = self.instances.iter().map(added).collect();
-        staged.stage(&known, &mut self.upstreams);
+        let known: Vec<_> = shown.chain(&self.unseen).map(added).collect();
+        staged.stage(&known, &self.upstreams);
         for key in self.held.iter().filter(|key| staged.view.instances.contains(*key)) {
             staged.view.held.insert(key.clone());
         }
@@ -266,23 +250,30 @@ impl SwitchboardWriter {
         live
     }
 
+    /// The views that stay.
+    fn fixed(&self) -> &[Staged] {
+        &self.staged[..self.switchboard.views.len()]
+    }
+
     /// Takes in updates without publishing them.
     pub fn stage(&mut self, updates: &[ModelUpdate]) {
         for update in updates {
-            let key = match update {
-                ModelUpdate::Added(new) | ModelUpdate::Changed { new, .. } => {
-                    self.instances.replace(ByKey(new.clone()));
-                    new.key()
-                }
-                ModelUpdate::Removed(old, _) => {
-                    self.instances.remove(old.key());
-                    old.key()
-                }
-            };
-            self.held.remove(key);
+            let (ModelUpdate::Added(one)
+            | ModelUpdate::Changed { new: one, .. }
+            | ModelUpdate::Removed(one, _)) = update;
+            self.held.remove(one.key());
+            if !self.unseen.is_empty() {
+                self.unseen.remove(one.key());
+            }
+            let namespace = one.entry().endpoint().namespace();
+            let is_shown = |staged: &Staged| staged.view.scope.contains(namespace);
+            let is_gone = matches!(update, ModelUpdate::Removed(..));
+            if !is_gone && !self.fixed().iter().any(is_shown) {
+                self.unseen.insert(ByKey(one.clone()));
+            }
         }
         for staged in &mut self.staged {
-            staged.stage(updates, &mut self.upstreams);
+            staged.stage(updates, &self.upstreams);
         }
     }
 
@@ -290,7 +281,8 @@ impl SwitchboardWriter {
     #[cfg(feature = "proxy")]
     pub(crate) fn stage_held(&mut self, instance: &Instance) {
         let key = instance.key();
-        if !self.instances.contains(key) {
+        let is_shown = |staged: &Staged| staged.view.instances.contains(key);
+        if !self.unseen.contains(key) && !self.fixed().iter().any(is_shown) {
             return;
         }
         self.held.insert(key.clone());
@@ -340,7 +332,7 @@ impl SwitchboardWriter {
             if !std::mem::take(&mut staged.changed) {
                 continue;
             }
-            staged.build(&mut self.upstreams);
+            staged.build(&self.upstreams);
             let Staged { live, view, .. } = staged;
             let before = live.publish(Arc::new(view.clone())).open_kinds();
             let now = view.open_kinds();
@@ -352,7 +344,6 @@ impl SwitchboardWriter {
                 }));
             }
         }
-        self.upstreams.sweep();
         changes
     }
 }
@@ -373,7 +364,11 @@ fn opened(instance: &Instance) -> Kinds {
 }
 
 fn position(instances: &[Arc<Instance>], instance: &Instance) -> Result<usize, usize> {
-    instances.binary_search_by(|other| other.key().cmp(instance.key()))
+    // Lists come in this order, so nearly every one of many comes last.
+    match instances.last() {
+        Some(last) if last.key() < instance.key() => Err(instances.len()),
+        _ => instances.binary_search_by(|other| other.key().cmp(instance.key())),
+    }
 }
 
 fn unix_now() -> u64 {
@@ -483,6 +478,34 @@ mod tests {
         assert_eq!(model.upstreams(Kind::Chat).count(), 2);
     }
 
+    #[cfg(feature = "proxy")]
+    #[test]
+    fn servers_are_made_for_the_first_request_and_stay_for_as_long_as_a_model_points_at_them() {
+        let (switchboard, mut writer) = Switchboard::new([NamespaceScope::All]);
+        let one = instance("a", 1, "m", "Chat");
+        let used =
+            |writer: &SwitchboardWriter| writer.upstreams.know(one.entry().url().into_iter());
+        let server = |model: &str| {
+            let view = switchboard.view(&NamespaceScope::All);
+            Arc::downgrade(view.model(model).unwrap().upstreams(Kind::Chat).next().unwrap())
+        };
+        update_http_endpoints(&mut writer, &[added(&one)]);
+        assert!(!used(&writer), "no request has asked for it");
+        let first = server("m");
+        assert!(used(&writer));
+        // Another instance, then another model in the place of this one.
+        update_http_endpoints(&mut writer, &[added(&instance("a", 2, "m", "Chat"))]);
+        assert!(first.ptr_eq(&server("m")));
+        let renamed = instance("a", 1, "n", "Chat");
+        update_http_endpoints(
+            &mut writer,
+            &[removed(&one), removed(&instance("a", 2, "m", "Chat")), added(&renamed)],
+        );
+        assert!(first.ptr_eq(&server("n")) && first.upgrade().is_some());
+        update_http_endpoints(&mut writer, &[removed(&renamed)]);
+        assert!(!used(&writer) && first.upgrade().is_none());
+    }
+
     #[test]
     fn the_list_shows_the_smallest_context_and_disagreement_is_seen() {
         let (switchboard, mut writer) = Switchboard::new([NamespaceScope::All]);
@@ -500,6 +523,37 @@ mod tests {
         // Whoever comes later does not change when the model was created.
         update_http_endpoints(&mut writer, &[added(&with(3, 100))]);
         assert_eq!(model(&switchboard).created(), 200);
+    }
+
+    #[test]
+    fn whatever_a_switchboard_was_made_with_a_later_view_begins_with_all_that_is_known() {
+        let scope = |name: &str| NamespaceScope::Only(name.parse().unwrap());
+        let all = NamespaceScope::All;
+        for made_with in
+            [vec![], vec![scope("a")], vec![scope("b")], vec![all.clone()], vec![scope("a"), all]]
+        {
+            let (_switchboard, mut writer) = Switchboard::new(made_with.clone());
+            let [one, two, three] = [("a", 1), ("b", 2), ("b", 3)]
+                .map(|(namespace, number)| instance(namespace, number, "m", "Chat"));
+            update_http_endpoints(&mut writer, &[added(&one), added(&two), added(&three)]);
+            let changed = Arc::new(Instance::new(
+                two.key().clone(),
+                None,
+                two.entry().clone().with_context_length(7),
+            ));
+            let change = ModelUpdate::Changed { old: two, new: changed };
+            update_http_endpoints(&mut writer, &[change, removed(&three)]);
+
+            let later = [scope("a"), scope("b"), scope("c"), NamespaceScope::All];
+            let views = later.map(|scope| writer.open(&scope));
+            writer.publish();
+            let seen = views.map(|view| {
+                let lengths = view.load();
+                lengths.instances().map(|one| one.entry().context_length()).collect::<Vec<_>>()
+            });
+            let expected = [vec![None], vec![Some(7)], vec![], vec![None, Some(7)]];
+            assert_eq!(seen, expected, "{made_with:?}");
+        }
     }
 
     #[test]

@@ -1,18 +1,17 @@
 //! What one scope may see: models, instances, and which routes are open.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use dynamo_discovery::{Instance, Key, Kind, Kinds, WorkerUrl};
+use dynamo_discovery::{ByKey, Instance, Key, Kind, Kinds, WorkerUrl};
 use dynamo_namespace::NamespaceScope;
 use imbl::{OrdMap, OrdSet};
 
-use crate::by_key::ByKey;
 use crate::error::ApiError;
 #[cfg(feature = "proxy")]
 use crate::proxy::rotation::Out;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, Upstreams};
 
 /// All that a handler may see, at one moment.
 ///
@@ -99,7 +98,8 @@ impl View {
     #[cfg(feature = "proxy")]
     pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Out> {
         let url = instance.entry().url()?;
-        let targets = &self.models.get(instance.model())?.targets;
+        // Where no request has asked for the servers yet, none was found to be out.
+        let targets = self.models.get(instance.model())?.targets.get()?;
         targets.iter().find(|target| target.upstream.url == *url)?.upstream.rotation.out()
     }
 
@@ -142,8 +142,10 @@ pub struct Model {
     kinds: Kinds,
     context_length: Option<u64>,
     instances: Box<[Arc<Instance>]>,
-    targets: Box<[Target]>,
-    pub(crate) lasting: Arc<Lasting>,
+    /// Made for the first request: most of many models may have none.
+    targets: OnceLock<Box<[Target]>>,
+    upstreams: Upstreams,
+    lasting: OnceLock<Arc<Lasting>>,
 }
 
 /// What a model keeps while its instances come and go.
@@ -174,34 +176,55 @@ impl Model {
         instances: Vec<Arc<Instance>>,
         before: Option<&Self>,
         now: u64,
-        mut upstream: impl FnMut(&WorkerUrl) -> Arc<Upstream>,
+        upstreams: Upstreams,
     ) -> Self {
-        let mut targets: Vec<Target> = Vec::new();
-        for instance in &instances {
-            let Some(url) = instance.entry().url() else { continue };
-            let upstream = upstream(url);
-            // A worker that was killed and came back has two keys until the first lease ends.
-            match targets.iter_mut().find(|target| Arc::ptr_eq(&target.upstream, &upstream)) {
-                Some(target) => target.kinds = target.kinds.union(instance.kinds()),
-                None => targets.push(Target { kinds: instance.kinds(), upstream }),
-            }
-        }
         let entries = || instances.iter().map(|instance| instance.entry());
         let created = || entries().filter_map(|entry| entry.created()).min().unwrap_or(now);
-        Self {
+        let in_use = upstreams.know(entries().filter_map(|entry| entry.url()));
+        let model = Self {
             created: before.map_or_else(created, |before| before.created),
             kinds: instances.iter().fold(Kinds::NONE, |kinds, i| kinds.union(i.kinds())),
             context_length: entries().filter_map(|entry| entry.context_length()).min(),
             instances: instances.into(),
-            targets: targets.into(),
-            lasting: before.map_or_else(Arc::default, |before| before.lasting.clone()),
+            targets: OnceLock::new(),
+            upstreams,
+            lasting: before.map_or_else(OnceLock::new, |before| before.lasting().clone().into()),
             name,
+        };
+        // A server that is in use must not be forgotten between two views.
+        if in_use {
+            model.targets();
         }
+        model
+    }
+
+    fn targets(&self) -> &[Target] {
+        self.targets.get_or_init(|| {
+            let mut targets: Vec<Target> = Vec::new();
+            for instance in &self.instances {
+                let Some(url) = instance.entry().url() else { continue };
+                let upstream = self.upstreams.get(url);
+                // A worker that was killed and came back has two keys until the first lease ends.
+                match targets.iter_mut().find(|target| Arc::ptr_eq(&target.upstream, &upstream)) {
+                    Some(target) => target.kinds = target.kinds.union(instance.kinds()),
+                    None => targets.push(Target { kinds: instance.kinds(), upstream }),
+                }
+            }
+            targets.into()
+        })
+    }
+
+    pub(crate) fn lasting(&self) -> &Arc<Lasting> {
+        self.lasting.get_or_init(Arc::default)
     }
 
     /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn shared_name(&self) -> &Arc<str> {
         &self.name
     }
 
@@ -244,8 +267,9 @@ impl Model {
     /// Where the model is served for a kind, each server once, beginning with the one whose turn it
     /// is: for those who bring their own proxy.
     pub fn urls(&self, kind: Kind) -> impl Iterator<Item = &WorkerUrl> {
-        let turn = self.turn().checked_rem(self.targets.len()).unwrap_or_default();
-        let (before, from) = self.targets.split_at(turn);
+        let targets = self.targets();
+        let turn = self.turn().checked_rem(targets.len()).unwrap_or_default();
+        let (before, from) = targets.split_at(turn);
         from.iter()
             .chain(before)
             .filter(move |target| target.kinds.contains(kind))
@@ -254,13 +278,13 @@ impl Model {
 
     /// A number that is higher each time.
     pub(crate) fn turn(&self) -> usize {
-        self.lasting.next.fetch_add(1, Ordering::Relaxed)
+        self.lasting().next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The servers of a kind, each once, always in the same order.
     #[cfg(feature = "proxy")]
     pub(crate) fn upstreams(&self, kind: Kind) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.targets
+        self.targets()
             .iter()
             .filter(move |target| target.kinds.contains(kind))
             .map(|target| &target.upstream)

@@ -11,7 +11,7 @@ const SCHEME: &str = "dyn://";
 /// Where a worker serves, in Dynamo's terms: `namespace.component.name`.
 ///
 /// This is an address between workers, not an HTTP route. It displays dotted, and parses the
-/// dotted form, the slashed form, and either one after `dyn://`.
+/// dotted form, the slashed form, and either one after `dyn://`. A clone is cheap.
 ///
 /// ```
 /// use dynamo_namespace::EndpointId;
@@ -24,11 +24,14 @@ const SCHEME: &str = "dyn://";
 /// assert!("team-a.backend".parse::<EndpointId>().is_err());
 /// # Ok::<(), dynamo_namespace::InvalidEndpointId>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EndpointId {
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId(Arc<Parts>);
+
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Parts {
     namespace: Namespace,
-    component: Arc<str>,
-    name: Arc<str>,
+    component: Box<str>,
+    name: Box<str>,
 }
 
 impl EndpointId {
@@ -59,25 +62,26 @@ impl EndpointId {
                 return Err(InvalidEndpointId { quoted: quoted(text), reason: Reason::Part(part) });
             }
         }
-        Ok(Self { namespace, component: component.into(), name: name.into() })
+        let (component, name) = (component.into(), name.into());
+        Ok(Self(Arc::new(Parts { namespace, component, name })))
     }
 
     /// The namespace.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
-        &self.namespace
+        &self.0.namespace
     }
 
     /// The component, such as [`BACKEND_COMPONENT`](crate::names::BACKEND_COMPONENT).
     #[must_use]
     pub fn component(&self) -> &str {
-        &self.component
+        &self.0.component
     }
 
     /// The endpoint's own name, such as [`GENERATE_ENDPOINT`](crate::names::GENERATE_ENDPOINT).
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// The id with its scheme: `dyn://namespace.component.name`.
@@ -89,7 +93,13 @@ impl EndpointId {
 
 impl fmt::Display for EndpointId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.namespace, self.component, self.name)
+        write!(f, "{}.{}.{}", self.namespace(), self.component(), self.name())
+    }
+}
+
+impl fmt::Debug for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EndpointId({self})")
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dynamo_discovery::{DiscoveryBatch, Gone, Instance, InstanceId, Key, Kinds, ModelEntry};
+use dynamo_discovery::{DiscoveryBatch, Gone, Instance, InstanceId, Key, Kind, Kinds, ModelEntry};
 use dynamo_discovery::{ModelUpdate, WorkerUrl};
 use dynamo_namespace::NamespaceScope;
 use futures_util::future::{FutureExt as _, ready};
@@ -96,7 +96,11 @@ impl Rig {
         view.instances().map(show).collect()
     }
 
+    /// A server that requests have used.
     fn server_of(&mut self, instance: &Instance) -> Arc<Upstream> {
+        let view = self.switchboard.view(&NamespaceScope::All);
+        let chosen = view.model(instance.model()).map(|model| model.upstreams(Kind::Chat).count());
+        assert_ne!(chosen, Some(0));
         self.writer.server(instance.entry().url().unwrap())
     }
 }

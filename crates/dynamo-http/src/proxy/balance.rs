@@ -209,6 +209,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
+    use crate::upstream::Upstreams;
 
     const CHAT: Kind = Kind::Chat;
 
@@ -221,7 +222,7 @@ mod tests {
                 Arc::new(Instance::new(Key::from(format!("k{n}")), None, entry))
             })
             .collect();
-        Model::new("m".into(), instances, None, 0, |url| Arc::new(Upstream::new(url.clone())))
+        Model::new("m".into(), instances, None, 0, Upstreams::default())
     }
 
     fn balancer(mode: RouterMode) -> Balancer {

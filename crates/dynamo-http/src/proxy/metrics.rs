@@ -423,7 +423,7 @@ impl Record {
 
     fn series(&self) -> &ModelSeries {
         match &self.model {
-            Some(model) => self.metrics.series(&model.lasting.meter, model.name()),
+            Some(model) => self.metrics.series(&model.lasting().meter, model.name()),
             None => &self.metrics.unknown,
         }
     }

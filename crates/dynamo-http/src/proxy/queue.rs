@@ -45,7 +45,7 @@ impl Queued {
         limits: QueueLimits,
     ) -> Result<Self, ApiError> {
         let join = |waiting: usize| (waiting < limits.depth).then_some(waiting + 1);
-        model.lasting.waiting.fetch_update(Relaxed, Relaxed, join).map_err(|_| {
+        model.lasting().waiting.fetch_update(Relaxed, Relaxed, join).map_err(|_| {
             ApiError::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "All workers of the model are busy and too many requests wait; try again shortly.",
@@ -54,7 +54,7 @@ impl Queued {
         })?;
         gauge.inc();
         Ok(Self {
-            lasting: model.lasting.clone(),
+            lasting: model.lasting().clone(),
             gauge: gauge.clone(),
             until: Instant::now() + limits.timeout,
         })

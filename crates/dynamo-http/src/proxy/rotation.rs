@@ -78,7 +78,7 @@ pub(crate) struct Rotation {
     failures: AtomicU32,
     /// How often it was ejected for failing since its last success.
     ejections: AtomicU32,
-    // In milliseconds after `began`:
+    // In milliseconds after `began`, which is 1, as 0 is never:
     heard: AtomicU64,
     trial_at: AtomicU64,
     probed: AtomicU64,
@@ -107,7 +107,8 @@ impl Rotation {
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+        let after = at.saturating_duration_since(self.began).as_millis();
+        u64::try_from(after + 1).unwrap_or(u64::MAX)
     }
 
     fn since(&self, stamp: &AtomicU64, now: Instant) -> Duration {
