@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::proto::PbKeyValue;
-use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 
@@ -27,8 +27,14 @@ use crate::store::{
     StoreError, WatchItem, WatchStore,
 };
 
-/// How many entries are read at once: the fastest of the sizes that were measured.
-const PAGE: usize = 5_000;
+/// How many entries the first page of a list has, and each at most. For a page etcd looks at every
+/// key that is left, so few large ones cost it less; from this size on, nothing more was gained.
+const FIRST_PAGE: usize = 5_000;
+const LARGEST_PAGE: usize = 20_000;
+/// How many bytes a page is to have, as far as the one before tells.
+const PAGE_BYTES: usize = 8 << 20;
+/// How many entries of a page are handed on together.
+const PART: usize = 2_500;
 
 /// How often a list is begun at most because etcd has compacted the revision that it was read at.
 const LIST_ATTEMPTS: usize = 3;
@@ -37,7 +43,7 @@ const LIST_ATTEMPTS: usize = 3;
 ///
 /// It connects with the first call and, after a failure, with the next one: to the endpoint that
 /// answers first. A call takes no longer than [`EtcdConfig::call_timeout`], and as long again when it
-/// has to connect; a list is one call for every 5000 entries.
+/// has to connect; a list is one call for every 5000 to 20,000 entries, or every 8 MiB of them.
 ///
 /// What etcd said is the source of a [`StoreError`].
 #[derive(Debug)]
@@ -71,6 +77,16 @@ impl EtcdStore {
     }
 }
 
+/// Who reads a list, and that nobody does any more.
+type Reader = mpsc::Sender<Result<Page, StoreError>>;
+type Gone = mpsc::error::SendError<Result<Page, StoreError>>;
+
+/// A page as it came.
+struct Fetched {
+    kvs: Vec<KeyValue>,
+    more: bool,
+}
+
 /// Reads a range page by page, at the revision of the first.
 struct Pages {
     connection: Arc<Connection>,
@@ -84,10 +100,10 @@ struct Pages {
 impl Pages {
     fn new(connection: Arc<Connection>, range: &KeyRange) -> Self {
         let end = range.end().clone();
-        Self { connection, start: first_key(range), end, revision: Revision(0), size: PAGE }
+        Self { connection, start: first_key(range), end, revision: Revision(0), size: FIRST_PAGE }
     }
 
-    async fn next(&mut self) -> Result<Page, Failure> {
+    async fn next(&mut self) -> Result<Fetched, Failure> {
         loop {
             match self.read().await {
                 Err(failure) if failure.meaning() == Meaning::TooLarge && self.size > 1 => {
@@ -98,7 +114,21 @@ impl Pages {
         }
     }
 
-    async fn read(&mut self) -> Result<Page, Failure> {
+    /// Hands on a page and all that follow, each while the next one is read.
+    async fn hand_on_from(mut self, first: Fetched, reader: &Reader) -> Result<(), Gone> {
+        let mut page = first;
+        while page.more {
+            let (handed_on, next) = tokio::join!(hand_on(page, reader), self.next());
+            handed_on?;
+            page = match next {
+                Ok(next) => next,
+                Err(failure) => return reader.send(Err(failure.into())).await,
+            };
+        }
+        hand_on(page, reader).await
+    }
+
+    async fn read(&mut self) -> Result<Fetched, Failure> {
         let call = |mut clients: Clients| {
             let options = GetOptions::new()
                 .with_range(self.end.as_bytes())
@@ -112,15 +142,18 @@ impl Pages {
             let header = answer.header().ok_or(Failure::Broken("etcd told no revision"))?;
             self.revision = to_revision(header.revision());
         }
-        let entries: Vec<_> = answer.take_kvs().into_iter().map(|kv| entry(kv.0)).collect();
-        match entries.last() {
-            Some(last) => self.start = [last.key.as_bytes(), &[0]].concat(),
+        let kvs = answer.take_kvs();
+        match kvs.last() {
+            Some(last) => {
+                self.start = [last.key(), &[0]].concat();
+                self.size = size_after(&kvs);
+            }
             None if answer.more() => {
                 return Err(Failure::Broken("etcd told of more and of nothing"));
             }
             None => {}
         }
-        Ok(Page { more: answer.more(), entries })
+        Ok(Fetched { kvs, more: answer.more() })
     }
 }
 
@@ -143,20 +176,13 @@ impl WatchStore for EtcdStore {
 
     async fn list_pages(&self, range: &KeyRange) -> Result<Listing, StoreError> {
         let mut pages = Pages::new(self.connection.clone(), range);
-        let mut page = Ok(pages.next().await?);
+        let first = pages.next().await?;
         let revision = pages.revision;
         let (sender, receiver) = mpsc::channel(1);
         // A task, so that etcd works on the next page while the caller works on this one. It ends
         // after the page that it reads when the caller has gone.
         tokio::spawn(async move {
-            loop {
-                let more = page.as_ref().is_ok_and(|page| page.more);
-                let sent = sender.send(page.map_err(StoreError::from));
-                if sent.await.is_err() || !more {
-                    return;
-                }
-                page = pages.next().await;
-            }
+            let _ = pages.hand_on_from(first, &sender).await;
         });
         let pages = stream::unfold(receiver, |mut receiver| async {
             let page = receiver.recv().await?;
@@ -236,6 +262,26 @@ impl LeaseStore for EtcdStore {
         match self.connection.call(call).await {
             Err(failure) if failure.meaning() == Meaning::LeaseGone => Ok(()),
             result => Ok(result?),
+        }
+    }
+}
+
+/// How many entries the page after this one is to have.
+fn size_after(page: &[KeyValue]) -> usize {
+    let bytes: usize = page.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
+    let average = (bytes / page.len().max(1)).max(1);
+    (PAGE_BYTES / average).clamp(1, LARGEST_PAGE)
+}
+
+/// Hands on a page in parts, so that work on the first begins soon.
+async fn hand_on(page: Fetched, reader: &Reader) -> Result<(), Gone> {
+    let mut left = page.kvs.into_iter();
+    loop {
+        let entries = left.by_ref().take(PART).map(|kv| entry(kv.0)).collect();
+        let is_last = left.len() == 0;
+        reader.send(Ok(Page { entries, more: page.more || !is_last })).await?;
+        if is_last {
+            return Ok(());
         }
     }
 }
