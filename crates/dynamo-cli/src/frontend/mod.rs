@@ -1,5 +1,6 @@
 //! `dynamo-frontend`: discovers the models of a scope and serves them.
 
+mod apart;
 mod api_keys;
 mod keys;
 mod settings;
@@ -28,6 +29,7 @@ use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::table;
 use crate::{hash_key, logging, program, runtime};
 
+use apart::apart;
 use keys::ClientKeys;
 use settings::{FrontendFlags, FrontendSettings};
 use state_file::StateFile;
@@ -180,9 +182,9 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
                     },
                 );
                 let remembered = file.recall().await;
-                Source::new("etcd", file.keep(watcher)).with_remembered(remembered)
+                Source::new("etcd", apart(file.keep(watcher))).with_remembered(remembered)
             }
-            None => Source::new("etcd", watcher.into_stream()),
+            None => Source::new("etcd", apart(watcher.into_stream())),
         });
     }
     if settings.etcd.is_none() || !settings.workers.is_empty() {

@@ -1,0 +1,54 @@
+//! A stream that is worked out in a task of its own.
+
+use std::panic::resume_unwind;
+
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::mpsc;
+
+/// How many items may wait for who reads them.
+const AHEAD: usize = 64;
+
+/// The same items, made beside who reads them: of a long list, one core checks the next entries
+/// while another takes in the last ones.
+///
+/// A panic of the stream is passed on. The task ends with the stream, or when its next item finds
+/// no reader.
+pub(super) fn apart<T: Send + 'static>(mut items: BoxStream<'static, T>) -> BoxStream<'static, T> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let task = tokio::spawn(async move {
+        while let Some(item) = items.next().await {
+            if sender.send(item).await.is_err() {
+                return;
+            }
+        }
+    });
+    stream::unfold((receiver, task), async |(mut receiver, task)| {
+        if let Some(item) = receiver.recv().await {
+            return Some((item, (receiver, task)));
+        }
+        match task.await {
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            _ => None,
+        }
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_items_are_the_same_in_the_same_order() {
+        let items: Vec<_> = apart(stream::iter(0..1000).boxed()).collect().await;
+        assert!(items.into_iter().eq(0..1000));
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "the third")]
+    async fn a_panic_of_the_stream_is_the_readers() {
+        let items =
+            stream::iter(0..9).map(|item| if item == 2 { panic!("the third") } else { item });
+        apart(items.boxed()).for_each(async |_| {}).await;
+    }
+}
