@@ -120,7 +120,8 @@ pub struct Catalog {
     root: String,
     scope: NamespaceScope,
     live: HashSet<ByKey>,
-    /// Of the last entry: the next one probably has it too, and then shares it.
+    /// Of the last live entry, which is in scope: the next one probably has it too, and then shares
+    /// it.
     recent: Option<EndpointId>,
 }
 
@@ -215,7 +216,7 @@ impl Catalog {
             let old = before.take(&key);
             match verdict {
                 Verdict::Live(new) => {
-                    self.live.insert(ByKey(new.clone()));
+                    self.live.replace(ByKey(new.clone()));
                     self.keep(old, new, &mut applied);
                 }
                 Verdict::Not(unfit) => applied.lose(old, key, unfit),

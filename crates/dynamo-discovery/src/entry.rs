@@ -237,16 +237,15 @@ impl<'a> RawEntry<'a> {
         };
         let entry = ModelEntry::new(&wire.name, endpoint.clone(), parsed.kinds)?;
         let url = wire.url.as_ref().map(|url| url.parse().map_err(InvalidEntry::Url));
-        // Dynamo's: what of it is odd says nothing, and the entry stands.
-        let config = wire.runtime_config.map(|raw| serde_json::from_str(raw.get()));
+        // Dynamo's: what of it is odd says nothing, and the entry stands. Serde would take an array.
+        let config = wire.runtime_config.map(RawValue::get).filter(|raw| raw.starts_with('{'));
         Ok(ModelEntry {
             unknown_kinds: parsed.unknown.into(),
             url: url.transpose()?,
             created: wire.created,
             state,
             context_length: config
-                .and_then(Result::ok)
-                .and_then(|config: RuntimeConfig| config.context_length),
+                .and_then(|raw| serde_json::from_str::<RuntimeConfig>(raw).ok()?.context_length),
             ..entry
         })
     }
@@ -404,8 +403,19 @@ mod tests {
         assert_eq!(entry.url().unwrap().as_str(), "http://h:1");
         assert_eq!(entry.created(), Some(7));
         assert_eq!(entry.context_length(), Some(32768));
-        let odd = parse(&json(r#","runtime_config":{"context_length":"many"}"#)).unwrap();
-        assert_eq!(odd.context_length(), None);
+        for odd in [
+            r#"{"context_length":"many"}"#,
+            r#"{"context_length":-1}"#,
+            r#"{"context_length":1,"context_length":2}"#,
+            r#"{"x":1e400}"#,
+            "[4096]",
+            "4096",
+            "null",
+        ] {
+            let odd = parse(&json(&format!(r#","runtime_config": {odd} "#))).unwrap();
+            assert_eq!(odd.context_length(), None);
+        }
+        assert!(parse(&json(r#","runtime_config":{"x"}"#)).is_err());
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl<'a> KeyParts<'a> {
 
 /// The endpoint of these parts, if they are valid: a clone of `like` if that is equal.
 ///
-/// Nearly all of many entries share few endpoints, and each new one is three allocations.
+/// Nearly all of many entries share few endpoints, and each new one is four allocations.
 pub(crate) fn endpoint(parts: [&str; 3], like: Option<&EndpointId>) -> Option<EndpointId> {
     let [namespace, component, name] = parts;
     let equal =

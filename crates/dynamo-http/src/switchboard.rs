@@ -1,7 +1,8 @@
 //! The switchboard: model updates in, views out.
 //!
-//! One writer, any number of readers that take no lock. A batch is published at once, at a cost
-//! that follows the change and not the size: views are persistent maps behind an atomic swap.
+//! One writer, any number of readers that load views without a lock. A batch is published at once,
+//! at a cost that follows the change and not the size: views are persistent maps behind an atomic
+//! swap.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -104,7 +105,7 @@ pub struct SwitchboardWriter {
     staged: Vec<Staged>,
     /// What was told and none of the views that stay shows: a new view begins with that and theirs.
     unseen: HashSet<ByKey>,
-    /// Those of them that the store has lost.
+    /// The keys, of all that was told, that the store has lost.
     held: BTreeSet<Key>,
     ready: bool,
     upstreams: Upstreams,
@@ -381,6 +382,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    #[cfg(feature = "proxy")]
+    use crate::proxy::rotation::Out;
 
     fn instance(namespace: &str, number: u8, model: &str, kinds: &str) -> Arc<Instance> {
         let endpoint = format!("{namespace}.backend.generate").parse().unwrap();
@@ -504,6 +507,23 @@ mod tests {
         assert!(first.ptr_eq(&server("n")) && first.upgrade().is_some());
         update_http_endpoints(&mut writer, &[removed(&renamed)]);
         assert!(!used(&writer) && first.upgrade().is_none());
+    }
+
+    #[cfg(feature = "proxy")]
+    #[test]
+    fn a_server_that_one_view_finds_out_of_rotation_is_shown_so_in_all() {
+        let a = NamespaceScope::Only("a".parse().unwrap());
+        let (switchboard, mut writer) = Switchboard::new([NamespaceScope::All, a.clone()]);
+        let (used, other) = (instance("a", 1, "m", "Chat"), instance("a", 1, "n", "Chat"));
+        update_http_endpoints(&mut writer, &[added(&used), added(&other)]);
+        let model = switchboard.view(&a).model("m").unwrap().clone();
+        model.upstreams(Kind::Chat).next().unwrap().rotation.refused();
+        for scope in [a, NamespaceScope::All] {
+            let view = switchboard.view(&scope);
+            for one in [&used, &other] {
+                assert_eq!(view.out_of_rotation(one), Some(Out::Unreachable), "{scope}");
+            }
+        }
     }
 
     #[test]

@@ -54,7 +54,8 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Every server that a model points at, so that it keeps its connections. A clone is the same set.
+/// Every server that a request has asked for, while a model that knows it is there: so it keeps its
+/// connections and its standing. A clone is the same set.
 #[derive(Clone, Default)]
 pub(crate) struct Upstreams(Arc<Mutex<Known>>);
 
@@ -80,6 +81,12 @@ impl Upstreams {
         let upstream = Arc::new(Upstream::new(url.clone()));
         known.servers.insert(url.clone(), Arc::downgrade(&upstream));
         upstream
+    }
+
+    /// The server at a URL, if it is in use.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn find(&self, url: &WorkerUrl) -> Option<Arc<Upstream>> {
+        self.lock().servers.get(url).and_then(Weak::upgrade)
     }
 
     /// Whether any of these servers is in use.

@@ -1,5 +1,6 @@
 //! What one scope may see: models, instances, and which routes are open.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -97,10 +98,9 @@ impl View {
     /// Why an instance's server is out of rotation, if it is.
     #[cfg(feature = "proxy")]
     pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Out> {
-        let url = instance.entry().url()?;
-        // Where no request has asked for the servers yet, none was found to be out.
-        let targets = self.models.get(instance.model())?.targets.get()?;
-        targets.iter().find(|target| target.upstream.url == *url)?.upstream.rotation.out()
+        // Whoever found it out may have come by another model or another view.
+        let upstreams = &self.models.get(instance.model())?.upstreams;
+        upstreams.find(instance.entry().url()?)?.rotation.out()
     }
 
     /// Lets a request for a route of this kind in, or says why not.
@@ -191,7 +191,7 @@ impl Model {
             lasting: before.map_or_else(OnceLock::new, |before| before.lasting().clone().into()),
             name,
         };
-        // A server that is in use must not be forgotten between two views.
+        // What is known of a server that is in use is not to be forgotten with the view before.
         if in_use {
             model.targets();
         }
@@ -200,15 +200,16 @@ impl Model {
 
     fn targets(&self) -> &[Target] {
         self.targets.get_or_init(|| {
-            let mut targets: Vec<Target> = Vec::new();
+            let mut targets: Vec<Target> = Vec::with_capacity(self.instances.len());
+            let mut places = HashMap::with_capacity(self.instances.len());
             for instance in &self.instances {
                 let Some(url) = instance.entry().url() else { continue };
-                let upstream = self.upstreams.get(url);
                 // A worker that was killed and came back has two keys until the first lease ends.
-                match targets.iter_mut().find(|target| Arc::ptr_eq(&target.upstream, &upstream)) {
-                    Some(target) => target.kinds = target.kinds.union(instance.kinds()),
-                    None => targets.push(Target { kinds: instance.kinds(), upstream }),
-                }
+                let place = *places.entry(url).or_insert_with(|| {
+                    targets.push(Target { kinds: Kinds::NONE, upstream: self.upstreams.get(url) });
+                    targets.len() - 1
+                });
+                targets[place].kinds = targets[place].kinds.union(instance.kinds());
             }
             targets.into()
         })

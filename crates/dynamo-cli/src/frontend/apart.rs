@@ -11,15 +11,18 @@ const AHEAD: usize = 64;
 /// The same items, made beside who reads them: of a long list, one core checks the next entries
 /// while another takes in the last ones.
 ///
-/// A panic of the stream is passed on. The task ends with the stream, or when its next item finds
-/// no reader.
+/// A panic of the stream is passed on. The task ends with the stream or with its reader.
 pub(super) fn apart<T: Send + 'static>(mut items: BoxStream<'static, T>) -> BoxStream<'static, T> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let task = tokio::spawn(async move {
-        while let Some(item) = items.next().await {
-            if sender.send(item).await.is_err() {
-                return;
-            }
+        loop {
+            let item = tokio::select! {
+                () = sender.closed() => return,
+                item = items.next() => item,
+            };
+            let Some(item) = item else { return };
+            // Without a reader the next turn ends it.
+            let _ = sender.send(item).await;
         }
     });
     stream::unfold((receiver, task), async |(mut receiver, task)| {
@@ -36,12 +39,23 @@ pub(super) fn apart<T: Send + 'static>(mut items: BoxStream<'static, T>) -> BoxS
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
     async fn the_items_are_the_same_in_the_same_order() {
         let items: Vec<_> = apart(stream::iter(0..1000).boxed()).collect().await;
         assert!(items.into_iter().eq(0..1000));
+    }
+
+    #[tokio::test]
+    async fn the_stream_is_dropped_with_its_reader() {
+        let (told, dropped) = tokio::sync::oneshot::channel::<()>();
+        let items = stream::pending::<()>().map(move |item| (&told, item).1);
+        drop(apart(items.boxed()));
+        let ended = tokio::time::timeout(Duration::from_secs(10), dropped).await;
+        assert!(ended.expect("the task ended").is_err());
     }
 
     #[tokio::test]

@@ -65,6 +65,11 @@ impl Connection {
         Ok(connection)
     }
 
+    /// How long a call may take.
+    pub(super) fn call_timeout(&self) -> Duration {
+        self.config.call_timeout
+    }
+
     /// Makes a call, within the configured time.
     ///
     /// A client that may be the cause of a failure is not used again. A call that is refused for

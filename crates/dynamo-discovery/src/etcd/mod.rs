@@ -16,6 +16,7 @@ use etcd_client::proto::PbKeyValue;
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 pub use self::config::{Credentials, EtcdConfig, EtcdConfigError};
 use self::connection::{Clients, Connection};
@@ -27,12 +28,16 @@ use crate::store::{
     StoreError, WatchItem, WatchStore,
 };
 
-/// How many entries the first page of a list has, and each at most. For a page etcd looks at every
-/// key that is left, so few large ones cost it less; from this size on, nothing more was gained.
+/// How many entries the first page of a list has.
 const FIRST_PAGE: usize = 5_000;
+/// How many entries a page has at most. For a page etcd looks at every key that is left, so few large
+/// ones cost it less; from this size on, nothing more was gained.
 const LARGEST_PAGE: usize = 20_000;
 /// How many bytes a page is to have, as far as the one before tells.
 const PAGE_BYTES: usize = 8 << 20;
+/// For which part of the longest call a page that is larger than the first may take, as far as the
+/// one before tells.
+const PAGE_TIME: u32 = 4;
 /// How many entries of a page are handed on together.
 const PART: usize = 2_500;
 
@@ -77,9 +82,10 @@ impl EtcdStore {
     }
 }
 
-/// Who reads a list, and that nobody does any more.
+/// To whoever reads a list.
 type Reader = mpsc::Sender<Result<Page, StoreError>>;
-type Gone = mpsc::error::SendError<Result<Page, StoreError>>;
+/// Nobody reads the list any more.
+type Unread = mpsc::error::SendError<Result<Page, StoreError>>;
 
 /// A page as it came.
 struct Fetched {
@@ -115,7 +121,7 @@ impl Pages {
     }
 
     /// Hands on a page and all that follow, each while the next one is read.
-    async fn hand_on_from(mut self, first: Fetched, reader: &Reader) -> Result<(), Gone> {
+    async fn hand_on_from(mut self, first: Fetched, reader: &Reader) -> Result<(), Unread> {
         let mut page = first;
         while page.more {
             let (handed_on, next) = tokio::join!(hand_on(page, reader), self.next());
@@ -137,6 +143,7 @@ impl Pages {
             let start = self.start.as_slice();
             async move { Ok(clients.kv.get(start, Some(options)).await?) }
         };
+        let began = Instant::now();
         let mut answer = self.connection.call(call).await?;
         if self.revision == Revision(0) {
             let header = answer.header().ok_or(Failure::Broken("etcd told no revision"))?;
@@ -146,7 +153,9 @@ impl Pages {
         match kvs.last() {
             Some(last) => {
                 self.start = [last.key(), &[0]].concat();
-                self.size = size_after(&kvs);
+                let bytes = kvs.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
+                let longest = self.connection.call_timeout();
+                self.size = size_after(kvs.len(), bytes, began.elapsed(), longest);
             }
             None if answer.more() => {
                 return Err(Failure::Broken("etcd told of more and of nothing"));
@@ -266,15 +275,19 @@ impl LeaseStore for EtcdStore {
     }
 }
 
-/// How many entries the page after this one is to have.
-fn size_after(page: &[KeyValue]) -> usize {
-    let bytes: usize = page.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
-    let average = (bytes / page.len().max(1)).max(1);
-    (PAGE_BYTES / average).clamp(1, LARGEST_PAGE)
+/// How many entries the page is to have after one of so many entries and bytes that took so long.
+fn size_after(entries: usize, bytes: usize, took: Duration, longest: Duration) -> usize {
+    let per_entry = |all: u128| (all / entries.max(1) as u128).max(1);
+    let in_time = (longest / PAGE_TIME).as_nanos() / per_entry(took.as_nanos());
+    let in_bytes = PAGE_BYTES as u128 / per_entry(bytes as u128);
+    // No time makes it smaller than the first one: a page that is slow whatever its size would then
+    // be one of very many.
+    let size = in_time.max(FIRST_PAGE as u128).min(in_bytes).min(LARGEST_PAGE as u128);
+    (size as usize).max(1)
 }
 
 /// Hands on a page in parts, so that work on the first begins soon.
-async fn hand_on(page: Fetched, reader: &Reader) -> Result<(), Gone> {
+async fn hand_on(page: Fetched, reader: &Reader) -> Result<(), Unread> {
     let mut left = page.kvs.into_iter();
     loop {
         let entries = left.by_ref().take(PART).map(|kv| entry(kv.0)).collect();
@@ -327,7 +340,6 @@ mod tests {
     use std::error::Error;
 
     use tokio::net::TcpListener;
-    use tokio::time::Instant;
 
     use super::*;
 
@@ -370,6 +382,23 @@ mod tests {
             errors.push(chain(&error));
         }
         errors
+    }
+
+    #[test]
+    fn a_page_grows_as_far_as_its_entries_and_the_time_of_a_call_allow() {
+        let ms = Duration::from_millis;
+        for (what, entries, bytes, took, expected) in [
+            ("small and fast", 5_000, 5_000 * 300, ms(50), 20_000),
+            ("small and slow", 5_000, 5_000 * 300, ms(250), 10_000),
+            ("too slow to grow", 20_000, 20_000 * 300, ms(3000), FIRST_PAGE),
+            ("large", 5_000, 5_000 << 13, ms(50), 1 << 10),
+            ("the largest", 100, 100 << 16, ms(50), 1 << 7),
+            ("huge", 1, 1 << 30, ms(50), 1),
+            ("at once", 1, 0, ms(0), 20_000),
+            ("none", 0, 0, ms(0), 20_000),
+        ] {
+            assert_eq!(size_after(entries, bytes, took, ms(2000)), expected, "{what}");
+        }
     }
 
     #[tokio::test]
