@@ -84,7 +84,12 @@ impl Body for Answer {
         let so_far = |joined: &Option<BytesMut>| joined.as_ref().map_or(first.len(), BytesMut::len);
         // A server stops polling when the length is reached, so the end is looked for here as well.
         while !this.incoming.is_end_stream() && so_far(&joined) < JOINED {
-            match this.poll_once(cx) {
+            // As a rule there is none, and the task is to be woken. In a burst there is a row of them.
+            let next = match &mut this.connection {
+                Some(connection) if joined.is_some() => connection.next_now(&mut this.incoming),
+                _ => this.poll_once(cx),
+            };
+            match next {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
                     let more = frame.into_data().unwrap_or_default();
