@@ -29,6 +29,8 @@ mod frontend;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "proxy")]
+mod joined;
+#[cfg(feature = "proxy")]
 mod network;
 #[cfg(feature = "proxy")]
 mod proxy;

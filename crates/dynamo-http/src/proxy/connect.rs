@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use dynamo_discovery::is_link_local;
 use http::Uri;
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
 use crate::frontend::FrontendConfig;
+use crate::joined::Joined;
 use crate::network::Network;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
 
 /// A connection's bytes.
 #[cfg(not(feature = "tls"))]
-pub(crate) type Transport = TokioIo<TcpStream>;
+pub(crate) type Transport = Joined<TcpStream>;
 /// A connection's bytes, encrypted or not.
 #[cfg(feature = "tls")]
-pub(crate) type Transport = TokioIo<super::transport::MaybeTls>;
+pub(crate) type Transport = Joined<super::transport::MaybeTls>;
 
 /// Opens connections to workers.
 #[derive(Clone)]
@@ -95,7 +95,7 @@ impl Connector {
         } else {
             super::transport::MaybeTls::Plain(stream)
         };
-        Ok(TokioIo::new(stream))
+        Ok(Joined::new(stream))
     }
 
     #[cfg(not(feature = "tls"))]
@@ -103,7 +103,7 @@ impl Connector {
         if https {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "built without TLS"));
         }
-        Ok(TokioIo::new(stream))
+        Ok(Joined::new(stream))
     }
 }
 

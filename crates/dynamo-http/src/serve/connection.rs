@@ -9,7 +9,6 @@ use futures_util::StreamExt as _;
 use futures_util::future::{Either, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -19,6 +18,7 @@ use tracing::debug;
 use super::clock::{Clock, Timed};
 use super::drain::DrainWatch;
 use super::{Answers, ServeOptions, http1, http2};
+use crate::joined::Joined;
 
 /// What a connection needs.
 pub(super) struct Connection<S> {
@@ -68,7 +68,7 @@ impl<S: Answers> Connection<S> {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { service, options, drain } = self;
-        let io = Timed { io: TokioIo::new(io), clock: clock.clone() };
+        let io = Timed { io: Joined::new(io), clock: clock.clone() };
         if http2 {
             clock.wait_for_next();
             let (streams, max_headers) = (clock.clone(), options.max_headers);
