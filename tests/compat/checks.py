@@ -1,8 +1,9 @@
 """What the scripts of all clients share: they run checks one by one, each printed as a line of JSON.
 
-`SCRIPT --base URL --key KEY` and then either `--model M [--embedding-model E]`, for what a client
-does with an engine, or `--closed URL`, for what it does with errors. `--closed` is a front door
-without any model, `--program FILE` the client where it is a program.
+`SCRIPT --base URL --key KEY` and then `--model M [--embedding-model E]`, for what a client does with
+an engine, `--model M --worker PID`, for what becomes of it when the engine's worker is told to end,
+or `--closed URL`, for what it does with errors. `--closed` is a front door without any model,
+`--program FILE` the client where it is a program.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import re
 import urllib.request
 
 
-def run(engine, errors):
+def run(engine, errors, drain=None):
     """Runs the checks that the command line asks for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", required=True)
@@ -19,9 +20,12 @@ def run(engine, errors):
     parser.add_argument("--program")
     parser.add_argument("--model")
     parser.add_argument("--embedding-model")
+    parser.add_argument("--worker", type=int)
     parser.add_argument("--closed")
     arguments = parser.parse_args()
-    if arguments.model:
+    if arguments.worker:
+        drain(arguments)
+    elif arguments.model:
         engine(arguments)
     if arguments.closed:
         errors(arguments)

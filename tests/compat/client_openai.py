@@ -1,5 +1,9 @@
 """The checks of OpenAI's own Python SDK; see checks.py."""
 
+import os
+import signal
+import time
+
 import openai
 
 from checks import check, expect, raised, run, three_requests_at
@@ -95,6 +99,41 @@ def engine(arguments):
         expect(isinstance(error, openai.AuthenticationError), repr(error))
 
 
+def drain(arguments):
+    # Without retries: nothing is to hide what happens to a request.
+    client = sdk(arguments, max_retries=0)
+    ask = {"model": arguments.model, "messages": HELLO}
+
+    def reads_on():
+        stream = client.chat.completions.create(
+            **ask, max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
+        )
+        with stream:
+            yield from stream
+
+    reader = reads_on()
+    next(reader)
+    os.kill(arguments.worker, signal.SIGTERM)
+    told = time.monotonic()
+
+    @check("drain: new requests are answered, then 404")
+    def _():
+        while time.monotonic() < told + 30:
+            try:
+                client.chat.completions.create(**ask, max_tokens=1)
+            except openai.NotFoundError as error:
+                expect(error.code == "model_not_found", error.code)
+                return
+        raise AssertionError("still answered")
+
+    @check("drain: the stream goes on to its end")
+    def _():
+        reasons = [chunk.choices[0].finish_reason for chunk in reader if chunk.choices]
+        expect(reasons[-1] == "length", reasons[-1])
+
+    print(f"note: the stream went on for {time.monotonic() - told:.1f} s", flush=True)
+
+
 def errors(arguments):
     client = sdk(arguments)
 
@@ -137,4 +176,4 @@ def errors(arguments):
 
 
 if __name__ == "__main__":
-    run(engine, errors)
+    run(engine, errors, drain)

@@ -92,6 +92,18 @@ impl Client {
         outcomes(&mut command)
     }
 
+    /// What becomes of it when the engine's worker, this process, is told to end.
+    pub(crate) fn try_drain(
+        self,
+        stage: &Stage,
+        engine: Engine,
+        worker: u32,
+    ) -> Result<Vec<Outcome>> {
+        let mut command = self.command(stage)?;
+        command.args(["--model", &engine.model(Purpose::Chat)]);
+        outcomes(command.args(["--worker", &worker.to_string()]))
+    }
+
     /// What it does with errors.
     pub(crate) fn try_errors(self, stage: &Stage) -> Result<Vec<Outcome>> {
         let mut command = self.command(stage)?;
@@ -131,6 +143,8 @@ fn outcomes(command: &mut Command) -> Result<Vec<Outcome>> {
             Some(why) => println!("  FAILED  {}: {why}", outcome.check),
         }
     }
+    let notes = printed.lines().filter(|line| line.starts_with("note: "));
+    notes.for_each(|note| println!("  {note}"));
     Ok(outcomes)
 }
 

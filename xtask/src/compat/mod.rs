@@ -9,7 +9,12 @@ mod table;
 
 use anyhow::{Result, ensure};
 
-use self::{client::Client, engine::Engine, stage::Stage, table::Table};
+use self::{
+    client::{Client, Outcome},
+    engine::{Engine, Purpose},
+    stage::Stage,
+    table::Table,
+};
 use crate::{etcd, process, workspace};
 
 #[derive(Debug, clap::Args)]
@@ -64,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let etcd = etcd::provision(&args.etcd)?;
     println!("compat: etcd at {} ({})", etcd.endpoints, etcd.origin);
 
-    let stage = Stage::set(&etcd.endpoints, &engines)?;
+    let mut stage = Stage::set(&etcd.endpoints, &engines)?;
     let mut table = Table::default();
     for client in clients {
         for &engine in &engines {
@@ -74,9 +79,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("\n{} with errors", client.name());
         table.add("errors", client.name(), client.try_errors(&stage)?);
     }
+    for engine in engines {
+        println!("\n{}, when its worker is told to end", engine.name());
+        table.add(engine.name(), Client::OpenAi.name(), drain(&mut stage, engine)?);
+    }
     println!("\n{table}");
     let failed = table.failed();
     ensure!(failed == 0, "{failed} checks failed; logs are in {}", stage::logs()?.display());
     println!("compat: all {} checks passed", table.passed());
     Ok(())
+}
+
+/// Ends an engine by its worker, while a client asks it.
+fn drain(stage: &mut Stage, engine: Engine) -> Result<Vec<Outcome>> {
+    let worker = stage.worker_of(&engine.model(Purpose::Chat))?;
+    let mut outcomes = Client::OpenAi.try_drain(stage, engine, worker)?;
+    let ended = stage.end_of(worker);
+    let failure = match &ended {
+        Ok(status) if status.success() => None,
+        Ok(status) => Some(status.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    outcomes.push(Outcome { check: "drain: the worker ends with 0".into(), failure });
+    Ok(outcomes)
 }

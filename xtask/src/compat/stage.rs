@@ -1,8 +1,14 @@
 //! Everything that runs meanwhile: two front doors, and a worker for each engine.
 
-use std::{ffi::OsString, fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    ffi::OsString,
+    fs,
+    path::PathBuf,
+    process::{Command, ExitStatus},
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
@@ -19,14 +25,23 @@ use crate::{
 /// several at once on busy cores for minutes.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// How long a worker may take to end: more than the grace and the time that its engine gets.
+const END: Duration = Duration::from_secs(75);
+
 const NAMESPACE: &str = "compat";
 
 /// Dropped, all of it ends: first the workers, which end their engines.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    workers: Vec<Service>,
+    workers: Vec<Worker>,
     door: Door,
     closed: Door,
+}
+
+#[derive(Debug)]
+struct Worker {
+    models: Vec<String>,
+    service: Service,
 }
 
 #[derive(Debug)]
@@ -46,7 +61,6 @@ impl Stage {
         };
         let key_file = directory()?.join("engine-key");
         fs::write(&key_file, KEY)?;
-        let mut models = Vec::new();
         for engine in engines {
             for purpose in [Purpose::Chat, Purpose::Embeddings] {
                 let [port] = http::free_ports()?;
@@ -59,17 +73,17 @@ impl Stage {
                 flags.push(key_file.clone().into());
                 let name = format!("{}-{purpose:?}", engine.name()).to_lowercase();
                 let command = engine.command(purpose, port)?;
-                stage.workers.push(worker(&name, etcd, port, &flags, &command)?);
-                models.push(engine.model(purpose));
+                let service = worker(&name, etcd, port, &flags, &command)?;
+                stage.workers.push(Worker { models: vec![engine.model(purpose)], service });
             }
         }
         let broken = ["busy", "breaks"];
         let flags = broken.map(|model| ["--model", model]).concat();
         let flags: Vec<_> = flags.into_iter().map(Into::into).collect();
         let command = ["python3".into(), script("faulty.py").into(), faulty.to_string().into()];
-        stage.workers.push(worker("faulty", etcd, faulty, &flags, &command)?);
-        models.extend(broken.map(Into::into));
-        stage.wait_for(&models)?;
+        let service = worker("faulty", etcd, faulty, &flags, &command)?;
+        stage.workers.push(Worker { models: broken.map(Into::into).into(), service });
+        stage.wait()?;
         Ok(stage)
     }
 
@@ -83,10 +97,26 @@ impl Stage {
         &self.closed.base
     }
 
-    fn wait_for(&mut self, models: &[String]) -> Result<()> {
+    /// The process of the worker that serves a model.
+    pub(crate) fn worker_of(&self, model: &str) -> Result<u32> {
+        let serves = |worker: &&Worker| worker.models.iter().any(|served| served == model);
+        let worker = self.workers.iter().find(serves);
+        Ok(worker.with_context(|| format!("no worker serves {model}"))?.service.id())
+    }
+
+    /// Waits for the end of a worker that was told to end.
+    pub(crate) fn end_of(&mut self, worker: u32) -> Result<ExitStatus> {
+        let place = self.workers.iter().position(|one| one.service.id() == worker);
+        let worker = self.workers.remove(place.context("the worker has ended")?);
+        worker.service.end_within(END)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let models: Vec<_> =
+            self.workers.iter().flat_map(|worker| &worker.models).cloned().collect();
         let url = format!("{}/v1/models", self.door.base);
         poll::until(&format!("{} listed at {url}", models.join(", ")), PATIENCE, || {
-            self.workers.iter_mut().try_for_each(Service::check)?;
+            self.workers.iter_mut().try_for_each(|worker| worker.service.check())?;
             let Ok(answer) = http::get(&url) else { return Ok(None) };
             let list: Value = serde_json::from_str(&answer.body)?;
             let listed: Vec<_> =
@@ -105,9 +135,9 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         // Engines run in process groups of their own: the workers end them, if they may.
-        self.workers.iter().for_each(Service::ask_to_end);
+        self.workers.iter().for_each(|worker| worker.service.ask_to_end());
         for worker in self.workers.drain(..) {
-            if let Err(error) = worker.end_within(Duration::from_secs(20)) {
+            if let Err(error) = worker.service.end_within(END) {
                 println!("note: {error:#}");
             }
         }
@@ -136,7 +166,7 @@ fn worker(
 ) -> Result<Service> {
     let mut command = Command::new(workspace::debug_binaries()?.join("dynamo-worker"));
     command.args(["--namespace", NAMESPACE, "--etcd-endpoints", etcd]);
-    command.args(["--drain-grace", "0", "--stop-timeout", "5"]);
+    command.args(["--drain-grace", "1", "--stop-timeout", "60"]);
     command.args(["--url", &format!("http://127.0.0.1:{port}")]).args(flags);
     command.arg("--").args(engine);
     start(&format!("worker-{name}"), &mut command)
