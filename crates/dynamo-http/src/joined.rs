@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is copied rather than handed to the kernel in pieces: for a head and a short body, `send`
-/// costs so much less than `writev` that a short request as a whole costs 8 % less.
+/// costs 0.3 to 0.5 µs less than `writev`, and a request makes two of them.
 const SMALL: usize = 4096;
 
 /// A socket for hyper, which writes a message as a head, a body, and what frames it.

@@ -38,6 +38,12 @@ impl LiveView {
         self.0.view.load_full()
     }
 
+    /// Looks at what the scope sees now. Unlike `load`, it counts no reference: threads that look at
+    /// the same time have nothing to share.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&View) -> T) -> T {
+        look(&self.0.view.load())
+    }
+
     /// Makes this what the scope sees, and returns what it saw before.
     pub(crate) fn publish(&self, view: Arc<View>) -> Arc<View> {
         self.0.view.swap(view)

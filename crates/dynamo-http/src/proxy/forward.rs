@@ -53,14 +53,13 @@ impl Forwarder {
     /// `find` is asked for the model again where the request has to wait: servers come and go.
     pub(crate) async fn forward(
         &self,
-        model: &Arc<Model>,
+        mut model: Arc<Model>,
         mut ask: Ask<'_>,
         find: impl Fn() -> Result<Arc<Model>, ApiError>,
     ) -> Result<Head, ApiError> {
         headers::for_upstream(&mut ask.headers, ask.body.len(), ask.id);
         headers::authorize(&mut ask.headers, self.upkeep.worker_key.header());
         self.upkeep.budget.deposit();
-        let mut model = model.clone();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
         let mut resent = false;
         let mut failed = None;

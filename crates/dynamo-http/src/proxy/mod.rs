@@ -115,9 +115,19 @@ impl Proxy {
         self.forwarder.upkeep.clone()
     }
 
+    /// What a caller sees.
+    fn live<'a>(&'a self, caller: &'a Caller) -> &'a LiveView {
+        caller.tenant().map_or(&self.anyone, |tenant| &tenant.live)
+    }
+
     /// What a caller sees now.
     pub(crate) fn view(&self, caller: &Caller) -> Arc<View> {
-        caller.tenant().map_or(&self.anyone, |tenant| &tenant.live).load()
+        self.live(caller).load()
+    }
+
+    /// A model that a caller sees now and that serves the route.
+    fn find(&self, caller: &Caller, name: &str, route: Route) -> Result<Arc<Model>, ApiError> {
+        self.live(caller).read(|view| find(view, name, route).cloned())
     }
 
     /// Answers one request on a proxied route.
@@ -153,14 +163,14 @@ impl Proxy {
     {
         let caller = Caller::of(&head.extensions);
         record.admitted(caller.begin()?);
-        self.view(&caller).admit(route.kind())?;
+        self.live(&caller).read(|view| view.admit(route.kind()))?;
         check_content_type(&head.headers)?;
         let body = self.limits.read(body).await?;
         let asked = peek::peek(&body.bytes)?;
         // The world may have moved on while the body came in.
-        let view = self.view(&caller);
-        let model = find(&view, &asked.model, route)?;
-        record.is_for(model, asked.stream);
+        let find = || self.find(&caller, &asked.model, route);
+        let model = find()?;
+        record.is_for(&model, asked.stream);
         let ask = Ask {
             route,
             query: head.uri.query(),
@@ -169,8 +179,7 @@ impl Proxy {
             body: &body.bytes,
             id,
         };
-        let find_again = || find(&self.view(&caller), &asked.model, route).cloned();
-        self.forwarder.forward(model, ask, find_again).await
+        self.forwarder.forward(model, ask, find).await
     }
 
     /// What keeps this request together with others: their session, their user, or the beginning

@@ -77,7 +77,7 @@ impl<S: Answers> Connection<S> {
             let connection = http2::builder(&options).serve_connection(io, answer);
             drive(connection, &clock, &options, drain).await;
         } else {
-            let (requests, leaving) = (clock.clone(), drain.clone());
+            let (requests, leaving) = (clock.clone(), drain.leaving().clone());
             let answer =
                 service_fn(move |request| http1::answer(&service, &requests, &leaving, request));
             let connection = http1::builder(&options).serve_connection(io, answer);

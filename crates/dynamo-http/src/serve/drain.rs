@@ -8,19 +8,22 @@ use tokio::sync::watch;
 /// The server's side: says how far the end has come, and knows when all connections are gone.
 pub(super) struct Drain {
     begun: watch::Sender<bool>,
-    leaving: Arc<AtomicBool>,
+    leaving: Leaving,
 }
 
 /// A connection's side. The server waits until it is dropped.
-#[derive(Clone)]
 pub(super) struct DrainWatch {
     begun: watch::Receiver<bool>,
-    leaving: Arc<AtomicBool>,
+    leaving: Leaving,
 }
+
+/// Whether clients are to be asked to come back elsewhere.
+#[derive(Clone, Default)]
+pub(super) struct Leaving(Arc<AtomicBool>);
 
 impl Drain {
     pub(super) fn new() -> Self {
-        Self { begun: watch::Sender::new(false), leaving: Arc::default() }
+        Self { begun: watch::Sender::new(false), leaving: Leaving::default() }
     }
 
     pub(super) fn watch(&self) -> DrainWatch {
@@ -29,7 +32,7 @@ impl Drain {
 
     /// Everything is served as before, but clients are asked to come back elsewhere.
     pub(super) fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+        self.leaving.0.store(true, Ordering::Relaxed);
     }
 
     /// Idle connections are closed, the others after what they are at.
@@ -50,9 +53,8 @@ impl Drain {
 }
 
 impl DrainWatch {
-    /// Whether clients are to be asked to come back elsewhere.
-    pub(super) fn leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+    pub(super) fn leaving(&self) -> &Leaving {
+        &self.leaving
     }
 
     /// Until idle connections are to be closed.
@@ -61,5 +63,11 @@ impl DrainWatch {
             // The server itself is gone, and with it whoever could say so.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+impl Leaving {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }

@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 
 use super::clock::Clock;
-use super::drain::DrainWatch;
+use super::drain::Leaving;
 use super::{Answers, ServeOptions};
 use crate::error::ApiError;
 
@@ -34,18 +34,18 @@ pub(super) fn builder(options: &ServeOptions) -> http1::Builder {
 pub(super) fn answer<S: Answers>(
     service: &S,
     clock: &Arc<Clock>,
-    drain: &DrainWatch,
+    leaving: &Leaving,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answering>, Infallible>> + use<S> {
     clock.answering();
     let answer = names_one_host(&request).then(|| service.clone().call(request));
-    let (clock, drain) = (clock.clone(), drain.clone());
+    let (clock, leaving) = (clock.clone(), leaving.clone());
     async move {
         let mut response = match answer {
             Some(answer) => answer.await?,
             None => without_host(),
         };
-        if drain.leaving() {
+        if leaving.is_set() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| Answering { body, clock }))
