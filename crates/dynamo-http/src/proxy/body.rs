@@ -2,12 +2,12 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use crossbeam_utils::CachePadded;
 use http::StatusCode;
 use http_body::Body;
 
@@ -15,42 +15,43 @@ use super::patience::Patience;
 use crate::error::ApiError;
 
 /// How much of request bodies may be in memory, one and all.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct BodyLimits {
     /// The largest body, in bytes.
     pub(crate) each: usize,
     /// How long a client may send nothing in the middle of one.
     pub(crate) stall: Duration,
     /// What all of them share.
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) budget: Budget,
 }
 
 /// The bytes that all bodies in memory may have in sum.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    free: AtomicUsize,
+    /// Apart from what is only read: every request writes it.
+    free: CachePadded<AtomicUsize>,
 }
 
 impl Budget {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { free: AtomicUsize::new(bytes) }
+        Self { free: CachePadded::new(AtomicUsize::new(bytes)) }
     }
 }
 
 /// A body in memory; what it took of the budget is given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Held<'a> {
     pub(crate) bytes: Bytes,
-    _reserved: Reserved,
+    _reserved: Reserved<'a>,
 }
 
 #[derive(Debug)]
-struct Reserved {
-    budget: Arc<Budget>,
+struct Reserved<'a> {
+    budget: &'a Budget,
     bytes: usize,
 }
 
-impl Reserved {
+impl Reserved<'_> {
     /// Takes `more` bytes. By what has arrived, not by what was announced: else a few clients that
     /// announce much and send nothing would lock out all others.
     fn grow(&mut self, more: usize) -> Result<(), ApiError> {
@@ -69,7 +70,7 @@ impl Reserved {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         self.budget.free.fetch_add(self.bytes, Ordering::AcqRel);
     }
@@ -77,14 +78,14 @@ impl Drop for Reserved {
 
 impl BodyLimits {
     /// Reads a body once, into one piece of memory.
-    pub(crate) async fn read<B: Body<Data = Bytes>>(&self, body: B) -> Result<Held, ApiError> {
+    pub(crate) async fn read<B: Body<Data = Bytes>>(&self, body: B) -> Result<Held<'_>, ApiError> {
         let mut body = pin!(body);
         let mut patience = Patience::new(self.stall);
         let announced = body.size_hint().lower();
         if announced > self.each as u64 {
             return Err(self.too_large());
         }
-        let mut reserved = Reserved { budget: self.budget.clone(), bytes: 0 };
+        let mut reserved = Reserved { budget: &self.budget, bytes: 0 };
         let mut first = Bytes::new();
         let mut joined = BytesMut::new();
         while !body.is_end_stream() {
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     fn limits(each: usize, all: usize) -> BodyLimits {
-        BodyLimits { each, stall: Duration::from_secs(30), budget: Arc::new(Budget::new(all)) }
+        BodyLimits { each, stall: Duration::from_secs(30), budget: Budget::new(all) }
     }
 
     fn chunks(chunks: &[&'static str]) -> Body {

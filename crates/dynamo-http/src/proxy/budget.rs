@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crossbeam_utils::CachePadded;
+
 /// What one request sent again costs: so small a share of a request can be deposited.
 const PRICE: u64 = 100;
 /// What is given each second, so that a quiet front door may send again, too: ten requests.
@@ -16,13 +18,17 @@ const FORGOTTEN: u64 = 10;
 #[derive(Debug)]
 pub(crate) struct RetryBudget {
     percent: u64,
-    balance: AtomicU64,
+    /// Apart from what is only read: every request writes it.
+    balance: CachePadded<AtomicU64>,
 }
 
 impl RetryBudget {
     /// Of the requests of the last seconds, `percent` may be sent again.
     pub(crate) fn new(percent: u8) -> Self {
-        Self { percent: percent.into(), balance: AtomicU64::new(10 * EACH_SECOND) }
+        Self {
+            percent: percent.into(),
+            balance: CachePadded::new(AtomicU64::new(10 * EACH_SECOND)),
+        }
     }
 
     /// A request was sent.

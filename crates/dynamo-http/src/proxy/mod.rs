@@ -103,7 +103,7 @@ impl Proxy {
             limits: BodyLimits {
                 each: config.body_limit,
                 stall: config.body_stall_timeout,
-                budget: Arc::new(Budget::new(config.bodies_limit)),
+                budget: Budget::new(config.bodies_limit),
             },
             affinity_header: config.affinity_header.clone(),
             idle_stream: config.idle_stream_timeout,
