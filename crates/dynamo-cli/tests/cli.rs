@@ -353,6 +353,25 @@ fn the_engine_gets_the_signals_and_its_code_is_that_of_the_worker() {
 }
 
 #[test]
+fn only_the_engine_itself_is_told_to_end_and_then_what_it_leaves_behind() {
+    let child = "trap 'echo child told >&2; exit 0' TERM; trap 'echo child asked >&2; exit 0' USR1; \
+                 echo up >&2; while :; do sleep 0.05; done";
+    // One that ends what it started in its own way, and one that ends without it.
+    for (last_deed, told) in [("kill -USR1 $!; wait $!;", "child asked"), ("", "child told")] {
+        let trap = format!("trap '{last_deed} exit 6' TERM");
+        let script = format!("({child}) & {trap}; while :; do sleep 0.05; done");
+        let worker = run_script(&script, &[]);
+        worker.wait_for("up");
+        worker.signal("TERM");
+        let ended = worker.end();
+        assert_eq!(ended.code, 6, "{ended:?}");
+        let said = |what: &&str| ended.stderr.contains(*what);
+        let all: Vec<_> = ["child asked", "child told"].into_iter().filter(said).collect();
+        assert_eq!(all, [told], "{ended:?}");
+    }
+}
+
+#[test]
 fn no_process_of_the_engine_is_left_behind() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pids");

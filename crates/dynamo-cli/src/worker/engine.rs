@@ -51,7 +51,8 @@ impl RunningEngine {
         }
     }
 
-    /// Waits for its end and that of all that it started. May be dropped and called again.
+    /// Waits for its end; asks what it has left behind to end, and waits for that. May be dropped and
+    /// called again.
     pub(crate) async fn all_ended(&mut self) -> Ended {
         match self {
             Self::Process(process) => Ended::of(&process.all_ended().await),
@@ -68,11 +69,11 @@ impl RunningEngine {
         }
     }
 
-    /// Ends it.
+    /// Ends it and all that it started.
     pub(crate) fn kill(&mut self) {
         match self {
             Self::Elsewhere => {}
-            Self::Process(process) => process.signal(Signal::KILL),
+            Self::Process(process) => process.kill(),
             Self::Echo(echo) => echo.task.abort(),
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpgid};
 use tokio::process::{Child, Command};
 
 /// A running engine. Dropped, everything in its group is killed.
@@ -28,7 +28,7 @@ impl EngineProcess {
             .args(arguments)
             .stdin(Stdio::null())
             // So that a Ctrl-C in the terminal reaches the engine through us, after its models are
-            // withdrawn, and what it started itself is reached as well.
+            // withdrawn, and what it leaves behind can be reached.
             .process_group(0)
             .spawn()?;
         let group = child
@@ -38,11 +38,24 @@ impl EngineProcess {
         Ok(Self { child, group })
     }
 
-    /// Sends a signal to the whole group; to none is no error.
+    /// Sends a signal to the engine's own process, unless it has ended.
+    ///
+    /// What that has started is its own to tell: vLLM's server would finish its streams, but not
+    /// when its core is told to end at the same moment.
     pub(crate) fn signal(&self, signal: Signal) {
-        if let Err(error) = kill_process_group(self.group, signal) {
-            tracing::debug!(%error, ?signal, "no process to signal");
+        // The process leads its group, and there is an id only until its end is known.
+        if self.child.id().is_some() {
+            note(signal, kill_process(self.group, signal));
         }
+    }
+
+    /// Kills the engine and all that it started.
+    pub(crate) fn kill(&self) {
+        self.signal_group(Signal::KILL);
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        note(signal, kill_process_group(self.group, signal));
     }
 
     /// Waits for the engine's own process. May be dropped and called again.
@@ -50,9 +63,13 @@ impl EngineProcess {
         self.child.wait().await
     }
 
-    /// Waits for the engine and all that it started. May be dropped and called again.
+    /// Waits for the engine, asks what it has left behind to end, and waits for that. May be dropped
+    /// and called again.
     pub(crate) async fn all_ended(&mut self) -> io::Result<ExitStatus> {
         let status = self.ended().await?;
+        if self.is_group_there() {
+            self.signal_group(Signal::TERM);
+        }
         while self.is_group_there() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -68,6 +85,13 @@ impl EngineProcess {
 
 impl Drop for EngineProcess {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
+        self.kill();
+    }
+}
+
+/// That there is no process is no error.
+fn note(signal: Signal, sent: rustix::io::Result<()>) {
+    if let Err(error) = sent {
+        tracing::debug!(%error, ?signal, "no process to signal");
     }
 }
