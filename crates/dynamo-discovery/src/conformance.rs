@@ -646,9 +646,10 @@ impl Test {
         self.leases.put(&self.key(name), Bytes::copy_from_slice(value.as_bytes()), lease).await
     }
 
-    /// The keys of more entries than any backend is expected to read at once.
+    /// The keys of more entries than any backend is expected to read at once, also where it reads
+    /// more the second time.
     fn pages(&self) -> impl Iterator<Item = Key> {
-        (0..5_100).map(|number| self.key(&format!("page {number:04}")))
+        (0..10_200).map(|number| self.key(&format!("page {number:05}")))
     }
 
     async fn put_pages(&self) {
