@@ -116,7 +116,7 @@ def drain(arguments):
     os.kill(arguments.worker, signal.SIGTERM)
     told = time.monotonic()
 
-    @check("drain: new requests are answered, then 404")
+    @check("drain: no new request gets anything but an answer or 404")
     def _():
         while time.monotonic() < told + 30:
             try:

@@ -359,7 +359,7 @@ fn only_the_engine_itself_is_told_to_end_and_then_what_it_leaves_behind() {
     // One that ends what it started in its own way, and one that ends without it.
     for (last_deed, told) in [("kill -USR1 $!; wait $!;", "child asked"), ("", "child told")] {
         let trap = format!("trap '{last_deed} exit 6' TERM");
-        let script = format!("({child}) & {trap}; while :; do sleep 0.05; done");
+        let script = format!("{trap}; ({child}) & while :; do sleep 0.05; done");
         let worker = run_script(&script, &[]);
         worker.wait_for("up");
         worker.signal("TERM");
@@ -369,6 +369,20 @@ fn only_the_engine_itself_is_told_to_end_and_then_what_it_leaves_behind() {
         let all: Vec<_> = ["child asked", "child told"].into_iter().filter(said).collect();
         assert_eq!(all, [told], "{ended:?}");
     }
+}
+
+#[test]
+fn an_engine_is_told_even_if_the_script_that_waits_for_it_does_not_tell_it() {
+    // A shell runs no trap before its foreground command ends.
+    let engine = "trap \"echo engine told >&2; exit 0\" TERM; echo up >&2; \
+                  while :; do sleep 0.05; done";
+    let script = format!("trap 'exit 6' TERM; sh -c '{engine}'");
+    let worker = run_script(&script, &["--stop-timeout", "4"]);
+    worker.wait_for("up");
+    worker.signal("TERM");
+    let ended = worker.end();
+    assert_eq!(ended.code, 6, "{ended:?}");
+    assert!(ended.stderr.contains("engine told"), "{ended:?}");
 }
 
 #[test]

@@ -124,7 +124,10 @@ async fn no_chunk_ever_waits_for_another() {
     let mut script = vec![send(STREAM_HEAD)];
     let mut groups = Vec::new();
     for (number, size) in GROUPS.into_iter().enumerate() {
-        let events: Vec<_> = (0..size).map(|n| format!("data: {number}.{n}\n\n")).collect();
+        // The largest is more than what is joined at most.
+        let token = "x".repeat(size * 40);
+        let events: Vec<_> =
+            (0..size).map(|n| format!("data: {number}.{n} {token}\n\n")).collect();
         script.push(send(events.iter().map(|event| chunk(event)).collect::<String>()));
         script.push(Act::Await(go_on.clone()));
         groups.push(events);

@@ -77,6 +77,15 @@ impl Engine {
         })
     }
 
+    /// How long its worker lets it go on before it is told to end, in seconds: vLLM then finishes its
+    /// streams, and llama.cpp cuts them.
+    pub(crate) fn drain_grace(self) -> &'static str {
+        match self {
+            Self::LlamaCpp | Self::LlamaServer => "10",
+            Self::Vllm => "1",
+        }
+    }
+
     /// Installs it, and makes it a model.
     pub(crate) fn prepare(self, fresh: bool) -> Result<()> {
         let environment = self.environment();

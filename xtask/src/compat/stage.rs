@@ -71,6 +71,7 @@ impl Stage {
                 let mut flags: Vec<OsString> =
                     ["--model-type", kinds, "--engine-api-key-file"].map(Into::into).into();
                 flags.push(key_file.clone().into());
+                flags.extend(["--drain-grace", engine.drain_grace()].map(Into::into));
                 let name = format!("{}-{purpose:?}", engine.name()).to_lowercase();
                 let command = engine.command(purpose, port)?;
                 let service = worker(&name, etcd, port, &flags, &command)?;
@@ -166,7 +167,6 @@ fn worker(
 ) -> Result<Service> {
     let mut command = Command::new(workspace::debug_binaries()?.join("dynamo-worker"));
     command.args(["--namespace", NAMESPACE, "--etcd-endpoints", etcd]);
-    command.args(["--drain-grace", "1", "--stop-timeout", "60"]);
     command.args(["--url", &format!("http://127.0.0.1:{port}")]).args(flags);
     command.arg("--").args(engine);
     start(&format!("worker-{name}"), &mut command)

@@ -504,7 +504,7 @@ pub(crate) const DRAIN_GRACE: Setting = Setting::flag(
 pub(crate) const STOP_TIMEOUT: Setting = Setting::flag(
     "stop-timeout",
     "SECONDS",
-    "How long the engine may take to end after SIGTERM, before SIGKILL",
+    "How long the engine may take to end after SIGTERM, before SIGKILL; in the last 5 s (or the second half) all that it has started gets SIGTERM",
 )
 .default("60");
 

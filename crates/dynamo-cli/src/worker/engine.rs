@@ -69,11 +69,19 @@ impl RunningEngine {
         }
     }
 
+    /// Asks it and all that it started to end.
+    pub(crate) fn terminate_all(&mut self) {
+        match self {
+            Self::Process(process) => process.signal_all(Signal::TERM),
+            _ => self.terminate(),
+        }
+    }
+
     /// Ends it and all that it started.
     pub(crate) fn kill(&mut self) {
         match self {
             Self::Elsewhere => {}
-            Self::Process(process) => process.kill(),
+            Self::Process(process) => process.signal_all(Signal::KILL),
             Self::Echo(echo) => echo.task.abort(),
         }
     }

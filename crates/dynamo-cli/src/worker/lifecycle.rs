@@ -26,6 +26,10 @@ use crate::settings::table;
 /// How long a store that is away may delay the end.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long all that an engine has started has to end, if the engine did not end by itself; or half
+/// of the whole time, if that is less.
+const LAST_CALL: Duration = Duration::from_secs(5);
+
 /// A worker whose engine was started.
 pub(crate) struct Worker {
     settings: WorkerSettings,
@@ -212,7 +216,7 @@ async fn drain(
     stop_engine(settings, engine, signals).await
 }
 
-/// SIGTERM, time to finish, SIGKILL.
+/// SIGTERM, time to finish, SIGTERM to all that is there, SIGKILL.
 async fn stop_engine(
     settings: &WorkerSettings,
     engine: &mut RunningEngine,
@@ -223,15 +227,26 @@ async fn stop_engine(
     }
     info!("asking the engine to end");
     engine.terminate();
+    let last_call = LAST_CALL.min(settings.stop_timeout / 2);
+    let end = async {
+        let in_time = timeout(settings.stop_timeout - last_call, engine.all_ended()).await;
+        if in_time.is_ok() {
+            return in_time;
+        }
+        // A script with a trap heeds no signal while the engine runs in its foreground, and the
+        // engine has not heard of any.
+        info!("asking all that the engine has started to end");
+        engine.terminate_all();
+        timeout(last_call, engine.all_ended()).await
+    };
     let ended = tokio::select! {
-        ended = engine.all_ended() => Some(ended),
-        () = tokio::time::sleep(settings.stop_timeout) => None,
+        ended = end => ended.ok(),
         () = hurry(signals) => None,
     };
     if let Some(ended) = ended {
         return ended.as_asked();
     }
-    warn!("the engine has not ended: killing it");
+    warn!("the engine or what it has started has not ended: killing it");
     engine.kill();
     engine.ended().await.as_asked()
 }

@@ -49,12 +49,8 @@ impl EngineProcess {
         }
     }
 
-    /// Kills the engine and all that it started.
-    pub(crate) fn kill(&self) {
-        self.signal_group(Signal::KILL);
-    }
-
-    fn signal_group(&self, signal: Signal) {
+    /// Sends a signal to the engine and all that it started.
+    pub(crate) fn signal_all(&self, signal: Signal) {
         note(signal, kill_process_group(self.group, signal));
     }
 
@@ -68,7 +64,7 @@ impl EngineProcess {
     pub(crate) async fn all_ended(&mut self) -> io::Result<ExitStatus> {
         let status = self.ended().await?;
         if self.is_group_there() {
-            self.signal_group(Signal::TERM);
+            self.signal_all(Signal::TERM);
         }
         while self.is_group_there() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -85,7 +81,7 @@ impl EngineProcess {
 
 impl Drop for EngineProcess {
     fn drop(&mut self) {
-        self.kill();
+        self.signal_all(Signal::KILL);
     }
 }
 

@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -254,17 +254,18 @@ impl Connection {
         })
     }
 
-    /// The next frame if it can be read now. Else nobody is woken for it: whoever wants it asks with
-    /// `poll_frame`.
+    /// The next frame after one of `poll_frame`, if it can be read now. Else nobody is woken for it:
+    /// whoever wants it asks with `poll_frame`.
     ///
     /// For the many frames of a burst, where half the work would be wakers.
     pub(crate) fn next_now(
         &mut self,
         body: &mut Incoming,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut cx = Context::from_waker(Waker::noop());
-        let _closed = self.driver.poll(&mut cx);
-        Pin::new(body).poll_frame(&mut cx)
+        self.relay.poll_now(|cx| {
+            let _closed = self.driver.poll(cx);
+            Pin::new(body).poll_frame(cx)
+        })
     }
 
     /// Gives the connection back after a whole answer, unless it is closed or about to be.

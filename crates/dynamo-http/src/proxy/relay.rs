@@ -82,6 +82,13 @@ impl Relay {
         Poll::Pending
     }
 
+    /// Polls the parts for what they have now. Only after a `poll` that was ready, and before the
+    /// next: that one wakes the task for what comes later, and this does not.
+    pub(crate) fn poll_now<T>(&self, parts: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        debug_assert_eq!(self.shared.phase.load(Ordering::Relaxed), WOKEN, "nobody polls again");
+        parts(&mut Context::from_waker(Waker::noop()))
+    }
+
     /// No task is to be woken any more; the next one polls.
     pub(crate) fn release(&self) {
         self.shared.task.take();
@@ -136,6 +143,23 @@ mod tests {
         relay.release();
         kept.unwrap().wake();
         assert_eq!(task.seen(), 2, "released");
+    }
+
+    #[test]
+    fn a_poll_for_now_leaves_it_to_the_next_one_to_have_the_task_woken() {
+        let (relay, task) = (Relay::new(), Arc::new(Count::default()));
+        let waker = Waker::from(task.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut last = None;
+        let mut part = |cx: &mut Context<'_>| {
+            last = Some(cx.waker().clone());
+            Poll::<()>::Pending
+        };
+        assert!(relay.poll(&mut cx, |_| Poll::Ready(())).is_ready());
+        assert!(relay.poll_now(&mut part).is_pending());
+        assert!(relay.poll(&mut cx, &mut part).is_pending());
+        last.unwrap().wake();
+        assert_eq!(task.seen(), 1);
     }
 
     #[test]
