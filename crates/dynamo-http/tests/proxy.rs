@@ -126,8 +126,7 @@ async fn no_chunk_ever_waits_for_another() {
     for (number, size) in GROUPS.into_iter().enumerate() {
         // The largest is more than what is joined at most.
         let token = "x".repeat(size * 40);
-        let events: Vec<_> =
-            (0..size).map(|n| format!("data: {number}.{n} {token}\n\n")).collect();
+        let events: Vec<_> = (0..size).map(|n| format!("data: {number}.{n} {token}\n\n")).collect();
         script.push(send(events.iter().map(|event| chunk(event)).collect::<String>()));
         script.push(Act::Await(go_on.clone()));
         groups.push(events);
