@@ -155,6 +155,7 @@ async fn a_lease_survives_a_stalled_node_be_it_the_leader() {
         // What a leader does that was stalled for so long is another matter.
         cluster[stalled].resume();
         worker.signal(Signal::TERM);
+        worker.says("withdrawn").await;
         lists(&frontend, &[]).await;
     }
 }
