@@ -69,11 +69,10 @@ impl RunningEngine {
         }
     }
 
-    /// Asks it and all that it started to end.
-    pub(crate) fn terminate_all(&mut self) {
-        match self {
-            Self::Process(process) => process.signal_all(Signal::TERM),
-            _ => self.terminate(),
+    /// Asks it and all that it started to end, whether they were asked before or not.
+    pub(crate) fn terminate_all(&self) {
+        if let Self::Process(process) = self {
+            process.signal_all(Signal::TERM);
         }
     }
 
