@@ -78,8 +78,8 @@ async fn a_request_that_waits_for_a_slot_without_any_header_is_waited_for() {
     let door = door(&worker).await;
     let waiting = door.begin(post(CHAT, &chat("m"))).await;
     worker.until_asked().await;
-    // Longer than any deadline of connections and probes.
-    sleep(Duration::from_secs(6)).await;
+    // For longer than a silent worker would get.
+    worker.until_probed(8).await;
     free.notify_one();
     let answer = soon(Answer::read(waiting)).await;
     assert!(answer.status() == 200 && answer.is_whole(), "{}", answer.raw);
@@ -118,7 +118,7 @@ async fn a_health_page_that_hangs_while_bytes_flow_puts_no_one_out_of_rotation()
         let mut buffer = [0; 4096];
         while matches!(flowing.read(&mut buffer).await, Ok(n) if n > 0) {}
     });
-    // Longer than the silence that puts a server out.
+    // Longer than the silence that puts a server out: nothing must happen, and nothing tells of it.
     sleep(Duration::from_secs(6)).await;
     let health = door.get("/health").await.json();
     assert_eq!(health["instances"][0].get("out_of_rotation"), None, "{health}");

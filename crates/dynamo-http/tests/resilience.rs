@@ -135,8 +135,8 @@ async fn a_request_at_a_busy_worker_that_answers_probes_is_waited_for() {
     busy.until_asked().await;
     let idle = Worker::start([whole("{}")]).await;
     door.add(&idle.instance("a", "m"));
-    // Longer than a silent worker would get.
-    sleep(Duration::from_secs(6)).await;
+    // For longer than a silent worker would get.
+    busy.until_probed(8).await;
     assert_eq!(out(&door).await, [""; 0]);
     done.notify_one();
     assert_eq!(soon(Answer::read(waiting)).await.body(), "slow");

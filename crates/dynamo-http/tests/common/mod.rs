@@ -17,7 +17,7 @@ use dynamo_http::{
 use dynamo_namespace::NamespaceScope;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
 /// The deadline of whatever a test waits for.
@@ -180,6 +180,7 @@ pub struct Worker {
     pub url: String,
     pub requests: Arc<Mutex<Vec<String>>>,
     pub connections: Arc<std::sync::atomic::AtomicUsize>,
+    probed: watch::Sender<usize>,
     pub closed: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -236,19 +237,21 @@ impl Worker {
         let scripts = Arc::new(Mutex::new(scripts));
         let requests = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let probed = watch::Sender::new(0);
         let closed = Arc::new(Notify::new());
         let task = tokio::spawn({
-            let (requests, connections, closed) =
-                (requests.clone(), connections.clone(), closed.clone());
+            let (requests, connections) = (requests.clone(), connections.clone());
+            let (probed, closed) = (probed.clone(), closed.clone());
             async move {
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
                     connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                    tokio::spawn(play(stream, scripts.clone(), requests.clone(), closed.clone()));
+                    let (scripts, requests) = (scripts.clone(), requests.clone());
+                    tokio::spawn(play(stream, scripts, requests, probed.clone(), closed.clone()));
                 }
             }
         });
-        Self { url, requests, connections, closed, task }
+        Self { url, requests, connections, probed, closed, task }
     }
 
     pub fn instance(&self, namespace: &str, model: &str) -> Arc<Instance> {
@@ -268,6 +271,13 @@ impl Worker {
         })
         .await;
     }
+
+    /// Waits until it was probed so many times more.
+    pub async fn until_probed(&self, times: usize) {
+        let mut probed = self.probed.subscribe();
+        let enough = *probed.borrow() + times;
+        soon(probed.wait_for(|&probed| probed >= enough)).await.unwrap();
+    }
 }
 
 impl Drop for Worker {
@@ -280,11 +290,13 @@ async fn play(
     mut stream: TcpStream,
     scripts: Arc<Mutex<Vec<Vec<Act>>>>,
     requests: Arc<Mutex<Vec<String>>>,
+    probed: watch::Sender<usize>,
     closed: Arc<Notify>,
 ) {
     while let Some(request) = read_request(&mut stream).await {
         // A probe is none of the test's requests.
         if request.starts_with("GET /health ") {
+            probed.send_modify(|probed| *probed += 1);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
             continue;
         }
