@@ -86,7 +86,7 @@ pub fn catalog(bytes: &[u8]) {
             assert!(refused.model.as_ref().is_none_or(|model| check_model_name(model).is_ok()));
         }
         for instance in watched.instances() {
-            assert!(scope.contains(instance.entry().endpoint().namespace()));
+            assert!(scope.contains(instance.endpoint().namespace()));
             assert_eq!(instance.entry().state(), State::Serving);
             assert_eq!(*instance.entry(), ModelEntry::from_json(value).unwrap());
         }
@@ -164,7 +164,7 @@ pub fn state_file(bytes: &[u8]) {
         let Ok(saved) = origin.decode(file, now, limit) else { continue };
         assert!(saved.age <= limit);
         for one in &saved.instances {
-            assert_eq!(one.entry().endpoint().namespace().as_str(), "team-a");
+            assert_eq!(one.endpoint().namespace().as_str(), "team-a");
             assert!(one.key().as_bytes().starts_with(b"models/"));
         }
         let again = origin.decode(&origin.encode(&saved.instances, now), now, limit).unwrap();

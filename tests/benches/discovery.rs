@@ -11,8 +11,8 @@ use std::{
 };
 
 use dynamo_discovery::{
-    DiscoveryEvent, EtcdConfig, EtcdStore, InstanceId, Kind, Kinds, ModelEntry, ModelKey,
-    ModelWatcher, WatcherConfig,
+    EtcdConfig, EtcdStore, InstanceId, Kind, Kinds, ModelEntry, ModelKey, ModelWatcher,
+    WatcherConfig,
 };
 use dynamo_http::{Switchboard, SwitchboardWriter, update_http_endpoints};
 use dynamo_namespace::NamespaceScope;
@@ -119,11 +119,10 @@ impl Ours {
     /// As the frontend's own task does it: batch, publication, view.
     async fn until(&mut self, open: bool) -> Instant {
         loop {
-            if let DiscoveryEvent::Batch(batch) = self.watcher.next().await {
-                update_http_endpoints(&mut self.writer, &batch.updates);
-                if self.switchboard.view(&self.scope).is_open(Kind::Chat) == open {
-                    return Instant::now();
-                }
+            let batch = self.watcher.next_batch().await;
+            update_http_endpoints(&mut self.writer, &batch.updates);
+            if self.switchboard.view(&self.scope).is_open(Kind::Chat) == open {
+                return Instant::now();
             }
         }
     }

@@ -185,7 +185,7 @@ impl Seen {
             self.breaches.push(format!("out of turn: {update:?}"));
         }
         if let Some(new) = new
-            && !scope.contains(new.entry().endpoint().namespace())
+            && !scope.contains(new.endpoint().namespace())
         {
             self.breaches.push(format!("out of scope: {new:?}"));
         }

@@ -45,7 +45,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 /// The namespaces of what was added, where nothing else happened.
 fn added(updates: &[ModelUpdate]) -> BTreeSet<String> {
     let namespace = |update: &ModelUpdate| match update {
-        ModelUpdate::Added(instance) => instance.entry().endpoint().namespace().to_string(),
+        ModelUpdate::Added(instance) => instance.endpoint().namespace().to_string(),
         other => panic!("{other:?}"),
     };
     updates.iter().map(namespace).collect()
@@ -62,14 +62,7 @@ fn story(updates: &[ModelUpdate]) -> Vec<String> {
 }
 
 async fn next_batch(watcher: &mut ModelWatcher) -> DiscoveryBatch {
-    soon("a batch", async {
-        loop {
-            if let DiscoveryEvent::Batch(batch) = watcher.next().await {
-                return batch;
-            }
-        }
-    })
-    .await
+    soon("a batch", watcher.next_batch()).await
 }
 
 /// Takes the first list, and waits until the watch runs: an empty list is taken twice, and what came

@@ -419,7 +419,7 @@ mod tests {
             panic!("{:?}", applied.updates)
         };
         assert_eq!(added, old);
-        assert_eq!(new.entry().url().unwrap().as_str(), "http://h");
+        assert_eq!(new.url().unwrap().as_str(), "http://h");
     }
 
     #[test]

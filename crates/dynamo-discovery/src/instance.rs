@@ -1,9 +1,12 @@
 //! One live entry: a model at a worker.
 
+use dynamo_namespace::EndpointId;
+
 use crate::entry::ModelEntry;
 use crate::kind::Kinds;
 use crate::model_key::InstanceId;
 use crate::store::Key;
+use crate::worker_url::WorkerUrl;
 
 /// One model at one worker, under one key, in scope and valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,13 +29,13 @@ impl Instance {
         &self.key
     }
 
-    /// The worker process. Entries under flat keys have none.
+    /// The worker process. Instances of flat keys have none.
     #[must_use]
     pub fn id(&self) -> Option<InstanceId> {
         self.id
     }
 
-    /// What the worker registered.
+    /// The entry, as the worker registered it.
     #[must_use]
     pub fn entry(&self) -> &ModelEntry {
         &self.entry
@@ -42,6 +45,18 @@ impl Instance {
     #[must_use]
     pub fn model(&self) -> &str {
         self.entry.name()
+    }
+
+    /// Where the worker serves, in Dynamo's terms; its namespace is the instance's.
+    #[must_use]
+    pub fn endpoint(&self) -> &EndpointId {
+        self.entry.endpoint()
+    }
+
+    /// Base URL of the worker's server. The entries of Dynamo's own workers have none.
+    #[must_use]
+    pub fn url(&self) -> Option<&WorkerUrl> {
+        self.entry.url()
     }
 
     /// The kinds that open a route.

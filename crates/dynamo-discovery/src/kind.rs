@@ -1,11 +1,22 @@
-//! What a model can do, as flags.
+//! The capabilities of a model, as flags.
 
 use std::fmt;
+use std::ops::{BitOr, BitOrAssign};
 
-/// One capability of a model: what decides which HTTP routes it opens.
+/// One capability of a model. The kinds of a model decide which HTTP routes it opens.
 ///
-/// Not to be confused with an [`EndpointId`](dynamo_namespace::EndpointId), which is where a worker
-/// serves in Dynamo's terms. The values are the bits of Dynamo's `ModelType` (release 0.5.1).
+/// A kind is no [`EndpointId`](dynamo_namespace::EndpointId): that is the address of a worker in
+/// Dynamo's terms. The values are the bits of Dynamo's `ModelType` (release 0.5.1).
+///
+/// Kinds are joined with `|`:
+///
+/// ```
+/// use dynamo_discovery::{Kind, Kinds};
+///
+/// let kinds = Kind::Chat | Kind::Completions;
+/// assert!(kinds.contains(Kind::Chat));
+/// assert_eq!(kinds | Kind::Embedding, Kinds::parse("Chat | Completions | Embedding").kinds);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
 #[non_exhaustive]
@@ -36,7 +47,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, by ascending bit.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: &'static [Self] = &[
         Self::Chat,
         Self::Completions,
         Self::Embedding,
@@ -90,12 +101,13 @@ impl fmt::Display for Kind {
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kinds(u16);
 
-/// What [`Kinds::parse`] read.
+/// The result of [`Kinds::parse`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ParsedKinds {
     /// The flags that are known.
     pub kinds: Kinds,
-    /// The flags that are not, as written: those of releases to come.
+    /// The flags that are not known, as written. A later release may know them.
     pub unknown: Vec<String>,
 }
 
@@ -110,7 +122,7 @@ impl Kinds {
         let mut parsed = ParsedKinds::default();
         for flag in text.split('|').map(str::trim).filter(|flag| !flag.is_empty()) {
             match Self::parse_flag(flag) {
-                Some(kinds) => parsed.kinds = parsed.kinds.union(kinds),
+                Some(kinds) => parsed.kinds |= kinds,
                 None => parsed.unknown.push(flag.to_owned()),
             }
         }
@@ -120,15 +132,18 @@ impl Kinds {
     fn parse_flag(flag: &str) -> Option<Self> {
         match flag {
             "Completion" => Some(Kind::Completions.into()),
-            "Backend" => Some(Self::from_iter([Kind::Chat, Kind::Completions])),
+            "Backend" => Some(Kind::Chat | Kind::Completions),
             _ => match flag.strip_prefix("0x") {
                 Some(bits) => {
                     let known = u128::from_str_radix(bits, 16).ok()?;
-                    let kinds: Self =
-                        Kind::ALL.into_iter().filter(|kind| known & *kind as u128 != 0).collect();
+                    let has = |kind: &Kind| known & *kind as u128 != 0;
+                    let kinds: Self = Kind::ALL.iter().copied().filter(has).collect();
                     (!kinds.is_empty()).then_some(kinds)
                 }
-                None => Kind::ALL.into_iter().find(|kind| kind.name() == flag).map(Self::from),
+                None => {
+                    let named = Kind::ALL.iter().find(|kind| kind.name() == flag);
+                    named.copied().map(Self::from)
+                }
             },
         }
     }
@@ -159,7 +174,7 @@ impl Kinds {
 
     /// The kinds in the set, by ascending bit.
     pub fn iter(self) -> impl Iterator<Item = Kind> {
-        Kind::ALL.into_iter().filter(move |kind| self.contains(*kind))
+        Kind::ALL.iter().copied().filter(move |kind| self.contains(*kind))
     }
 }
 
@@ -171,7 +186,29 @@ impl From<Kind> for Kinds {
 
 impl FromIterator<Kind> for Kinds {
     fn from_iter<T: IntoIterator<Item = Kind>>(kinds: T) -> Self {
-        kinds.into_iter().fold(Self::NONE, |set, kind| set.union(kind.into()))
+        kinds.into_iter().fold(Self::NONE, |set, kind| set | kind)
+    }
+}
+
+impl<T: Into<Kinds>> BitOr<T> for Kind {
+    type Output = Kinds;
+
+    fn bitor(self, other: T) -> Kinds {
+        Kinds::from(self) | other
+    }
+}
+
+impl<T: Into<Kinds>> BitOr<T> for Kinds {
+    type Output = Self;
+
+    fn bitor(self, other: T) -> Self {
+        self.union(other.into())
+    }
+}
+
+impl<T: Into<Kinds>> BitOrAssign<T> for Kinds {
+    fn bitor_assign(&mut self, other: T) {
+        *self = *self | other;
     }
 }
 
@@ -201,7 +238,7 @@ mod tests {
     #[test]
     fn every_spelling_that_dynamo_wrote_is_read() {
         let chat = Kinds::from(Kind::Chat);
-        let both = Kinds::from_iter([Kind::Chat, Kind::Completions]);
+        let both = Kind::Chat | Kind::Completions;
         for (text, expected) in [
             ("Chat", chat),
             ("Completion", Kind::Completions.into()),
@@ -221,6 +258,19 @@ mod tests {
             assert_eq!(parsed.kinds, expected, "{text:?}");
             assert!(parsed.unknown.is_empty(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn kinds_and_sets_of_them_are_joined_by_a_bar_in_any_mix() {
+        let all = Kinds::from_iter([Kind::Chat, Kind::Embedding, Kind::Images]);
+        assert_eq!(Kind::Chat | Kind::Embedding | Kind::Images, all);
+        assert_eq!(Kind::Chat | (Kind::Embedding | Kind::Images), all);
+        assert_eq!((Kind::Chat | Kind::Embedding) | (Kind::Embedding | Kind::Images), all);
+        let mut grown = Kinds::from(Kind::Chat);
+        grown |= Kind::Embedding;
+        grown |= Kinds::from(Kind::Images);
+        assert_eq!(grown, all);
+        assert_eq!(Kind::ALL.iter().copied().collect::<Kinds>().iter().count(), Kind::ALL.len());
     }
 
     #[test]

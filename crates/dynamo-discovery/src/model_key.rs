@@ -18,7 +18,16 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 /// Number of a worker process, random, chosen once when it starts.
 ///
 /// It is *not* its lease: when a lease is lost, the same key is written again with the same value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// ```
+/// use dynamo_discovery::InstanceId;
+///
+/// let id = InstanceId(0x1f);
+/// assert_eq!(id.to_string(), "1f");
+/// assert_eq!(format!("{id:?}"), "InstanceId(0x1f)");
+/// assert_eq!("1f".parse(), Ok(id));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub u64);
 
 impl InstanceId {
@@ -33,6 +42,13 @@ impl InstanceId {
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.0)
+    }
+}
+
+/// Hexadecimal too, so that a log and a key show one instance alike.
+impl fmt::Debug for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InstanceId({:#x})", self.0)
     }
 }
 

@@ -119,6 +119,10 @@ impl Registration {
     ///
     /// As the store's. What was put by then ends with the lease, which is revoked if the store still
     /// answers; publishing again replaces it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime with its time enabled: a task renews the lease.
     pub async fn publish(
         config: RegistrationConfig,
         entries: Vec<ModelEntry>,

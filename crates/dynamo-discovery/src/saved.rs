@@ -342,7 +342,7 @@ mod tests {
                 ids.iter().map(|(team, id)| instance(name(*team), *id, &model)).collect();
             let mut ours: Vec<_> = all
                 .iter()
-                .filter(|one| one.entry().endpoint().namespace().as_str() == "team-a")
+                .filter(|one| one.endpoint().namespace().as_str() == "team-a")
                 .cloned()
                 .collect();
             ours.sort_unstable_by(|a, b| a.key().cmp(b.key()));

@@ -158,14 +158,14 @@ pub enum WatcherError {
 ///
 /// ```
 /// use std::sync::Arc;
-/// use dynamo_discovery::{DiscoveryEvent, MemoryStore, ModelWatcher};
+/// use dynamo_discovery::{MemoryStore, ModelWatcher};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut watcher = ModelWatcher::watch(Arc::new(MemoryStore::new()), Some("team-a"))?;
 ///
-/// // The first event says what there is: nothing yet.
-/// let DiscoveryEvent::Batch(first) = watcher.next().await else { unreachable!() };
+/// // The first batch says what there is: nothing yet.
+/// let first = watcher.next_batch().await;
 /// assert!(first.resync && first.updates.is_empty());
 /// # Ok(())
 /// # }
@@ -223,7 +223,28 @@ impl ModelWatcher {
         })
     }
 
-    /// The next event. Never ends; may be dropped and called again.
+    /// The next batch, for a caller who does not ask how the store fares.
+    ///
+    /// It passes over [`Connected`](DiscoveryEvent::Connected),
+    /// [`Disconnected`](DiscoveryEvent::Disconnected) and [`Denied`](DiscoveryEvent::Denied), so it
+    /// waits for as long as the store is away. The future may be dropped; no batch is lost by it.
+    ///
+    /// # Panics
+    ///
+    /// As [`next`](Self::next).
+    pub async fn next_batch(&mut self) -> DiscoveryBatch {
+        loop {
+            if let DiscoveryEvent::Batch(batch) = self.next().await {
+                return batch;
+            }
+        }
+    }
+
+    /// The next event. There always is one. The future may be dropped; no event is lost by it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime with its time enabled.
     pub async fn next(&mut self) -> DiscoveryEvent {
         if !std::mem::replace(&mut self.begun, true) {
             info!(target_namespace = %self.target_namespace, prefix = %self.prefix, "watching");
@@ -299,6 +320,8 @@ impl ModelWatcher {
     }
 
     /// The events as a stream that never ends.
+    ///
+    /// Polling the stream panics as [`next`](Self::next) does.
     #[must_use]
     pub fn into_stream(self) -> BoxStream<'static, DiscoveryEvent> {
         stream::unfold(self, |mut watcher| async {
@@ -323,6 +346,10 @@ impl fmt::Debug for ModelWatcher {
 /// # Errors
 ///
 /// [`WatcherError::NothingToNarrow`], before anything is watched.
+///
+/// # Panics
+///
+/// Outside of a Tokio runtime with its time enabled.
 pub async fn run_watcher(
     config: WatcherConfig,
     events: mpsc::Sender<DiscoveryEvent>,

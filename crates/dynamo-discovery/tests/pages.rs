@@ -46,14 +46,6 @@ fn put(store: &MemoryStore, namespace: &str, number: u8) {
     store.put_unleased(key, entry.to_json());
 }
 
-async fn next_batch(watcher: &mut ModelWatcher) -> DiscoveryBatch {
-    loop {
-        if let DiscoveryEvent::Batch(batch) = watcher.next().await {
-            return batch;
-        }
-    }
-}
-
 /// What a batch did to which instance.
 fn changes(batch: &DiscoveryBatch) -> Vec<String> {
     let name = |update: &ModelUpdate| match update {
@@ -74,11 +66,11 @@ async fn a_first_list_is_told_page_by_page_and_a_later_one_at_once() {
     let paged = Arc::new(Paged(store.clone()));
     let mut watcher = ModelWatcher::watch(paged, Some("team-a")).unwrap();
     for expected in [["+1", "+2"], ["+3", "+4"]] {
-        let part = next_batch(&mut watcher).await;
+        let part = watcher.next_batch().await;
         assert_eq!((changes(&part), part.more), (expected.map(String::from).to_vec(), true));
         assert_eq!((part.resync, part.revision.0), (false, 0), "that is not all");
     }
-    let last = next_batch(&mut watcher).await;
+    let last = watcher.next_batch().await;
     assert_eq!((last.updates.len(), last.out_of_scope), (0, 1));
     assert!(last.resync && !last.more && last.revision == store.revision());
 
@@ -90,7 +82,7 @@ async fn a_first_list_is_told_page_by_page_and_a_later_one_at_once() {
     put(&store, "team-a", 5);
     store.compact();
     store.set_available(true);
-    let again = next_batch(&mut watcher).await;
+    let again = watcher.next_batch().await;
     assert_eq!(changes(&again), ["+5", "-1"]);
     assert!(again.resync && !again.more && again.revision == store.revision());
     assert_eq!(watcher.instances().count(), 4);

@@ -64,7 +64,7 @@ impl View {
     /// The kinds of which a model is there.
     #[must_use]
     pub fn open_kinds(&self) -> Kinds {
-        Kind::ALL.into_iter().filter(|kind| self.is_open(*kind)).collect()
+        Kind::ALL.iter().copied().filter(|kind| self.is_open(*kind)).collect()
     }
 
     /// How many models serve a kind.

@@ -125,6 +125,22 @@ impl FromStr for EndpointId {
     }
 }
 
+impl TryFrom<&str> for EndpointId {
+    type Error = InvalidEndpointId;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for EndpointId {
+    type Error = InvalidEndpointId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
 /// A text that is no [`EndpointId`]; its message quotes the text escaped and cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidEndpointId {
@@ -208,6 +224,8 @@ mod tests {
             "dyn://team-a/backend/generate",
         ] {
             assert_eq!(text.parse::<EndpointId>().as_ref(), Ok(&expected), "{text}");
+            assert_eq!(EndpointId::try_from(text).as_ref(), Ok(&expected), "{text}");
+            assert_eq!(EndpointId::try_from(text.to_owned()).as_ref(), Ok(&expected), "{text}");
         }
     }
 

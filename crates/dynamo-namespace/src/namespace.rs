@@ -1,4 +1,4 @@
-//! What a namespace may be called.
+//! Namespaces: which names are valid, and which one is global.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -48,16 +48,32 @@ pub(crate) fn is_valid_name(name: &str) -> bool {
 /// ```
 /// use dynamo_namespace::Namespace;
 ///
-/// let namespace: Namespace = "team-a".parse()?;
+/// let namespace = Namespace::new("team-a")?;
 /// assert_eq!(namespace.as_str(), "team-a");
-/// assert_eq!("".parse::<Namespace>()?, Namespace::global());
-/// assert!("a/../b".parse::<Namespace>().is_err());
+/// assert_eq!(namespace, "team-a".parse()?);
+/// assert_eq!(Namespace::new("")?, Namespace::global());
+/// assert!(Namespace::new("a/../b").is_err());
 /// # Ok::<(), dynamo_namespace::InvalidNamespace>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Namespace(Arc<str>);
 
 impl Namespace {
+    /// The namespace with this name; the empty name is that of the global namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the name is longer than 253 bytes, or has a character outside of `[A-Za-z0-9_-]`.
+    pub fn new(name: &str) -> Result<Self, InvalidNamespace> {
+        if name.is_empty() {
+            Ok(Self::global())
+        } else if is_valid_name(name) {
+            Ok(Self(name.into()))
+        } else {
+            Err(InvalidNamespace::new(name))
+        }
+    }
+
     /// The namespace of everyone who did not choose one.
     #[must_use]
     pub fn global() -> Self {
@@ -81,13 +97,23 @@ impl FromStr for Namespace {
     type Err = InvalidNamespace;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.is_empty() {
-            Ok(Self::global())
-        } else if is_valid_name(text) {
-            Ok(Self(text.into()))
-        } else {
-            Err(InvalidNamespace::new(text))
-        }
+        Self::new(text)
+    }
+}
+
+impl TryFrom<&str> for Namespace {
+    type Error = InvalidNamespace;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        Self::new(text)
+    }
+}
+
+impl TryFrom<String> for Namespace {
+    type Error = InvalidNamespace;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(&text)
     }
 }
 
@@ -231,7 +257,10 @@ mod tests {
 
         #[test]
         fn any_text_parses_or_is_refused_and_never_changes(text in any::<String>()) {
-            if let Ok(namespace) = text.parse::<Namespace>() {
+            let parsed = text.parse::<Namespace>();
+            prop_assert_eq!(&Namespace::try_from(text.as_str()), &parsed);
+            prop_assert_eq!(&Namespace::try_from(text.clone()), &parsed);
+            if let Ok(namespace) = parsed {
                 prop_assert!(namespace.as_str() == text || text.is_empty());
                 prop_assert_eq!(namespace.is_global(), is_global_namespace(&text));
             }

@@ -131,7 +131,7 @@ impl FromStr for KindList {
     fn from_str(text: &str) -> Result<Self, Expected> {
         let kind = |name: &str| {
             let known = |kind: &Kind| kind.name().eq_ignore_ascii_case(name);
-            Kind::ALL.into_iter().find(known).map(Kinds::from).or_else(|| {
+            Kind::ALL.iter().copied().find(known).map(Kinds::from).or_else(|| {
                 // What older releases of Dynamo call them.
                 Some(Kinds::parse(name).kinds).filter(|kinds| !kinds.is_empty())
             })
@@ -141,7 +141,7 @@ impl FromStr for KindList {
             .map(str::trim)
             .try_fold(Kinds::NONE, |kinds, name| Some(kinds.union(kind(name)?)));
         kinds.map(Self).ok_or_else(|| {
-            let names: Vec<_> = Kind::ALL.into_iter().map(Kind::name).collect();
+            let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
             Expected(format!("some of {}", names.join(", ")))
         })
     }

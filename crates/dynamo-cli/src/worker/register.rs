@@ -123,7 +123,7 @@ impl Retry {
 mod tests {
     use std::sync::Arc;
 
-    use dynamo_discovery::{DiscoveryEvent, Gone, Kind, MemoryStore, ModelUpdate, ModelWatcher};
+    use dynamo_discovery::{Gone, Kind, MemoryStore, ModelUpdate, ModelWatcher};
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
     use tokio::time::timeout;
@@ -158,9 +158,8 @@ mod tests {
     async fn next(watcher: &mut ModelWatcher) -> Vec<String> {
         let told = timeout(Duration::from_secs(600), async {
             loop {
-                if let DiscoveryEvent::Batch(batch) = watcher.next().await
-                    && !batch.updates.is_empty()
-                {
+                let batch = watcher.next_batch().await;
+                if !batch.updates.is_empty() {
                     return batch.updates;
                 }
             }
