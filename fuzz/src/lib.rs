@@ -8,8 +8,9 @@ mod json;
 use std::time::{Duration, UNIX_EPOCH};
 
 use dynamo_discovery::{
-    Catalog, CatalogOrigin, Change, Entry, ModelEntry, ModelKey, ModelUpdate, Revision, SavedCatalog, Snapshot, State,
-    StoreEvent, WorkerUrl, check_model_name, is_link_local,
+    Catalog, CatalogOrigin, Change, Entry, ModelEntry, ModelKey, ModelUpdate, NetworkPrefix,
+    Revision, SavedCatalog, Snapshot, State, StoreEvent, WorkerUrl, check_model_name,
+    is_link_local,
 };
 use dynamo_http::fuzzing;
 use dynamo_namespace::{EndpointId, Namespace, NamespaceScope, is_global_namespace};
@@ -73,10 +74,10 @@ pub fn catalog(bytes: &[u8]) {
             mod_revision: Revision(1),
             lease: None,
         };
-        let mut listed = Catalog::new("models/", scope.clone());
+        let mut listed = Catalog::new(NetworkPrefix::default(), scope.clone());
         let snapshot = Snapshot { revision: Revision(1), entries: vec![entry.clone()] };
         let by_list = listed.apply(StoreEvent::Resync(snapshot));
-        let mut watched = Catalog::new("models/", scope.clone());
+        let mut watched = Catalog::new(NetworkPrefix::default(), scope.clone());
         let by_watch = watched.apply(StoreEvent::Batch(vec![Change::Put(entry.clone())]));
         assert_eq!(by_list, by_watch, "a list and a watch say the same");
 
@@ -153,11 +154,7 @@ pub fn worker_url(bytes: &[u8]) {
 /// A state file, as it is and with the checksum that its content should have: nothing of another
 /// namespace comes through, and what is read can be written and read again.
 pub fn state_file(bytes: &[u8]) {
-    let origin = CatalogOrigin {
-        store: "s".to_owned(),
-        network_prefix: "models/".to_owned(),
-        scope: NamespaceScope::Only("team-a".parse().unwrap()),
-    };
+    let origin = CatalogOrigin::new("s", NamespaceScope::Only("team-a".parse().unwrap()));
     let (now, limit) = (UNIX_EPOCH + Duration::from_secs(1_790_000_000), Duration::from_secs(60));
     let sealed = [bytes, format!("crc32:{:08x}\n", crc32fast::hash(bytes)).as_bytes()].concat();
     for file in [bytes, &sealed] {

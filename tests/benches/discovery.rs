@@ -12,7 +12,7 @@ use std::{
 
 use dynamo_discovery::{
     EtcdConfig, EtcdStore, InstanceId, Kind, Kinds, ModelEntry, ModelKey, ModelWatcher,
-    WatcherConfig,
+    NetworkPrefix, WatcherConfig,
 };
 use dynamo_http::{Switchboard, SwitchboardWriter, update_http_endpoints};
 use dynamo_namespace::NamespaceScope;
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let raw_root = format!("{root}raw/");
     let mut raw =
         Raw(client.watch(raw_root.clone(), Some(WatchOptions::new().with_prefix())).await?);
-    let mut ours = Ours::new(endpoints, format!("{root}models/"))?;
+    let mut ours = Ours::new(endpoints, format!("{root}models/").parse()?)?;
     // The empty list.
     ours.until(false).await;
     let raw_key = format!("{raw_root}{key}");
@@ -106,8 +106,8 @@ struct Ours {
 }
 
 impl Ours {
-    fn new(endpoints: Vec<String>, root: String) -> Result<Self, Box<dyn Error>> {
-        let store = EtcdStore::new(EtcdConfig { endpoints, ..EtcdConfig::default() })?;
+    fn new(endpoints: Vec<String>, root: NetworkPrefix) -> Result<Self, Box<dyn Error>> {
+        let store = EtcdStore::new(EtcdConfig::new(endpoints))?;
         let scope = NamespaceScope::from_target(Some("team-a"))?;
         let config = WatcherConfig::new(Arc::new(store))
             .with_target_namespace(scope.clone())

@@ -347,6 +347,5 @@ fn endpoints(network: &[Network; 3]) -> String {
 }
 
 fn store_at(endpoints: &str) -> Arc<EtcdStore> {
-    let endpoints = endpoints.split(',').map(str::to_owned).collect();
-    Arc::new(EtcdStore::new(EtcdConfig { endpoints, ..EtcdConfig::default() }).unwrap())
+    Arc::new(EtcdStore::new(EtcdConfig::new(endpoints.split(','))).unwrap())
 }

@@ -77,8 +77,8 @@ impl Certificates {
     /// What a client of ours uses.
     #[must_use]
     pub fn tls(&self) -> Tls {
-        let client = ClientIdentity { cert: self.path("client"), key: self.path("client-key") };
-        Tls { ca: Some(self.path("ca")), client: Some(client) }
+        let client = ClientIdentity::new(self.path("client"), self.path("client-key"));
+        Tls::new().with_ca(self.path("ca")).with_client(client)
     }
 }
 

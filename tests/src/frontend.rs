@@ -28,7 +28,7 @@ pub struct Frontend {
 impl Frontend {
     /// Starts one, and returns when it listens.
     pub async fn start(config: WatcherConfig) -> Self {
-        let scope = config.target_namespace.clone();
+        let scope = config.target_namespace().clone();
         let (switchboard, writer) = Switchboard::new([scope.clone()]);
         let watcher = ModelWatcher::new(config).unwrap();
         let witness = Witness::of(scope.clone());

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_discovery::{
-    EtcdConfig, EtcdStore, InstanceId, Key, KeyRange, LeaseId, LeaseStore as _, MODEL_ROOT_PATH,
-    ModelEntry, Registration, RegistrationConfig, Revision, Snapshot, WatchStore as _,
+    EtcdConfig, EtcdStore, Key, LeaseId, LeaseStore as _, MODEL_ROOT_PATH, ModelEntry,
+    NetworkPrefix, Registration, RegistrationConfig, Revision, Snapshot, WatchStore as _,
     WatcherConfig,
 };
 use dynamo_namespace::NamespaceScope;
@@ -26,7 +26,7 @@ pub fn unique(what: &str) -> String {
 /// A root in an etcd, and what is put under it.
 pub struct Space {
     store: Arc<EtcdStore>,
-    root: String,
+    root: NetworkPrefix,
     lease: LeaseId,
     /// Whose end it must not see.
     _shared: Option<SharedEtcd>,
@@ -36,31 +36,31 @@ impl Space {
     /// A root of its own in the etcd that all tests share.
     pub async fn new() -> Self {
         let etcd = SharedEtcd::find().await;
-        let root = format!("{}/{MODEL_ROOT_PATH}", unique("test"));
+        let root = format!("{}/{MODEL_ROOT_PATH}", unique("test")).parse().unwrap();
         Self { _shared: Some(etcd.clone()), ..Self::open(etcd.endpoints(), root).await }
     }
 
     /// The root that the programs use, in an etcd that the test has for itself.
     pub async fn of(etcd: &Etcd) -> Self {
-        Self::open(etcd.endpoint(), MODEL_ROOT_PATH.to_owned()).await
+        Self::open(etcd.endpoint(), NetworkPrefix::default()).await
     }
 
     /// The same in a cluster, by these endpoints.
     pub async fn at(endpoints: &str) -> Self {
-        Self::open(endpoints, MODEL_ROOT_PATH.to_owned()).await
+        Self::open(endpoints, NetworkPrefix::default()).await
     }
 
     /// The same, by a configuration of its own.
     pub async fn by(config: EtcdConfig) -> Self {
         let store = Arc::new(EtcdStore::new(config).unwrap());
-        Self::through(store, MODEL_ROOT_PATH.to_owned()).await
+        Self::through(store, NetworkPrefix::default()).await
     }
 
-    async fn open(endpoints: &str, root: String) -> Self {
+    async fn open(endpoints: &str, root: NetworkPrefix) -> Self {
         Self::through(store_at(endpoints), root).await
     }
 
-    async fn through(store: Arc<EtcdStore>, root: String) -> Self {
+    async fn through(store: Arc<EtcdStore>, root: NetworkPrefix) -> Self {
         let lease = store.grant(TTL).await.unwrap().id;
         Self { store, root, lease, _shared: None }
     }
@@ -68,7 +68,7 @@ impl Space {
     /// What every key of it begins with.
     #[must_use]
     pub fn root(&self) -> &str {
-        &self.root
+        self.root.as_str()
     }
 
     /// The configuration that discovers a namespace of it, or all.
@@ -91,7 +91,9 @@ impl Space {
 
     fn watch_by(&self, store: Arc<EtcdStore>, target_namespace: &str) -> WatcherConfig {
         let scope = NamespaceScope::from_target(Some(target_namespace)).unwrap();
-        WatcherConfig::new(store).with_network_prefix(&self.root).with_target_namespace(scope)
+        WatcherConfig::new(store)
+            .with_network_prefix(self.root.clone())
+            .with_target_namespace(scope)
     }
 
     /// A front door for a namespace, which knows what there is.
@@ -115,7 +117,7 @@ impl Space {
 
     /// All that is in it, read linearizably.
     pub async fn list(&self) -> Snapshot {
-        self.store.list(&KeyRange::prefix(&self.root)).await.unwrap()
+        self.store.list(&self.root.range()).await.unwrap()
     }
 
     /// The store's revision.
@@ -130,12 +132,9 @@ impl Space {
 
     /// The same, under a lease that lives as long as this.
     pub async fn register_for(&self, ttl: Duration, entries: Vec<ModelEntry>) -> Registration {
-        let config = RegistrationConfig {
-            network_prefix: self.root.clone(),
-            instance: InstanceId::random(),
-            ttl,
-            ..RegistrationConfig::new(self.store.clone())
-        };
+        let config = RegistrationConfig::new(self.store.clone())
+            .with_network_prefix(self.root.clone())
+            .with_ttl(ttl);
         Registration::publish(config, entries).await.unwrap()
     }
 
@@ -179,6 +178,6 @@ impl Worker {
 }
 
 fn store_at(endpoints: &str) -> Arc<EtcdStore> {
-    let endpoints = endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
-    Arc::new(EtcdStore::new(EtcdConfig { endpoints, ..EtcdConfig::default() }).unwrap())
+    let config = EtcdConfig::new(endpoints.split(',').map(str::trim));
+    Arc::new(EtcdStore::new(config).unwrap())
 }

@@ -48,10 +48,6 @@ impl Users {
     /// The configuration of someone who comes as this user.
     #[must_use]
     pub fn config(&self, name: &str) -> EtcdConfig {
-        EtcdConfig {
-            endpoints: vec![self.endpoint.clone()],
-            credentials: Some(Credentials { username: name.into(), password: name.into() }),
-            ..EtcdConfig::default()
-        }
+        EtcdConfig::new([self.endpoint.clone()]).with_credentials(Credentials::new(name, name))
     }
 }

@@ -39,8 +39,7 @@ struct Writer {
 
 impl Writer {
     async fn start(endpoints: &str, writers: usize) -> Self {
-        let endpoints = endpoints.split(',').map(str::to_owned).collect();
-        let config = EtcdConfig { endpoints, ..EtcdConfig::default() };
+        let config = EtcdConfig::new(endpoints.split(','));
         let store = Arc::new(EtcdStore::new(config).unwrap());
         let lease = store.grant(seconds(300)).await.unwrap().id;
         let written = Arc::<AtomicU64>::default();

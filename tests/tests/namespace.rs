@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynamo_discovery::{
     Applied, Catalog, Change, DiscoveryBatch, DiscoveryEvent, Entry, Gone, InstanceId, Kind,
-    MODEL_ROOT_PATH, MemoryStore, ModelEntry, ModelKey, ModelUpdate, ModelWatcher, Registration,
-    RegistrationConfig, Revision, Snapshot, State, StoreEvent, WatcherError,
+    MODEL_ROOT_PATH, MemoryStore, ModelEntry, ModelKey, ModelUpdate, ModelWatcher, NetworkPrefix,
+    Registration, RegistrationConfig, Revision, Snapshot, State, StoreEvent, WatcherError,
 };
 use dynamo_namespace::{
     DYNAMO_NAMESPACE_ENV_VAR, EndpointId, GLOBAL_NAMESPACE, Namespace, NamespaceScope,
@@ -151,7 +151,7 @@ fn the_catalog_of_every_target_holds_its_namespaces_and_nothing_else() {
         let listed = Snapshot { revision: Revision(1), entries: entries.clone() };
         let changed = entries.into_iter().map(Change::Put).collect();
         for event in [StoreEvent::Resync(listed), StoreEvent::Batch(changed)] {
-            let mut catalog = Catalog::new(MODEL_ROOT_PATH, scope.clone());
+            let mut catalog = Catalog::new(NetworkPrefix::default(), scope.clone());
             let Applied { updates, refused, out_of_scope, .. } = catalog.apply(event);
             assert_eq!(added(&updates), set(seen), "{target:?}");
             assert_eq!(refused, [], "{target:?}");
@@ -249,10 +249,8 @@ async fn an_entry_comes_out_of_a_registration_as_it_went_in() {
         ),
         create_test_model_entry("prefill", "team-a", "prefill", "generate", "Chat"),
     ];
-    let config = RegistrationConfig {
-        instance: InstanceId(u64::MAX),
-        ..RegistrationConfig::new(Arc::new(store.clone()))
-    };
+    let config =
+        RegistrationConfig::new(Arc::new(store.clone())).with_instance(InstanceId(u64::MAX));
     let registration = Registration::publish(config, entries.clone()).await.unwrap();
 
     let mut seen = Vec::new();
@@ -300,7 +298,7 @@ fn an_entry_and_its_key_round_trip_through_what_is_stored() {
 
 #[test]
 fn what_real_dynamo_workers_wrote_is_read_under_flat_keys() {
-    let mut catalog = Catalog::new(MODEL_ROOT_PATH, NamespaceScope::All);
+    let mut catalog = Catalog::new(NetworkPrefix::default(), NamespaceScope::All);
     // Dynamo 0.4.1, 0.5.0 and 0.5.1.
     let values = [
         r#"{"name":"m","endpoint":{"namespace":"dynamo","component":"backend","name":"generate"},"model_type":"Chat"}"#,

@@ -38,11 +38,7 @@ async fn secure_etcd(certificates: &Certificates) -> Etcd {
 }
 
 fn secure(etcd: &Etcd, certificates: &Certificates) -> EtcdConfig {
-    EtcdConfig {
-        endpoints: vec![etcd.secure_endpoint().to_owned()],
-        tls: Some(certificates.tls()),
-        ..EtcdConfig::default()
-    }
+    EtcdConfig::new([etcd.secure_endpoint()]).with_tls(certificates.tls())
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use crate::by_key::ByKey;
 use crate::entry::{InvalidEntry, RawEntry, State, check_model_name};
 use crate::instance::Instance;
 use crate::model_key::{InvalidKey, KeyParts, may_belong};
+use crate::network_prefix::NetworkPrefix;
 use crate::store::{Change, Entry, Key, Snapshot};
 
 /// What the store said.
@@ -97,11 +98,13 @@ pub struct Applied {
 /// The live instances of a scope, by key.
 ///
 /// ```
-/// use dynamo_discovery::{Catalog, Change, Kind, ModelEntry, ModelUpdate, StoreEvent};
-/// use dynamo_discovery::{Entry, Revision};
+/// use dynamo_discovery::{
+///     Catalog, Change, Entry, Kind, ModelEntry, ModelUpdate, NetworkPrefix, Revision, StoreEvent,
+/// };
 /// use dynamo_namespace::NamespaceScope;
 ///
-/// let mut catalog = Catalog::new("models/", NamespaceScope::from_target(Some("team-a"))?);
+/// let scope = NamespaceScope::from_target(Some("team-a"))?;
+/// let mut catalog = Catalog::new(NetworkPrefix::default(), scope);
 /// let value = ModelEntry::new("m", "team-a.backend.generate".parse()?, Kind::Chat.into())?;
 /// let put = Change::Put(Entry {
 ///     key: "models/team-a/backend/generate/1/m".into(),
@@ -117,7 +120,7 @@ pub struct Applied {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Catalog {
-    root: String,
+    root: NetworkPrefix,
     scope: NamespaceScope,
     live: HashSet<ByKey>,
     /// Of the last live entry, which is in scope: the next one probably has it too, and then shares
@@ -148,8 +151,9 @@ enum Unfit {
 
 impl Catalog {
     /// An empty catalog of the keys under `root`.
-    pub fn new(root: impl Into<String>, scope: NamespaceScope) -> Self {
-        Self { root: root.into(), scope, live: HashSet::new(), recent: None }
+    #[must_use]
+    pub fn new(root: NetworkPrefix, scope: NamespaceScope) -> Self {
+        Self { root, scope, live: HashSet::new(), recent: None }
     }
 
     /// The live instances, in no order.
@@ -246,7 +250,7 @@ impl Catalog {
         match self.live.take(&key) {
             Some(old) => applied.updates.push(ModelUpdate::Removed(old.0, Gone::Vanished)),
             None => {
-                let below_root = key.as_bytes().strip_prefix(self.root.as_bytes());
+                let below_root = key.as_bytes().strip_prefix(self.root.as_str().as_bytes());
                 if below_root.is_some_and(|below| !below.contains(&b'/')) {
                     applied.unknown_deletes.push(key);
                 }
@@ -255,7 +259,8 @@ impl Catalog {
     }
 
     fn judge(&mut self, entry: Entry) -> Verdict {
-        let Some(below_root) = entry.key.as_bytes().strip_prefix(self.root.as_bytes()) else {
+        let Some(below_root) = entry.key.as_bytes().strip_prefix(self.root.as_str().as_bytes())
+        else {
             return Verdict::Not(Unfit::OutOfScope);
         };
         // Before anything else: what is wrong with a neighbour's entry is not ours to know.
@@ -376,7 +381,7 @@ mod tests {
     }
 
     fn team_a() -> Catalog {
-        Catalog::new("models/", NamespaceScope::Only("team-a".parse().unwrap()))
+        Catalog::new(NetworkPrefix::default(), NamespaceScope::Only("team-a".parse().unwrap()))
     }
 
     fn apply(catalog: &mut Catalog, changes: impl IntoIterator<Item = Change>) -> Applied {

@@ -21,10 +21,12 @@ mod instance;
 mod kind;
 mod memory;
 mod model_key;
+mod network_prefix;
 mod registration;
 mod saved;
 mod store;
 mod store_watcher;
+mod timing;
 mod watcher;
 mod worker_url;
 
@@ -38,7 +40,8 @@ pub use etcd::{Credentials, EtcdConfig, EtcdConfigError, EtcdStore};
 pub use instance::Instance;
 pub use kind::{Kind, Kinds, ParsedKinds};
 pub use memory::MemoryStore;
-pub use model_key::{InstanceId, InvalidKey, MODEL_ROOT_PATH, ModelKey};
+pub use model_key::{InstanceId, InvalidKey, ModelKey};
+pub use network_prefix::{InvalidPrefix, MODEL_ROOT_PATH, NetworkPrefix};
 pub use registration::{Registration, RegistrationConfig};
 pub use saved::{CatalogOrigin, SavedCatalog, SavedCatalogError};
 pub use store::{
@@ -47,7 +50,7 @@ pub use store::{
 };
 #[cfg(any(test, feature = "test-util"))]
 pub use store::{MockLeaseStore, MockWatchStore};
-pub use store_watcher::Timing;
+pub use timing::Timing;
 pub use watcher::{
     DiscoveryBatch, DiscoveryEvent, ModelWatcher, WatchScope, WatcherConfig, WatcherError,
     run_watcher,

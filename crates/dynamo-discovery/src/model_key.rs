@@ -7,11 +7,6 @@ use std::str::FromStr;
 use dynamo_namespace::{EndpointId, Namespace, NamespaceScope};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::store::{Key, KeyRange};
-
-/// Where entries are stored.
-pub const MODEL_ROOT_PATH: &str = "models/";
-
 /// All but RFC 3986's unreserved characters.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -211,40 +206,6 @@ pub(crate) fn may_belong(scope: &NamespaceScope, below_root: &[u8]) -> bool {
     }
 }
 
-/// The narrowest range that covers all *native* keys of a scope; `None` where it is no narrower
-/// than the root.
-pub(crate) fn narrow_range(root: &str, scope: &NamespaceScope) -> Option<KeyRange> {
-    let below = |start: &str, last: &str, end: &str| {
-        KeyRange::new(format!("{root}{start}"), format!("{root}{last}{end}"))
-    };
-    match scope {
-        NamespaceScope::Only(only) => Some(KeyRange::prefix(&format!("{root}{only}/"))),
-        // `-` < `/` < `0`: from `base-…` to `base/…`, and a little between, which the catalog drops.
-        NamespaceScope::Generations(base) => Some(below(&format!("{base}-"), base.as_str(), "0")),
-        NamespaceScope::Prefix(prefix) if !prefix.is_empty() => {
-            Some(KeyRange::prefix(&format!("{root}{prefix}")))
-        }
-        NamespaceScope::AnyOf(set) => {
-            let (first, last) = (set.first()?, set.last()?);
-            // A name's keys are not in the order of names (`a-b/` < `a/`), so the range begins at
-            // the shortest common start.
-            let common = common_prefix(first.as_str(), last.as_str());
-            (!common.is_empty()).then(|| KeyRange::prefix(&format!("{root}{common}")))
-        }
-        _ => None,
-    }
-}
-
-fn common_prefix<'a>(a: &'a str, b: &str) -> &'a str {
-    // Namespaces are ASCII, so every byte is a character.
-    &a[..a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()]
-}
-
-/// The full key of an entry.
-pub(crate) fn full_key(root: &str, key: &ModelKey) -> Key {
-    format!("{root}{key}").into()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -295,16 +256,6 @@ mod tests {
         assert_eq!(instance, InstanceId(u64::MAX));
     }
 
-    #[test]
-    fn the_narrow_range_of_one_namespace_ends_at_its_slash() {
-        let scope = NamespaceScope::Only("team-a".parse().unwrap());
-        let range = narrow_range("models/", &scope).unwrap();
-        assert!(range.contains(&"models/team-a/b/c/1/m".into()));
-        assert!(!range.contains(&"models/team-a-deadbeef/b/c/1/m".into()));
-        assert!(!range.contains(&"models/team-ab/b/c/1/m".into()));
-        assert_eq!(narrow_range("models/", &NamespaceScope::All), None);
-    }
-
     proptest! {
         #[test]
         fn display_of_a_native_key_parses_back(
@@ -321,31 +272,6 @@ mod tests {
         fn a_key_that_parses_displays_as_it_was(text in "[ab/%2Ff1-]{0,16}") {
             if let Ok(key) = text.parse::<ModelKey>() {
                 prop_assert_eq!(key.to_string(), text);
-            }
-        }
-
-        #[test]
-        fn the_narrow_range_covers_every_native_key_of_its_scope(
-            base in "[ab-]{1,3}",
-            others in proptest::collection::btree_set("[ab-]{1,3}", 0..3),
-            namespace in "[ab-]{1,3}(-[0-9a-f]{8})?",
-        ) {
-            let namespace: Namespace = namespace.parse().unwrap();
-            let base: Namespace = base.parse().unwrap();
-            let key: Key = format!("models/{namespace}/backend/generate/1/m").into();
-            for scope in [
-                NamespaceScope::Only(base.clone()),
-                NamespaceScope::Generations(base.clone()),
-                NamespaceScope::Prefix(base.as_str().into()),
-                NamespaceScope::AnyOf(
-                    others.iter().map(|name| name.parse().unwrap()).chain([base.clone()]).collect(),
-                ),
-            ] {
-                if scope.contains(&namespace) {
-                    let range = narrow_range("models/", &scope);
-                    prop_assert!(range.is_none_or(|range| range.contains(&key)), "{}", scope);
-                    prop_assert!(may_belong(&scope, &key.as_bytes()["models/".len()..]));
-                }
             }
         }
     }

@@ -12,39 +12,72 @@ use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
 use crate::entry::{ModelEntry, State};
-use crate::model_key::{InstanceId, MODEL_ROOT_PATH, ModelKey, full_key};
+use crate::model_key::{InstanceId, ModelKey};
+use crate::network_prefix::NetworkPrefix;
 use crate::store::{Key, Lease, LeaseId, LeaseStore, StoreError};
 
-/// Where and how a worker publishes.
+/// Where a worker publishes its models, as which instance, and for how long they outlive it.
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use dynamo_discovery::{InstanceId, MemoryStore, RegistrationConfig};
+///
+/// let config = RegistrationConfig::new(Arc::new(MemoryStore::new()))
+///     .with_network_prefix("staging/models/".parse()?)
+///     .with_instance(InstanceId(0x1f))
+///     .with_ttl(Duration::from_secs(20));
+/// # Ok::<(), dynamo_discovery::InvalidPrefix>(())
+/// ```
 #[derive(Clone)]
 pub struct RegistrationConfig {
-    /// The store.
-    pub store: Arc<dyn LeaseStore>,
-    /// What every key begins with. By default [`MODEL_ROOT_PATH`].
-    pub network_prefix: String,
-    /// The worker process. By default a random one.
-    ///
-    /// Whoever publishes again after a loss does it with the same one: then the same keys get the
-    /// same values, and nobody who watches sees a change.
-    pub instance: InstanceId,
-    /// How long the entries outlive the worker. By default [`Self::DEFAULT_TTL`]. A store may
-    /// grant more.
-    pub ttl: Duration,
+    store: Arc<dyn LeaseStore>,
+    network_prefix: NetworkPrefix,
+    instance: InstanceId,
+    ttl: Duration,
 }
 
 impl RegistrationConfig {
-    /// The default of [`ttl`](Self::ttl): 10 seconds.
+    /// The TTL by default: 10 seconds.
     pub const DEFAULT_TTL: Duration = Duration::from_secs(10);
 
-    /// The defaults, for this store.
+    /// A random instance in this store, below the default [`NetworkPrefix`], with the
+    /// [`DEFAULT_TTL`](Self::DEFAULT_TTL).
     #[must_use]
     pub fn new(store: Arc<dyn LeaseStore>) -> Self {
         Self {
             store,
-            network_prefix: MODEL_ROOT_PATH.to_owned(),
+            network_prefix: NetworkPrefix::default(),
             instance: InstanceId::random(),
             ttl: Self::DEFAULT_TTL,
         }
+    }
+
+    /// Sets the root of the keys. By default it is [`NetworkPrefix::default`].
+    #[must_use]
+    pub fn with_network_prefix(self, network_prefix: NetworkPrefix) -> Self {
+        Self { network_prefix, ..self }
+    }
+
+    /// Sets the worker process as which the models are published. By default it is a random one.
+    ///
+    /// A worker that publishes again after a loss uses the same instance: then the same keys get the
+    /// same values, and no watcher sees a change.
+    #[must_use]
+    pub fn with_instance(self, instance: InstanceId) -> Self {
+        Self { instance, ..self }
+    }
+
+    /// Sets how long the entries outlive the worker. By default [`DEFAULT_TTL`](Self::DEFAULT_TTL).
+    /// A store may grant more.
+    #[must_use]
+    pub fn with_ttl(self, ttl: Duration) -> Self {
+        Self { ttl, ..self }
+    }
+
+    /// The worker process as which the models are published.
+    #[must_use]
+    pub fn instance(&self) -> InstanceId {
+        self.instance
     }
 
     fn key(&self, entry: &ModelEntry) -> Key {
@@ -53,7 +86,7 @@ impl RegistrationConfig {
             instance: self.instance,
             model: entry.name().to_owned(),
         };
-        full_key(&self.network_prefix, &key)
+        self.network_prefix.key(&key)
     }
 
     fn by_key(&self, entries: Vec<ModelEntry>) -> BTreeMap<Key, ModelEntry> {
@@ -88,7 +121,7 @@ impl fmt::Debug for RegistrationConfig {
 /// let store = MemoryStore::new();
 /// let endpoint = "team-a.backend.generate".parse()?;
 /// let entry = ModelEntry::new("my-model", endpoint, Kind::Chat.into())?
-///     .with_url("http://10.0.0.5:8001".parse()?);
+///     .with_url("http://192.0.2.5:8001".parse()?);
 ///
 /// let config = RegistrationConfig::new(Arc::new(store.clone()));
 /// let registration = Registration::publish(config, vec![entry]).await?;
@@ -289,7 +322,7 @@ mod tests {
     use super::*;
     use crate::kind::Kind;
     use crate::memory::MemoryStore;
-    use crate::store::{Change, Cursor, KeyRange, MockLeaseStore, WatchItem, WatchStore};
+    use crate::store::{Change, Cursor, MockLeaseStore, WatchItem, WatchStore};
 
     const TTL: Duration = Duration::from_secs(9);
 
@@ -303,15 +336,11 @@ mod tests {
     }
 
     fn config(store: impl LeaseStore) -> RegistrationConfig {
-        RegistrationConfig {
-            instance: InstanceId(0x1f),
-            ttl: TTL,
-            ..RegistrationConfig::new(Arc::new(store))
-        }
+        RegistrationConfig::new(Arc::new(store)).with_instance(InstanceId(0x1f)).with_ttl(TTL)
     }
 
     async fn listed(store: &MemoryStore) -> Vec<(String, ModelEntry)> {
-        let snapshot = store.list(&KeyRange::prefix(MODEL_ROOT_PATH)).await.unwrap();
+        let snapshot = store.list(&NetworkPrefix::default().range()).await.unwrap();
         let entries = snapshot.entries.into_iter();
         entries
             .map(|entry| (entry.key.to_string(), ModelEntry::from_json(&entry.value).unwrap()))
@@ -321,7 +350,7 @@ mod tests {
     /// What happened since a revision: puts as `name state`, deletions as `-name`.
     async fn story(store: &MemoryStore, after: u64) -> Vec<String> {
         let after = Cursor { revision: crate::Revision(after), anchor: None };
-        let range = KeyRange::prefix(MODEL_ROOT_PATH);
+        let range = NetworkPrefix::default().range();
         let Some(Ok(WatchItem::Batch { changes, .. })) =
             store.watch(&range, &after).await.unwrap().next().await
         else {
@@ -406,10 +435,10 @@ mod tests {
     #[tokio::test]
     async fn models_are_published_under_the_keys_of_their_instance() {
         let store = MemoryStore::new();
-        let config =
-            RegistrationConfig { network_prefix: "models/".into(), ..config(store.clone()) };
         let _registration =
-            Registration::publish(config, vec![entry("b/c"), entry("a")]).await.unwrap();
+            Registration::publish(config(store.clone()), vec![entry("b/c"), entry("a")])
+                .await
+                .unwrap();
         let expected = [
             ("models/team-a/backend/generate/1f/a".to_owned(), entry("a")),
             ("models/team-a/backend/generate/1f/b%2Fc".to_owned(), entry("b/c")),

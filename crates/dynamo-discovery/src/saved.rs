@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::catalog::{Catalog, ModelUpdate, StoreEvent};
 use crate::instance::Instance;
+use crate::network_prefix::NetworkPrefix;
 use crate::store::{Entry, Revision, Snapshot};
 
 const FORMAT: &str = "dynamo-catalog";
@@ -30,11 +31,8 @@ const TRAILER: &str = "crc32:";
 /// use dynamo_discovery::CatalogOrigin;
 /// use dynamo_namespace::NamespaceScope;
 ///
-/// let origin = CatalogOrigin {
-///     store: "http://etcd:2379".to_owned(),
-///     network_prefix: "models/".to_owned(),
-///     scope: NamespaceScope::from_target(Some("team-a"))?,
-/// };
+/// let scope = NamespaceScope::from_target(Some("team-a"))?;
+/// let origin = CatalogOrigin::new("http://etcd.example:2379", scope);
 /// let now = SystemTime::now();
 /// let saved = origin.decode(&origin.encode([], now), now, Duration::from_secs(60))?;
 /// assert!(saved.instances.is_empty());
@@ -42,22 +40,20 @@ const TRAILER: &str = "crc32:";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogOrigin {
-    /// Where the store is, as text that says the same for the same store.
-    pub store: String,
-    /// The root of the keys.
-    pub network_prefix: String,
-    /// Whose entries.
-    pub scope: NamespaceScope,
+    store: String,
+    network_prefix: NetworkPrefix,
+    scope: NamespaceScope,
 }
 
-/// What was read from a file.
+/// The content of a file, as [`CatalogOrigin::decode`] read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SavedCatalog {
     /// The instances, in order of their keys.
     pub instances: Vec<Arc<Instance>>,
-    /// How many entries are not in scope any more, or not valid.
+    /// How many entries of the file are not in scope any more, or not valid.
     pub dropped: usize,
-    /// For how long it has not been written.
+    /// The time since the file was written.
     pub age: Duration,
 }
 
@@ -87,12 +83,12 @@ pub enum SavedCatalogError {
         /// What it should have.
         expected: String,
     },
-    /// It was written too long ago.
+    /// The file was written too long ago.
     #[error("it is too old: it was written {} s ago, and {} s are allowed", .age.as_secs(), .limit.as_secs())]
     Old {
-        /// For how long it has not been written.
+        /// The time since the file was written.
         age: Duration,
-        /// What is allowed.
+        /// The longest time that is allowed.
         limit: Duration,
     },
 }
@@ -118,6 +114,20 @@ struct Line<'a> {
 }
 
 impl CatalogOrigin {
+    /// The catalog of one scope, below the default [`NetworkPrefix`].
+    ///
+    /// `store` says where the store is: any text that is always the same for the same store.
+    #[must_use]
+    pub fn new(store: impl Into<String>, scope: NamespaceScope) -> Self {
+        Self { store: store.into(), network_prefix: NetworkPrefix::default(), scope }
+    }
+
+    /// Sets the root of the keys. By default it is [`NetworkPrefix::default`].
+    #[must_use]
+    pub fn with_network_prefix(self, network_prefix: NetworkPrefix) -> Self {
+        Self { network_prefix, ..self }
+    }
+
     /// The file that holds these instances.
     #[must_use]
     pub fn encode<'a>(
@@ -143,7 +153,7 @@ impl CatalogOrigin {
                 format: FORMAT.to_owned(),
                 version: VERSION,
                 store: self.store.clone(),
-                prefix: self.network_prefix.clone(),
+                prefix: self.network_prefix.to_string(),
                 scope: self.scope.to_string(),
                 written: unix_seconds(now),
                 entries,
@@ -184,7 +194,7 @@ impl CatalogOrigin {
         }
         for (what, found, expected) in [
             ("store", header.store, self.store.clone()),
-            ("root", header.prefix, self.network_prefix.clone()),
+            ("root", header.prefix, self.network_prefix.to_string()),
             ("scope", header.scope, self.scope.to_string()),
         ] {
             if found != expected {
@@ -250,11 +260,8 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(3600);
 
     fn origin(scope: &str) -> CatalogOrigin {
-        CatalogOrigin {
-            store: "http://etcd:2379".to_owned(),
-            network_prefix: "models/".to_owned(),
-            scope: NamespaceScope::from_target(Some(scope)).unwrap(),
-        }
+        let scope = NamespaceScope::from_target(Some(scope)).unwrap();
+        CatalogOrigin::new("http://etcd.example:2379", scope)
     }
 
     fn now() -> SystemTime {
@@ -265,7 +272,7 @@ mod tests {
         let endpoint = format!("{namespace}.backend.generate").parse().unwrap();
         let entry = ModelEntry::new(model, endpoint, crate::Kinds::parse("Chat|Completion").kinds)
             .unwrap()
-            .with_url(format!("http://10.0.0.5:{}", 8000 + id % 1000).parse().unwrap())
+            .with_url(format!("http://192.0.2.5:{}", 8000 + id % 1000).parse().unwrap())
             .with_created(7);
         let key = crate::ModelKey::Native {
             endpoint: entry.endpoint().clone(),
@@ -287,8 +294,11 @@ mod tests {
     fn a_file_of_another_store_root_or_scope_is_foreign() {
         let file = file("team-a", &[instance("team-a", 1, "m")]);
         for (what, other) in [
-            ("store", CatalogOrigin { store: "http://other:2379".into(), ..origin("team-a") }),
-            ("root", CatalogOrigin { network_prefix: "v1/".into(), ..origin("team-a") }),
+            (
+                "store",
+                CatalogOrigin { store: "http://other.example:2379".into(), ..origin("team-a") },
+            ),
+            ("root", origin("team-a").with_network_prefix("v1/".parse().unwrap())),
             ("scope", origin("team-b")),
         ] {
             let error = other.decode(&file, now(), LIMIT).unwrap_err();

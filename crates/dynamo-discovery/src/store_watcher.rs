@@ -13,47 +13,7 @@ use crate::store::{
     Change, Cursor, Entry, Key, KeyRange, Listing, Page, Revision, Snapshot, Stamp, StoreError,
     WatchItem, WatchStore,
 };
-
-/// How a watcher waits. The defaults suit etcd.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Timing {
-    /// A watch that says nothing for this long is taken for dead. Default 7 s: stores give a sign
-    /// of life every 5 s.
-    pub silence: Duration,
-    /// A list that takes longer than this is given up, whoever is slow: the store or the reader.
-    /// Default 60 s.
-    pub list: Duration,
-    /// The first wait after a failure. Default 50 ms.
-    pub first_retry: Duration,
-    /// The longest wait after a failure. Default 1 s.
-    pub longest_retry: Duration,
-    /// A watch that lived this long resets the waits. Default 10 s.
-    pub sustained: Duration,
-    /// Watches that break are opened again over this time, besides the wait of a retry, since those
-    /// of the whole fleet break together. Default 900 ms.
-    pub reconnect_spread: Duration,
-    /// Lists that a lost history forces are spread over this time, since the whole fleet lists
-    /// again, and over a millisecond more for each entry of the last list. Default 750 ms.
-    pub relist_spread: Duration,
-    /// The longest time over which such lists are spread. Default 4 s.
-    pub longest_relist_spread: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            silence: Duration::from_secs(7),
-            list: Duration::from_secs(60),
-            first_retry: Duration::from_millis(50),
-            longest_retry: Duration::from_secs(1),
-            sustained: Duration::from_secs(10),
-            reconnect_spread: Duration::from_millis(900),
-            relist_spread: Duration::from_millis(750),
-            longest_relist_spread: Duration::from_secs(4),
-        }
-    }
-}
+use crate::timing::Timing;
 
 /// What the store said, as the watcher hands it on.
 #[derive(Debug)]

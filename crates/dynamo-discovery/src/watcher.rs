@@ -11,9 +11,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::catalog::{Applied, Catalog, Gone, ModelUpdate, Refused, Relist, StoreEvent};
 use crate::instance::Instance;
-use crate::model_key::{MODEL_ROOT_PATH, narrow_range};
+use crate::network_prefix::NetworkPrefix;
 use crate::store::{Change, Entry, Key, KeyRange, Revision, StoreError, WatchStore};
-use crate::store_watcher::{Signal, StoreWatcher, Timing};
+use crate::store_watcher::{Signal, StoreWatcher};
+use crate::timing::Timing;
 
 /// What a watcher tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,63 +67,78 @@ pub enum WatchScope {
     Key,
 }
 
-/// What to watch, and how.
+/// Which entries of which store a [`ModelWatcher`] discovers, and how long it waits.
+///
+/// ```
+/// use std::sync::Arc;
+/// use dynamo_discovery::{MemoryStore, ModelWatcher, WatchScope, WatcherConfig};
+/// use dynamo_namespace::NamespaceScope;
+///
+/// let config = WatcherConfig::new(Arc::new(MemoryStore::new()))
+///     .with_network_prefix("staging/models/".parse()?)
+///     .with_target_namespace(NamespaceScope::Generations("team-a".parse()?))
+///     .with_watch_scope(WatchScope::Key);
+/// let watcher = ModelWatcher::new(config)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
-#[non_exhaustive]
 pub struct WatcherConfig {
-    /// The store.
-    pub store: Arc<dyn WatchStore>,
-    /// Where the entries are; ends in `/`. Default [`MODEL_ROOT_PATH`].
-    pub network_prefix: String,
-    /// Whose entries. Default all.
-    pub target_namespace: NamespaceScope,
-    /// Which keys the store is asked for.
-    pub watch_scope: WatchScope,
-    /// How long to wait for what.
-    pub timing: Timing,
+    store: Arc<dyn WatchStore>,
+    network_prefix: NetworkPrefix,
+    target_namespace: NamespaceScope,
+    watch_scope: WatchScope,
+    timing: Timing,
 }
 
 impl WatcherConfig {
-    /// The default configuration: everything under [`MODEL_ROOT_PATH`].
+    /// All entries below the default [`NetworkPrefix`], with the default [`Timing`].
     #[must_use]
     pub fn new(store: Arc<dyn WatchStore>) -> Self {
         Self {
             store,
-            network_prefix: MODEL_ROOT_PATH.to_owned(),
+            network_prefix: NetworkPrefix::default(),
             target_namespace: NamespaceScope::All,
             watch_scope: WatchScope::default(),
             timing: Timing::default(),
         }
     }
 
-    /// The same, for another scope.
+    /// Sets the scope whose entries are discovered. By default all are.
     #[must_use]
     pub fn with_target_namespace(self, target_namespace: NamespaceScope) -> Self {
         Self { target_namespace, ..self }
     }
 
-    /// The same, under another root, which ends in `/`.
+    /// Sets the root of the keys. By default it is [`NetworkPrefix::default`].
     #[must_use]
-    pub fn with_network_prefix(self, network_prefix: impl Into<String>) -> Self {
-        Self { network_prefix: network_prefix.into(), ..self }
+    pub fn with_network_prefix(self, network_prefix: NetworkPrefix) -> Self {
+        Self { network_prefix, ..self }
     }
 
-    /// The same, asking the store for other keys.
+    /// Sets which keys the store is asked for. By default [`WatchScope::Value`].
     #[must_use]
     pub fn with_watch_scope(self, watch_scope: WatchScope) -> Self {
         Self { watch_scope, ..self }
     }
 
-    /// The same, waiting otherwise.
+    /// Sets how long the watcher waits.
     #[must_use]
     pub fn with_timing(self, timing: Timing) -> Self {
         Self { timing, ..self }
     }
 
+    /// The scope whose entries are discovered.
+    #[must_use]
+    pub fn target_namespace(&self) -> &NamespaceScope {
+        &self.target_namespace
+    }
+
     fn range(&self) -> Result<KeyRange, WatcherError> {
         match self.watch_scope {
-            WatchScope::Value => Ok(KeyRange::prefix(&self.network_prefix)),
-            WatchScope::Key => narrow_range(&self.network_prefix, &self.target_namespace)
+            WatchScope::Value => Ok(self.network_prefix.range()),
+            WatchScope::Key => self
+                .network_prefix
+                .narrow_range(&self.target_namespace)
                 .ok_or_else(|| WatcherError::NothingToNarrow(self.target_namespace.clone())),
         }
     }
@@ -178,7 +194,7 @@ pub struct ModelWatcher {
     /// The list that is coming in, unless it is taken in as it comes.
     relist: Option<Relist>,
     target_namespace: NamespaceScope,
-    prefix: String,
+    prefix: NetworkPrefix,
     needs: Needs,
     begun: bool,
     told: Told,
@@ -207,7 +223,9 @@ impl ModelWatcher {
         let range = config.range()?;
         let needs = Needs {
             range: range.clone(),
-            narrower: narrow_range(&config.network_prefix, &config.target_namespace)
+            narrower: config
+                .network_prefix
+                .narrow_range(&config.target_namespace)
                 .filter(|narrow| *narrow != range),
         };
         Ok(Self {

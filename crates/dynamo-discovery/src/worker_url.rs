@@ -98,6 +98,22 @@ impl FromStr for WorkerUrl {
     }
 }
 
+impl TryFrom<&str> for WorkerUrl {
+    type Error = InvalidUrl;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for WorkerUrl {
+    type Error = InvalidUrl;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
 impl fmt::Display for WorkerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)

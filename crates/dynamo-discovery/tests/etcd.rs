@@ -46,7 +46,7 @@ fn endpoints() -> Vec<String> {
 }
 
 fn store_at(endpoints: Vec<String>) -> EtcdStore {
-    EtcdStore::new(EtcdConfig { endpoints, ..EtcdConfig::default() }).unwrap()
+    EtcdStore::new(EtcdConfig::new(endpoints)).unwrap()
 }
 
 enum Guard {

@@ -13,9 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use dynamo_discovery::{
-    CatalogOrigin, EtcdStore, MODEL_ROOT_PATH, ModelWatcher, WatchScope, WatcherConfig,
-};
+use dynamo_discovery::{CatalogOrigin, EtcdStore, ModelWatcher, WatchScope, WatcherConfig};
 use dynamo_http::{ApiKeys, Cores, Feed, Frontend, Source, Switchboard, serve};
 use dynamo_namespace::NamespaceScope;
 use tokio::net::TcpListener;
@@ -171,16 +169,10 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
         }
         sources.push(match state_file {
             Some(path) => {
-                let mut endpoints = etcd.endpoints.clone();
+                let mut endpoints = etcd.endpoints().to_vec();
                 endpoints.sort_unstable();
-                let file = StateFile::new(
-                    path,
-                    CatalogOrigin {
-                        store: endpoints.join(","),
-                        network_prefix: MODEL_ROOT_PATH.to_owned(),
-                        scope: scope.clone(),
-                    },
-                );
+                let file =
+                    StateFile::new(path, CatalogOrigin::new(endpoints.join(","), scope.clone()));
                 let remembered = file.recall().await;
                 Source::new("etcd", apart(file.keep(watcher))).with_remembered(remembered)
             }

@@ -203,17 +203,14 @@ impl Writer {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use dynamo_discovery::{InstanceId, MODEL_ROOT_PATH, ModelEntry};
+    use dynamo_discovery::{InstanceId, ModelEntry};
     use dynamo_namespace::NamespaceScope;
 
     use super::*;
 
     fn file(directory: &tempfile::TempDir) -> StateFile {
-        let origin = CatalogOrigin {
-            store: "http://etcd:2379".to_owned(),
-            network_prefix: MODEL_ROOT_PATH.to_owned(),
-            scope: NamespaceScope::from_target(Some("team-a")).unwrap(),
-        };
+        let scope = NamespaceScope::from_target(Some("team-a")).unwrap();
+        let origin = CatalogOrigin::new("http://etcd.example:2379", scope);
         StateFile::new(directory.path().join("state"), origin)
     }
 

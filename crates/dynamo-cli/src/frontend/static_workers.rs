@@ -62,8 +62,9 @@ pub(crate) fn discover(
         asked.push(was_asked);
         tokio::spawn(keep(engine, shelf, first));
     }
+    let prefix = PREFIX.parse().unwrap_or_else(|_| unreachable!("the prefix ends in a slash"));
     let config = WatcherConfig::new(Arc::new(store))
-        .with_network_prefix(PREFIX)
+        .with_network_prefix(prefix)
         .with_target_namespace(scope);
     let watcher = ModelWatcher::new(config)
         .unwrap_or_else(|_| unreachable!("only a narrowed watch can be refused"));

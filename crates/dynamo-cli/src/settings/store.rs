@@ -93,19 +93,23 @@ impl StoreFlags {
             (table::ETCD_PASSWORD, None),
             environment,
         )?
-        .map(|(username, password)| Credentials { username, password });
+        .map(|(username, password): (String, String)| Credentials::new(username, password));
         let client = pair(
             (table::ETCD_CLIENT_CERT, self.etcd_client_cert),
             (table::ETCD_CLIENT_KEY, self.etcd_client_key),
             environment,
         )?
-        .map(|(cert, key)| ClientIdentity { cert, key });
-        let tls = (ca.is_some() || client.is_some()).then_some(Tls { ca, client });
+        .map(|(cert, key): (PathBuf, PathBuf)| ClientIdentity::new(cert, key));
+        let trusted = ca.map(|ca: PathBuf| Tls::new().with_ca(ca));
+        let tls = match client {
+            Some(client) => Some(trusted.unwrap_or_default().with_client(client)),
+            None => trusted,
+        };
 
         let named =
             backend.is_some() || endpoints.is_some() || credentials.is_some() || tls.is_some();
         let Endpoints(endpoints) = table::ETCD_ENDPOINTS.resolve(endpoints, environment)?;
-        let config = EtcdConfig { endpoints, credentials, tls, ..EtcdConfig::default() };
+        let config = EtcdConfig::new(endpoints).with_credentials(credentials).with_tls(tls);
         Ok(Store::Etcd { config, named })
     }
 }
@@ -133,7 +137,7 @@ fn pair<T: FromStr<Err: std::fmt::Display>>(
 
 /// Whether every member of a cluster is on this machine.
 pub(crate) fn is_local(config: &EtcdConfig) -> bool {
-    config.endpoints.iter().all(|endpoint| endpoint.parse().is_ok_and(|uri| is_loopback(&uri)))
+    config.endpoints().iter().all(|endpoint| endpoint.parse().is_ok_and(|uri| is_loopback(&uri)))
 }
 
 /// Whether a URL's host means the machine that asks.
@@ -159,7 +163,7 @@ mod tests {
             panic!("etcd is the default")
         };
         assert!(!named);
-        assert_eq!(config.endpoints, [EtcdConfig::DEFAULT_ENDPOINT]);
+        assert_eq!(config.endpoints(), [EtcdConfig::DEFAULT_ENDPOINT]);
         assert!(is_local(&config));
     }
 
@@ -183,7 +187,7 @@ mod tests {
         let Ok(Store::Etcd { config, .. }) = resolve(StoreFlags::default(), list) else {
             panic!("etcd was named")
         };
-        assert_eq!(config.endpoints, ["http://a:1", "b:2"]);
+        assert_eq!(config.endpoints(), ["http://a:1", "b:2"]);
         assert!(!is_local(&config));
     }
 

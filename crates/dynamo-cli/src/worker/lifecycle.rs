@@ -82,7 +82,7 @@ impl Worker {
         info!(
             url = %engine_url,
             advertised = %offer.url,
-            instance = %registration.instance,
+            instance = %registration.instance(),
             "following the engine"
         );
         let (wanted, published) = watch::channel(Vec::new());

@@ -53,8 +53,7 @@ async fn start(settings: WorkerSettings) -> Result<ExitCode, Failure> {
     let is_local = store::is_local(&settings.etcd);
     let store =
         EtcdStore::new(settings.etcd.clone()).map_err(|error| Failure::Usage(error.into()))?;
-    let registration =
-        RegistrationConfig { ttl: settings.lease_ttl, ..RegistrationConfig::new(Arc::new(store)) };
+    let registration = RegistrationConfig::new(Arc::new(store)).with_ttl(settings.lease_ttl);
     let worker = Worker::start(settings).await?;
     if !is_local && store::is_loopback(&worker.offer.url.to_uri()) {
         warn!(

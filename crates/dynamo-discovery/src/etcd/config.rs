@@ -8,45 +8,38 @@ use http::uri::Scheme;
 
 /// How to reach etcd.
 ///
-/// ```
-/// use dynamo_discovery::{EtcdConfig, EtcdStore};
+/// Features only add methods to it: code that builds it does so with any set of them.
 ///
-/// let config = EtcdConfig {
-///     endpoints: vec!["http://10.0.0.1:2379".into(), "http://10.0.0.2:2379".into()],
-///     ..EtcdConfig::default()
-/// };
+/// ```
+/// use dynamo_discovery::{Credentials, EtcdConfig, EtcdStore};
+///
+/// let config = EtcdConfig::new(["http://192.0.2.1:2379", "http://192.0.2.2:2379"])
+///     .with_credentials(Credentials::new("team-a", "a password"));
 /// let store = EtcdStore::new(config)?;
 /// # Ok::<(), dynamo_discovery::EtcdConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct EtcdConfig {
-    /// The members of one cluster, in any order; some may be away, or not exist. One is used at a
-    /// time, for as long as it answers. As `http://host:port` or `https://host:port`; without a scheme
-    /// it is `https` where TLS is configured, else `http`. By default
-    /// [`DEFAULT_ENDPOINT`](Self::DEFAULT_ENDPOINT).
-    pub endpoints: Vec<String>,
-    /// Who we are. By default nobody, for an etcd without authentication.
-    pub credentials: Option<Credentials>,
-    /// Files for TLS. By default none: an `https` endpoint is checked against the system's
-    /// certificates.
+    pub(super) endpoints: Vec<String>,
+    pub(super) credentials: Option<Credentials>,
     #[cfg(feature = "etcd-tls")]
-    pub tls: Option<super::Tls>,
-    /// How long connecting to one endpoint may take. By default 1 second.
-    pub connect_timeout: Duration,
-    /// How long one call may take, and how long the search for a member that answers, where the one
-    /// in use has failed. By default 2 seconds.
-    pub call_timeout: Duration,
+    pub(super) tls: Option<super::Tls>,
+    pub(super) connect_timeout: Duration,
+    pub(super) call_timeout: Duration,
 }
 
 impl EtcdConfig {
-    /// Where etcd listens by itself.
+    /// The endpoint that etcd listens on unless it is configured otherwise.
     pub const DEFAULT_ENDPOINT: &str = "http://localhost:2379";
-}
 
-impl Default for EtcdConfig {
-    fn default() -> Self {
+    /// The cluster with these members, in any order; some may be away, or not exist. One member is
+    /// used at a time, for as long as it answers.
+    ///
+    /// An endpoint is `http://host:port` or `https://host:port`. Without a scheme it is `https` where
+    /// TLS is configured, else `http`. [`EtcdStore::new`](super::EtcdStore::new) checks them.
+    pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
-            endpoints: vec![Self::DEFAULT_ENDPOINT.to_owned()],
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
             credentials: None,
             #[cfg(feature = "etcd-tls")]
             tls: None,
@@ -54,15 +47,73 @@ impl Default for EtcdConfig {
             call_timeout: Duration::from_secs(2),
         }
     }
+
+    /// Sets the user, or `None`. By default there is none, for an etcd without authentication.
+    #[must_use]
+    pub fn with_credentials(self, credentials: impl Into<Option<Credentials>>) -> Self {
+        Self { credentials: credentials.into(), ..self }
+    }
+
+    /// Turns TLS on, with these files. With `None`, which is the default, an `https` endpoint turns it
+    /// on, with [`Tls::new`](super::Tls::new).
+    #[cfg(feature = "etcd-tls")]
+    #[must_use]
+    pub fn with_tls(self, tls: impl Into<Option<super::Tls>>) -> Self {
+        Self { tls: tls.into(), ..self }
+    }
+
+    /// Sets how long connecting to one endpoint may take. By default 1 second.
+    #[must_use]
+    pub fn with_connect_timeout(self, connect_timeout: Duration) -> Self {
+        Self { connect_timeout, ..self }
+    }
+
+    /// Sets how long one call may take. The search for another member, where the one in use has
+    /// failed, may take as long again. By default 2 seconds.
+    #[must_use]
+    pub fn with_call_timeout(self, call_timeout: Duration) -> Self {
+        Self { call_timeout, ..self }
+    }
+
+    /// The endpoints, as given.
+    #[must_use]
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    pub(super) fn asks_for_tls(&self) -> bool {
+        #[cfg(feature = "etcd-tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "etcd-tls"))]
+        false
+    }
 }
 
-/// A user of etcd's authentication. It shows itself without the password.
+/// One member, at [`DEFAULT_ENDPOINT`](Self::DEFAULT_ENDPOINT).
+impl Default for EtcdConfig {
+    fn default() -> Self {
+        Self::new([Self::DEFAULT_ENDPOINT])
+    }
+}
+
+/// A user of etcd's authentication. Its `Debug` leaves the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The name.
-    pub username: String,
-    /// The password.
-    pub password: String,
+    pub(super) username: String,
+    pub(super) password: String,
+}
+
+impl Credentials {
+    /// The user of this name, with this password.
+    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { username: username.into(), password: password.into() }
+    }
+
+    /// The user's name.
+    #[must_use]
+    pub fn username(&self) -> &str {
+        &self.username
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -207,8 +258,7 @@ mod tests {
     fn user_info_is_refused_without_telling_it() {
         let error = parse(&["http://root:secret@h:2379"], false).unwrap_err();
         assert!(error.contains("`h:2379`") && !error.contains("secret"), "{error}");
-        let credentials = Some(Credentials { username: "u".into(), password: "secret".into() });
-        let config = EtcdConfig { credentials, ..EtcdConfig::default() };
+        let config = EtcdConfig::default().with_credentials(Credentials::new("u", "secret"));
         assert!(!format!("{config:?}").contains("secret"));
     }
 

@@ -53,11 +53,7 @@ pub(super) struct Clients {
 
 impl Connection {
     pub(super) fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
-        #[cfg(feature = "etcd-tls")]
-        let tls_configured = config.tls.is_some();
-        #[cfg(not(feature = "etcd-tls"))]
-        let tls_configured = false;
-        let endpoints = parse_endpoints(&config.endpoints, tls_configured)?;
+        let endpoints = parse_endpoints(&config.endpoints, config.asks_for_tls())?;
         let connection =
             Self { config, endpoints, current: Mutex::default(), failed: AtomicU64::new(0) };
         // What is wrong with the files is told now, and not at the first call.

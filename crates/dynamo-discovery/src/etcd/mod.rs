@@ -47,7 +47,7 @@ const LIST_ATTEMPTS: usize = 3;
 /// A store in etcd, from release 3.4 on.
 ///
 /// It connects with the first call and, after a failure, with the next one: to the endpoint that
-/// answers first. A call takes no longer than [`EtcdConfig::call_timeout`], and as long again when it
+/// answers first. A call takes no longer than [`EtcdConfig::with_call_timeout`], and as long again when it
 /// has to connect; a list is one call for every 5000 to 20,000 entries, or every 8 MiB of them.
 ///
 /// What etcd said is the source of a [`StoreError`].
@@ -344,8 +344,7 @@ mod tests {
     use super::*;
 
     fn store_at(endpoint: &str) -> EtcdStore {
-        let endpoints = vec![endpoint.to_owned()];
-        EtcdStore::new(EtcdConfig { endpoints, ..EtcdConfig::default() }).unwrap()
+        EtcdStore::new(EtcdConfig::new([endpoint])).unwrap()
     }
 
     /// Everything that an error says, outermost first.

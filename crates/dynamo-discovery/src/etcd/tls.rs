@@ -10,24 +10,54 @@ use super::EtcdConfigError;
 ///
 /// They are read when the store is made and again whenever it connects anew, so that rotated
 /// certificates are taken up.
+///
+/// ```
+/// use dynamo_discovery::{ClientIdentity, EtcdConfig, Tls};
+///
+/// let tls = Tls::new()
+///     .with_ca("/etc/etcd/ca.pem")
+///     .with_client(ClientIdentity::new("/etc/etcd/client.pem", "/etc/etcd/client-key.pem"));
+/// let config = EtcdConfig::new(["https://etcd.example:2379"]).with_tls(tls);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Certificates of the authorities that we trust. By default the system's.
-    pub ca: Option<PathBuf>,
-    /// What we show to an etcd that asks for it. By default nothing.
-    pub client: Option<ClientIdentity>,
+    ca: Option<PathBuf>,
+    client: Option<ClientIdentity>,
 }
 
 /// A client's certificate and its key: never one without the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientIdentity {
-    /// The certificate, with its chain.
-    pub cert: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl ClientIdentity {
+    /// The certificate in one file, with its chain, and the private key in another.
+    pub fn new(cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self { cert: cert.into(), key: key.into() }
+    }
 }
 
 impl Tls {
+    /// TLS that trusts the system's authorities and shows no certificate.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the file of the authorities that are trusted in place of the system's.
+    #[must_use]
+    pub fn with_ca(self, ca: impl Into<PathBuf>) -> Self {
+        Self { ca: Some(ca.into()), ..self }
+    }
+
+    /// Sets the identity that an etcd is shown that asks for one, or `None`.
+    #[must_use]
+    pub fn with_client(self, client: impl Into<Option<ClientIdentity>>) -> Self {
+        Self { client: client.into(), ..self }
+    }
+
     /// Reads the files. It blocks, for small local files.
     pub(super) fn load(&self) -> Result<TlsOptions, EtcdConfigError> {
         let options = match &self.ca {
@@ -63,13 +93,13 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_what_it_should_be_is_named() {
-        let missing = Tls { ca: Some("/nonexistent/ca.pem".into()), client: None };
+        let missing = Tls::new().with_ca("/nonexistent/ca.pem");
         let error = missing.load().unwrap_err().to_string();
         assert_eq!(error, "cannot read `/nonexistent/ca.pem`");
 
         let source = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-        let client = Some(ClientIdentity { cert: source.clone(), key: source });
-        let error = Tls { ca: None, client }.load().unwrap_err().to_string();
+        let client = ClientIdentity::new(source.clone(), source);
+        let error = Tls::new().with_client(client).load().unwrap_err().to_string();
         assert!(error.ends_with("Cargo.toml` holds no certificate in PEM"), "{error}");
     }
 }

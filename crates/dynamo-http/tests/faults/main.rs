@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use chain::{Chain, Fault, Faulty, chat, kinds, models, native, value};
 use dynamo_discovery::{
-    Catalog, Change, Entry, Gone, Kind, Kinds, LeaseStore as _, MemoryStore, ModelUpdate, Revision,
-    StoreError, StoreEvent, WatchStore, WatcherConfig, run_watcher,
+    Catalog, Change, Entry, Gone, Kind, Kinds, LeaseStore as _, MemoryStore, ModelUpdate,
+    NetworkPrefix, Revision, StoreError, StoreEvent, WatchStore, WatcherConfig, run_watcher,
 };
 use dynamo_namespace::NamespaceScope;
 use proptest::prelude::*;
@@ -340,7 +340,7 @@ proptest! {
             "name": "m", "model_type": "Chat",
             "endpoint": { "namespace": in_value, "component": "backend", "name": "generate" },
         });
-        let mut catalog = Catalog::new("models/", NamespaceScope::Only("a".parse().unwrap()));
+        let mut catalog = Catalog::new(NetworkPrefix::default(), NamespaceScope::Only("a".parse().unwrap()));
         let entry = Entry {
             key: key.into(),
             value: value.to_string().into(),
