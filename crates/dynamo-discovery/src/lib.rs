@@ -9,12 +9,14 @@
 //! - [`Catalog`] is the pure core: what the store said goes in, [`ModelUpdate`]s come out.
 //! - The feature `test-util` has mocks of the traits and the conformance suite of every backend.
 
+mod authority;
 mod backoff;
 mod by_key;
 mod catalog;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 mod entry;
+mod error_chain;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod instance;
@@ -33,6 +35,7 @@ mod worker_url;
 pub use by_key::ByKey;
 pub use catalog::{Applied, Catalog, Gone, ModelUpdate, Refusal, Refused, Relist, StoreEvent};
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
+pub use error_chain::ErrorChain;
 #[cfg(feature = "etcd-tls")]
 pub use etcd::{ClientIdentity, Tls};
 #[cfg(feature = "etcd")]

@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
 use crate::entry::{ModelEntry, State};
+use crate::error_chain::ErrorChain;
 use crate::model_key::{InstanceId, ModelKey};
 use crate::network_prefix::NetworkPrefix;
 use crate::store::{Key, Lease, LeaseId, LeaseStore, StoreError};
@@ -182,7 +183,7 @@ impl Registration {
         if !matches!(error, StoreError::Unavailable(_) | StoreError::LeaseGone)
             && let Err(error) = self.config.store.revoke(self.lease).await
         {
-            debug!(lease = %self.lease, error = &error as &dyn std::error::Error, "not revoked");
+            debug!(lease = %self.lease, error = %ErrorChain(&error), "not revoked");
         }
     }
 
@@ -300,7 +301,7 @@ async fn renew_until_lost(
             }
             Ok(Ok(_)) => return "the store has ended it",
             Ok(Err(error)) => {
-                debug!(lease = %id, error = &error as &dyn std::error::Error, "not renewed");
+                debug!(lease = %id, error = %ErrorChain(&error), "not renewed");
                 next = now + retry.wait();
             }
             Err(_) => {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::catalog::{Applied, Catalog, Gone, ModelUpdate, Refused, Relist, StoreEvent};
+use crate::error_chain::ErrorChain;
 use crate::instance::Instance;
 use crate::network_prefix::NetworkPrefix;
 use crate::store::{Change, Entry, Key, KeyRange, Revision, StoreError, WatchStore};
@@ -448,7 +449,7 @@ impl Told {
             return;
         }
         self.outages.push(event.clone());
-        let error = Chain(error);
+        let error = ErrorChain(error);
         if *event == DiscoveryEvent::Denied {
             error!(
                 %error,
@@ -486,7 +487,7 @@ impl Told {
         }
         if self.refused.insert(refused.key.clone()) {
             warn!(
-                error = %Chain(&refused.error),
+                error = %ErrorChain(&refused.error),
                 model_name = refused.model.as_deref(),
                 namespace = refused.namespace.as_ref().map(AsRef::<str>::as_ref),
                 key = %refused.key,
@@ -514,20 +515,5 @@ fn tell_update(update: &ModelUpdate, prominent: bool) {
         ModelUpdate::Added(new) => tell(new, None, "instance added"),
         ModelUpdate::Changed { new, .. } => tell(new, None, "instance changed"),
         ModelUpdate::Removed(old, gone) => tell(old, Some(*gone), "instance removed"),
-    }
-}
-
-/// An error with its causes, on one line.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
     }
 }

@@ -8,23 +8,28 @@ use std::sync::Arc;
 use http::Uri;
 use http::uri::Scheme;
 
+use crate::authority::host_and_port;
+
 /// Where a worker answers: `http` or `https`, a host, maybe a port and a path.
 ///
-/// No user info, no query, no fragment, and never a link-local address (where clouds keep their
-/// metadata services). Two spellings of one URL are equal: scheme and host in small letters, no
-/// default port, no slash at the end. A clone is cheap.
+/// It has no user info, no query and no fragment. Its host is never a link-local address, since clouds
+/// keep their metadata services at one. Two spellings of one URL are equal: the scheme and the host are
+/// stored in small letters, without the scheme's own port and without a slash at the end. A clone is
+/// cheap.
 ///
 /// ```
 /// use dynamo_discovery::WorkerUrl;
 ///
-/// let url: WorkerUrl = "HTTP://Engine.Local:80/llm/".parse()?;
-/// assert_eq!(url.as_str(), "http://engine.local/llm");
-/// assert!("http://user@engine".parse::<WorkerUrl>().is_err());
+/// let url: WorkerUrl = "HTTP://Engine.Example:80/llm/".parse()?;
+/// assert_eq!(url.as_str(), "http://engine.example/llm");
+/// assert_eq!((url.host(), url.port()), ("engine.example", 80));
+/// assert!("http://user@engine.example".parse::<WorkerUrl>().is_err());
 /// assert!("http://169.254.169.254/".parse::<WorkerUrl>().is_err());
 /// # Ok::<(), dynamo_discovery::InvalidUrl>(())
 /// ```
 ///
-/// A name may still resolve to a link-local address; [`is_link_local`] is for whoever connects.
+/// A name may still resolve to a link-local address. Code that connects checks each address with
+/// [`is_link_local`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerUrl(Arc<str>);
 
@@ -36,6 +41,30 @@ impl WorkerUrl {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the scheme is `https`; else it is `http`.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https:")
+    }
+
+    /// The host to connect to: a name or an address, an IPv6 address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        bare(self.host_and_port().0)
+    }
+
+    /// The port to connect to: the scheme's own where the URL names none.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.host_and_port().1.unwrap_or(if self.is_https() { 443 } else { 80 })
+    }
+
+    fn host_and_port(&self) -> (&str, Option<u16>) {
+        let (_, rest) = self.0.split_once("://").unwrap_or_default();
+        let (authority, _) = rest.split_once('/').unwrap_or((rest, ""));
+        host_and_port(authority).unwrap_or_else(|| unreachable!("the constructor checked it"))
     }
 
     /// The URL as its parts.
@@ -73,18 +102,10 @@ impl FromStr for WorkerUrl {
         if uri.query().is_some() {
             return Err(InvalidUrl::QueryOrFragment);
         }
-        let host = authority.host();
-        if host.is_empty() {
-            return Err(InvalidUrl::Malformed);
-        }
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse();
-        if literal.is_ok_and(is_link_local) {
+        let (host, port) = host_and_port(authority.as_str()).ok_or(InvalidUrl::Malformed)?;
+        if bare(host).parse().is_ok_and(is_link_local) {
             return Err(InvalidUrl::LinkLocal);
         }
-        let port = match authority.as_str()[host.len()..].strip_prefix(':') {
-            None => None,
-            Some(port) => Some(port.parse::<u16>().map_err(|_| InvalidUrl::Malformed)?),
-        };
         let port = port.filter(|port| *port != default_port);
         let mut url = String::with_capacity(text.len());
         url.push_str(if default_port == 443 { "https://" } else { "http://" });
@@ -126,6 +147,11 @@ impl fmt::Debug for WorkerUrl {
     }
 }
 
+/// A host as it is connected to.
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 /// Whether an address is link-local, also one that an IPv6 address wraps.
 ///
 /// ```
@@ -134,7 +160,7 @@ impl fmt::Debug for WorkerUrl {
 /// assert!(is_link_local("169.254.169.254".parse()?));
 /// assert!(is_link_local("fe80::1".parse()?));
 /// assert!(is_link_local("::ffff:169.254.0.1".parse()?));
-/// assert!(!is_link_local("10.0.0.1".parse()?));
+/// assert!(!is_link_local("192.0.2.1".parse()?));
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[must_use]
@@ -181,17 +207,30 @@ mod tests {
     #[test]
     fn spellings_of_one_url_are_equal() {
         for (text, expected) in [
-            ("http://10.0.0.5:8001", "http://10.0.0.5:8001"),
-            ("http://10.0.0.5:8001/", "http://10.0.0.5:8001"),
+            ("http://192.0.2.5:8001", "http://192.0.2.5:8001"),
+            ("http://192.0.2.5:8001/", "http://192.0.2.5:8001"),
             ("HTTP://HOST/", "http://host"),
             ("http://host:80", "http://host"),
             ("https://host:443/v/", "https://host/v"),
             ("https://host:80/", "https://host:80"),
             ("http://[::1]:9/a/b//", "http://[::1]:9/a/b"),
-            // Resolved by whoever connects, and checked there.
+            // The code that connects resolves and checks it.
             ("http://0x7f000001:1", "http://0x7f000001:1"),
         ] {
             assert_eq!(text.parse::<WorkerUrl>().unwrap().as_str(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn host_and_port_are_those_to_connect_to() {
+        for (text, https, host, port) in [
+            ("http://engine", false, "engine", 80),
+            ("https://engine/v", true, "engine", 443),
+            ("https://engine:80/v", true, "engine", 80),
+            ("http://[2001:db8::1]:9/a:b", false, "2001:db8::1", 9),
+        ] {
+            let url: WorkerUrl = text.parse().unwrap();
+            assert_eq!((url.is_https(), url.host(), url.port()), (https, host, port), "{text}");
         }
     }
 
@@ -233,7 +272,9 @@ mod tests {
         fn a_url_parses_back_to_itself(text in "https?://[a-zA-Z0-9.-]{1,20}(:[0-9]{1,5})?(/[a-z]{0,3}){0,3}") {
             if let Ok(url) = text.parse::<WorkerUrl>() {
                 prop_assert_eq!(&url.as_str().parse::<WorkerUrl>().unwrap(), &url);
-                let _ = url.to_uri();
+                let uri = url.to_uri();
+                prop_assert_eq!(uri.host(), Some(url.host()));
+                prop_assert_eq!(uri.port_u16().is_some_and(|port| port == url.port()), uri.port().is_some());
             }
         }
 

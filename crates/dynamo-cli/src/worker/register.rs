@@ -3,7 +3,7 @@
 use std::mem::{self, Discriminant};
 use std::time::Duration;
 
-use dynamo_discovery::{ModelEntry, Registration, RegistrationConfig, StoreError};
+use dynamo_discovery::{ErrorChain, ModelEntry, Registration, RegistrationConfig, StoreError};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -80,13 +80,7 @@ fn names(entries: &[ModelEntry]) -> String {
 
 /// An error with its causes, on one line.
 fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    crate::failure::one_line(&text)
+    crate::failure::one_line(&ErrorChain(error).to_string())
 }
 
 /// How long to wait before the next try, and whether the outage was told already.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Scheme;
 
+use crate::authority::host_and_port;
+
 /// How to reach etcd.
 ///
 /// Features only add methods to it: code that builds it does so with any set of them.
@@ -197,10 +199,7 @@ fn parse_endpoint(text: &str) -> Result<(Option<Scheme>, String), EtcdConfigErro
     let bare = uri.path().trim_start_matches('/').is_empty()
         && uri.query().is_none()
         && !text.contains('#');
-    let authority = uri.authority().filter(|authority| {
-        let port = authority.as_str()[authority.host().len()..].strip_prefix(':');
-        !authority.host().is_empty() && port.is_none_or(|port| port.parse::<u16>().is_ok())
-    });
+    let authority = uri.authority().filter(|authority| host_and_port(authority.as_str()).is_some());
     match authority {
         Some(authority) if known && bare => {
             Ok((uri.scheme().cloned(), authority.as_str().to_owned()))

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::EtcdConfigError;
+use crate::error_chain::ErrorChain;
 use crate::store::StoreError;
 
 /// Why a call to etcd, or a watch, failed.
@@ -141,10 +142,7 @@ impl fmt::Display for Failure {
                 write!(f, "none of {} etcd endpoints answers", failures.len())?;
                 for (number, (endpoint, failure)) in failures.iter().enumerate() {
                     let mark = if number == 0 { ": " } else { "; " };
-                    write!(f, "{mark}{endpoint}: {failure}")?;
-                    if let Some(source) = failure.source() {
-                        write!(f, ": {source}")?;
-                    }
+                    write!(f, "{mark}{endpoint}: {}", ErrorChain(failure))?;
                 }
                 Ok(())
             }

@@ -337,25 +337,13 @@ fn to_duration(seconds: i64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::error::Error;
-
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::error_chain::ErrorChain;
 
     fn store_at(endpoint: &str) -> EtcdStore {
         EtcdStore::new(EtcdConfig::new([endpoint])).unwrap()
-    }
-
-    /// Everything that an error says, outermost first.
-    fn chain(error: &dyn Error) -> String {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        text
     }
 
     async fn every_call_fails(store: &EtcdStore, within: Duration) -> Vec<String> {
@@ -378,7 +366,7 @@ mod tests {
             };
             assert!(begun.elapsed() < within, "call {call} took {:?}", begun.elapsed());
             assert!(matches!(error, StoreError::Unavailable(_)), "call {call}: {error:?}");
-            errors.push(chain(&error));
+            errors.push(ErrorChain(&error).to_string());
         }
         errors
     }
