@@ -10,8 +10,8 @@ const SCHEME: &str = "dyn://";
 
 /// Where a worker serves, in Dynamo's terms: `namespace.component.name`.
 ///
-/// This is an address between workers, not an HTTP route. It displays dotted, and parses the
-/// dotted form, the slashed form, and either one after `dyn://`. A clone is cheap.
+/// An endpoint id is an address between workers, and no HTTP route. It displays dotted. It parses from
+/// the dotted form, from the slashed form, and from either one after `dyn://`. A clone is cheap.
 ///
 /// ```
 /// use dynamo_namespace::EndpointId;
@@ -113,7 +113,7 @@ impl FromStr for EndpointId {
         else {
             return Err(InvalidEndpointId { quoted: quoted(text), reason: Reason::NotThreeParts });
         };
-        // An empty part is a missing one, not the global namespace.
+        // An empty part is a missing part, and does not stand for the global namespace.
         let namespace = Some(namespace)
             .filter(|namespace| !namespace.is_empty())
             .and_then(|namespace| namespace.parse().ok())

@@ -5,9 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The namespace of everyone who did not choose one.
+/// The namespace of workers that chose no other one.
 ///
-/// As the target of a frontend it means "all namespaces".
+/// As the target of a frontend it stands for all namespaces.
 pub const GLOBAL_NAMESPACE: &str = "global";
 
 /// The longest name in bytes, as in Kubernetes.
@@ -33,8 +33,8 @@ pub fn is_global_namespace(namespace: &str) -> bool {
 
 /// Whether `name` is one to 253 of `[A-Za-z0-9_-]`.
 ///
-/// Components and endpoints obey it as well, so any of these names can stand in a storage key or
-/// in a dotted id without being escaped.
+/// Names of components and endpoints follow the same rule. So each of these names can stand in a key
+/// of a store, or in a dotted id, without being escaped.
 pub(crate) fn is_valid_name(name: &str) -> bool {
     (1..=MAX_LEN).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
@@ -42,8 +42,8 @@ pub(crate) fn is_valid_name(name: &str) -> bool {
 
 /// A valid namespace: one to 253 of `[A-Za-z0-9_-]`.
 ///
-/// Operators compose `<Kubernetes namespace>-<deployment>-<hash>`, hence the length. The empty
-/// name parses to [`GLOBAL_NAMESPACE`]. A clone is cheap.
+/// The length leaves room for `<Kubernetes namespace>-<deployment>-<hash>`, which operators compose.
+/// The empty name is that of the global namespace. A clone is cheap.
 ///
 /// ```
 /// use dynamo_namespace::Namespace;
@@ -74,7 +74,7 @@ impl Namespace {
         }
     }
 
-    /// The namespace of everyone who did not choose one.
+    /// The global namespace, named [`GLOBAL_NAMESPACE`].
     #[must_use]
     pub fn global() -> Self {
         Self(GLOBAL_NAMESPACE.into())

@@ -1,0 +1,153 @@
+//! The JSON of an entry: how it is written, read and checked.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use dynamo_namespace::EndpointId;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{InvalidEntry, ModelEntry, State};
+use crate::kind::Kinds;
+use crate::model_key::endpoint;
+use crate::worker_url::WorkerUrl;
+
+impl ModelEntry {
+    /// The value to store.
+    #[must_use]
+    pub fn to_json(&self) -> Bytes {
+        let wire = WireOut {
+            name: &self.name,
+            endpoint: &self.endpoint,
+            model_type: self.kinds.to_string(),
+            model_input: "Text",
+            url: self.url.as_ref().map(WorkerUrl::as_str),
+            created: self.created,
+            state: self.state,
+            runtime_config: self
+                .context_length
+                .map(|length| RuntimeConfig { context_length: Some(length) }),
+        };
+        serde_json::to_vec(&wire)
+            .unwrap_or_else(|_| unreachable!("strings and numbers always serialize"))
+            .into()
+    }
+
+    /// Reads a stored value.
+    ///
+    /// # Errors
+    ///
+    /// When the value breaks one of the rules; no message repeats the value.
+    pub fn from_json(value: &[u8]) -> Result<Self, InvalidEntry> {
+        RawEntry::parse(value, None)?.validate()
+    }
+}
+
+/// A value that has the shape of an entry, whose fields are not yet checked.
+///
+/// It tells the namespace first, so that nothing else of a neighbour's entry is looked at.
+pub(crate) struct RawEntry<'a> {
+    endpoint: EndpointId,
+    wire: WireIn<'a>,
+}
+
+impl<'a> RawEntry<'a> {
+    /// Parses a value; its endpoint is `like`, and shares its memory, if it is equal.
+    pub(crate) fn parse(value: &'a [u8], like: Option<&EndpointId>) -> Result<Self, InvalidEntry> {
+        if value.len() > ModelEntry::MAX_VALUE_LEN {
+            return Err(InvalidEntry::TooLarge);
+        }
+        let wire: Result<WireIn<'a>, _> = match std::str::from_utf8(value) {
+            // UTF-8 is checked once for the whole value, and not for each string.
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(value),
+        };
+        let wire = wire
+            .map_err(|error| InvalidEntry::Json { line: error.line(), column: error.column() })?;
+        let WireEndpoint { namespace, component, name } = &wire.endpoint;
+        let endpoint =
+            endpoint([namespace, component, name], like).ok_or(InvalidEntry::Endpoint)?;
+        Ok(Self { endpoint, wire })
+    }
+
+    pub(crate) fn endpoint(&self) -> &EndpointId {
+        &self.endpoint
+    }
+
+    /// The model's name, not yet checked.
+    pub(crate) fn name(&self) -> &str {
+        &self.wire.name
+    }
+
+    pub(crate) fn validate(&self) -> Result<ModelEntry, InvalidEntry> {
+        let Self { endpoint, wire } = self;
+        let parsed = Kinds::parse(&wire.model_type);
+        let state = match wire.state.as_deref() {
+            None | Some("serving") => State::Serving,
+            Some("draining") => State::Draining,
+            Some(_) => return Err(InvalidEntry::UnknownState),
+        };
+        let entry = ModelEntry::new(&wire.name, endpoint.clone(), parsed.kinds)?;
+        let url = wire.url.as_ref().map(|url| url.parse().map_err(InvalidEntry::Url));
+        // The field is Dynamo's, so an odd value of it does not make the entry invalid. Serde would
+        // also read an array into the struct.
+        let config = wire.runtime_config.map(RawValue::get).filter(|raw| raw.starts_with('{'));
+        Ok(ModelEntry {
+            unknown_kinds: parsed.unknown.into(),
+            url: url.transpose()?,
+            created: wire.created,
+            state,
+            context_length: config
+                .and_then(|raw| serde_json::from_str::<RuntimeConfig>(raw).ok()?.context_length),
+            ..entry
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct WireOut<'a> {
+    name: &'a str,
+    endpoint: &'a EndpointId,
+    model_type: String,
+    model_input: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<u64>,
+    state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime_config: Option<RuntimeConfig>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RuntimeConfig {
+    context_length: Option<u64>,
+}
+
+/// Strings are borrowed where the JSON has no escapes, since a list has many entries.
+#[derive(Deserialize)]
+struct WireIn<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    endpoint: WireEndpoint<'a>,
+    #[serde(borrow)]
+    model_type: Cow<'a, str>,
+    #[serde(borrow)]
+    url: Option<Cow<'a, str>>,
+    created: Option<u64>,
+    #[serde(borrow)]
+    state: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    runtime_config: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireEndpoint<'a> {
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    component: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+}

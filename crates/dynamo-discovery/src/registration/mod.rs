@@ -1,0 +1,174 @@
+//! One lease's life: publish a worker's models, keep them, withdraw them.
+
+mod config;
+mod renewal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tracing::debug;
+
+pub use self::config::RegistrationConfig;
+use crate::entry::{ModelEntry, State};
+use crate::error_chain::ErrorChain;
+use crate::store::{Key, LeaseId, StoreError};
+
+/// A worker's models in the store, under one lease, which a task renews.
+///
+/// A registration ends once: it is [`withdraw`](Self::withdraw)n or [`lost`](Self::lost). After a
+/// loss its owner publishes again, with the same [`RegistrationConfig`]. A registration that is dropped
+/// renews its lease no more, and its entries end with the lease.
+///
+/// ```
+/// use std::sync::Arc;
+/// use dynamo_discovery::{
+///     KeyRange, Kind, MemoryStore, ModelEntry, Registration, RegistrationConfig, WatchStore,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// let endpoint = "team-a.backend.generate".parse()?;
+/// let entry = ModelEntry::new("my-model", endpoint, Kind::Chat.into())?
+///     .with_url("http://192.0.2.5:8001".parse()?);
+///
+/// let config = RegistrationConfig::new(Arc::new(store.clone()));
+/// let registration = Registration::publish(config, vec![entry]).await?;
+/// let models = KeyRange::prefix("models/");
+/// assert_eq!(store.list(&models).await?.entries.len(), 1);
+///
+/// registration.withdraw().await?;
+/// assert_eq!(store.list(&models).await?.entries.len(), 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Registration {
+    config: RegistrationConfig,
+    lease: LeaseId,
+    /// The entries that the store holds under the lease.
+    published: BTreeMap<Key, ModelEntry>,
+    lost: watch::Receiver<bool>,
+    _renewal: AbortOnDrop,
+}
+
+impl Registration {
+    /// Grants a lease, puts every entry under it, and keeps renewing it.
+    ///
+    /// Of entries with one endpoint and one name, the last counts.
+    ///
+    /// # Errors
+    ///
+    /// As the store's. Entries that were put by then end with the lease, which is revoked if the store
+    /// still answers; a later publication replaces them.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime with its time enabled: a task renews the lease.
+    pub async fn publish(
+        config: RegistrationConfig,
+        entries: Vec<ModelEntry>,
+    ) -> Result<Self, StoreError> {
+        let lease = config.store.grant(config.ttl).await?;
+        // The renewal begins before the first put: many entries, or a slow store, may take longer
+        // than the lease lives.
+        let (sender, lost) = watch::channel(false);
+        let store = Arc::clone(&config.store);
+        let renewal = tokio::spawn(renewal::renew(store, lease, Instant::now(), sender));
+        let _renewal = AbortOnDrop(renewal.abort_handle());
+        let mut registration =
+            Self { config, lease: lease.id, published: BTreeMap::new(), lost, _renewal };
+        match registration.update(entries).await {
+            Ok(()) => Ok(registration),
+            Err(error) => {
+                registration.give_up(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the lease of a publication that failed. Otherwise an owner who tries again and again would
+    /// leave a lease behind each time. Where the store is away, the lease ends by itself.
+    async fn give_up(self, error: &StoreError) {
+        if !matches!(error, StoreError::Unavailable(_) | StoreError::LeaseGone)
+            && let Err(error) = self.config.store.revoke(self.lease).await
+        {
+            debug!(lease = %self.lease, error = %ErrorChain(&error), "not revoked");
+        }
+    }
+
+    /// Makes these the published entries: new and changed ones are put, published ones that are not
+    /// among them are withdrawn, and equal ones are left alone.
+    ///
+    /// # Errors
+    ///
+    /// As the store's, [`StoreError::LeaseGone`] included. Entries that were put or withdrawn by then
+    /// stay so; the next update does the rest.
+    pub async fn update(&mut self, entries: Vec<ModelEntry>) -> Result<(), StoreError> {
+        let wanted = self.config.by_key(entries);
+        for (key, entry) in &wanted {
+            if self.published.get(key) != Some(entry) {
+                self.config.store.put(key, entry.to_json(), self.lease).await?;
+                self.published.insert(key.clone(), entry.clone());
+            }
+        }
+        let left = self.published.keys().filter(|key| !wanted.contains_key(*key));
+        self.withdraw_keys(left.cloned().collect()).await
+    }
+
+    /// Resolves when the lease is lost: the store said that it has ended, or did not answer for as long
+    /// as the lease lives. It also resolves when the registration is dropped.
+    ///
+    /// The future does not borrow the registration.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let mut lost = self.lost.clone();
+        async move {
+            // An error means that the task that renews the lease has ended.
+            let _ = lost.wait_for(|lost| *lost).await;
+        }
+    }
+
+    /// Withdraws on purpose: marks every entry as draining, deletes every entry, then ends the lease.
+    /// Watchers learn from the mark that the worker did not die.
+    ///
+    /// An entry that a successor has put under its own lease is left alone. The caller bounds the time:
+    /// when the future is dropped half-way, the remaining entries end with the lease.
+    ///
+    /// # Errors
+    ///
+    /// As the store's.
+    pub async fn withdraw(mut self) -> Result<(), StoreError> {
+        self.withdraw_keys(self.published.keys().cloned().collect()).await?;
+        self.config.store.revoke(self.lease).await
+    }
+
+    /// Every entry is marked as draining before the first one is deleted: the mark stops the requests.
+    async fn withdraw_keys(&mut self, keys: Vec<Key>) -> Result<(), StoreError> {
+        let store = &self.config.store;
+        for key in &keys {
+            if let Some(entry) = self.published.get_mut(key) {
+                *entry = entry.clone().with_state(State::Draining);
+                store.put_if_leased(key, entry.to_json(), self.lease).await?;
+            }
+        }
+        for key in &keys {
+            store.delete_if_leased(key, self.lease).await?;
+            self.published.remove(key);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
