@@ -1,13 +1,6 @@
-//! Discovery of inference models by namespace, over a small storage trait.
-//!
-//! A worker publishes its models under a lease with a [`Registration`]; a frontend follows the models
-//! of one [`NamespaceScope`](dynamo_namespace::NamespaceScope) with a [`ModelWatcher`], which never
-//! ends and lets what was known stand while the store is away.
-//!
-//! - [`WatchStore`] and [`LeaseStore`] are all that is asked of a store. [`MemoryStore`] is always
-//!   there; `EtcdStore` comes with the feature `etcd`, and TLS with `etcd-tls`.
-//! - [`Catalog`] is the pure core: what the store said goes in, [`ModelUpdate`]s come out.
-//! - The feature `test-util` has mocks of the traits and the conformance suite of every backend.
+// The front page of the documentation is the README.
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod authority;
 mod backoff;
@@ -59,7 +52,3 @@ pub use watcher::{
     run_watcher,
 };
 pub use worker_url::{InvalidUrl, WorkerUrl, is_link_local};
-
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
