@@ -5,21 +5,15 @@ use std::io::{BufRead as _, Read as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser;
 use dynamo_http::KeyHash;
 
-use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::program;
+use crate::settings::given::Given;
+use crate::settings::table::NewKey;
 
-#[derive(Clone, Copy, Debug, Parser)]
-pub(crate) struct Flags {
-    #[arg(long)]
-    generate: bool,
-}
-
-pub(crate) fn run(flags: Flags, _: &Environment) -> Result<ExitCode, Failure> {
-    let Flags { generate } = flags;
+pub(crate) fn run(given: &Given) -> Result<ExitCode, Failure> {
+    let generate = *NewKey::read(given)?.generate;
     let key = if generate { new_key()? } else { read_key()? };
     let hash = KeyHash::of(&key).map_err(Failure::usage)?;
     program::print(&if generate { format!("{key}\n{hash}\n") } else { format!("{hash}\n") })?;

@@ -7,9 +7,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::settings::table;
+use crate::settings::given::{Given, Value};
+use crate::settings::table::Logs;
 use crate::settings::value::YesNo;
 
 /// Starts logging, as the variables say.
@@ -17,9 +17,9 @@ use crate::settings::value::YesNo;
 /// # Errors
 ///
 /// When one of them is invalid.
-pub(crate) fn start(environment: &Environment) -> Result<(), Failure> {
-    let filter = filter(environment)?;
-    let YesNo(json) = table::LOGGING_JSONL.resolve(None, environment)?;
+pub(crate) fn start(given: &Given) -> Result<(), Failure> {
+    let logs = Logs::read(given)?;
+    let (filter, YesNo(json)) = (filter(&logs.log)?, *logs.logging_jsonl);
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if json {
         builder.json().flatten_event(true).finish().try_init()
@@ -32,16 +32,12 @@ pub(crate) fn start(environment: &Environment) -> Result<(), Failure> {
     started.context("cannot start logging").map_err(Failure::Running)
 }
 
-fn filter(environment: &Environment) -> Result<EnvFilter, Failure> {
-    let set = [table::LOG, table::RUST_LOG]
-        .into_iter()
-        .find_map(|setting| Some((setting.name(), environment.get(setting.variable?)?)));
-    let default = table::LOG.default.unwrap_or_default();
-    let (variable, text) = set.unwrap_or_else(|| (table::LOG.name(), default));
-    EnvFilter::builder().parse(text).map_err(|error| {
+fn filter(log: &Value<String>) -> Result<EnvFilter, Failure> {
+    EnvFilter::builder().parse(log.as_str()).map_err(|error| {
         Failure::usage(format!(
-            "{variable}={text:?}: {error}; expected a filter such as debug or \
-             info,dynamo_http=debug"
+            "{}={:?}: {error}; expected a filter such as debug or info,dynamo_http=debug",
+            log.source(),
+            log.as_str()
         ))
     })
 }
@@ -49,24 +45,26 @@ fn filter(environment: &Environment) -> Result<EnvFilter, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::tests::given;
+    use crate::settings::table::FRONTEND;
+
+    fn read<const N: usize>(variables: [(&str, &str); N]) -> Result<String, String> {
+        let logs = Logs::read(&given(&FRONTEND, &[""; 0], variables).unwrap()).unwrap();
+        filter(&logs.log).map(|filter| filter.to_string()).map_err(|failure| failure.to_string())
+    }
 
     #[test]
     fn our_own_variable_wins_over_the_usual_one_and_both_may_be_blank() {
-        for (environment, expected) in [
-            (Environment::from([("DYN_LOG", "warn"), ("RUST_LOG", "trace")]), "warn"),
-            (Environment::from([("DYN_LOG", " "), ("RUST_LOG", "trace")]), "trace"),
-            (Environment::from([("DYN_LOG", ""), ("RUST_LOG", "")]), "info"),
-            (Environment::default(), "info"),
-        ] {
-            assert_eq!(filter(&environment).unwrap().to_string(), expected);
+        for (ours, usual, expected) in
+            [("warn", "trace", "warn"), (" ", "trace", "trace"), ("", "", "info")]
+        {
+            assert_eq!(read([("DYN_LOG", ours), ("RUST_LOG", usual)]).unwrap(), expected);
         }
     }
 
     #[test]
     fn an_invalid_filter_is_named_with_its_variable() {
-        let failure = filter(&Environment::from([("DYN_LOG", "dynamo_http=loud")])).unwrap_err();
-        let message = failure.to_string();
+        let message = read([("DYN_LOG", "dynamo_http=loud")]).unwrap_err();
         assert!(message.starts_with("DYN_LOG=\"dynamo_http=loud\": "), "{message}");
-        assert!(matches!(failure, Failure::Usage(_)));
     }
 }

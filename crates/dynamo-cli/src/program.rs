@@ -5,32 +5,35 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::error::ErrorKind;
-use clap::{Command, Parser};
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Arg, Command};
 
 use crate::environment::Environment;
 use crate::failure::{Failure, one_line};
-use crate::settings::table::Program;
+use crate::settings::given::{COMMAND, Given};
+use crate::settings::table::{Program, instead_of};
 
 const HOW_SETTINGS_RANK: &str = "A flag wins over its variable, and a variable over the default. \
                                  A blank variable counts as unset.";
 
 /// Runs a program to its end, with the arguments of the process.
-pub(crate) fn run<Flags: Parser>(
+pub(crate) fn run(
     program: &Program,
-    main: impl FnOnce(Flags, &Environment) -> Result<ExitCode, Failure>,
+    main: impl FnOnce(&Given) -> Result<ExitCode, Failure>,
 ) -> ExitCode {
     run_with(program, std::env::args_os(), main)
 }
 
 /// Runs a program to its end. The first argument is its name.
-pub(crate) fn run_with<Flags: Parser>(
+pub(crate) fn run_with(
     program: &Program,
     arguments: impl Iterator<Item = OsString>,
-    main: impl FnOnce(Flags, &Environment) -> Result<ExitCode, Failure>,
+    main: impl FnOnce(&Given) -> Result<ExitCode, Failure>,
 ) -> ExitCode {
-    let ended = parse(program, arguments).and_then(|parsed| match parsed {
-        Parsed::Flags(flags) => main(flags, &Environment::of_process()),
+    let arguments: Vec<_> = arguments.collect();
+    let parsed = parse(program, &arguments, Environment::of_process());
+    let ended = parsed.and_then(|parsed| match parsed {
+        Parsed::Given(given) => main(&given),
         Parsed::Help(text) => print(&text).map(|()| ExitCode::SUCCESS),
     });
     ended.unwrap_or_else(|failure| {
@@ -52,65 +55,71 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// What the arguments ask for.
 #[derive(Debug)]
-pub(crate) enum Parsed<Flags> {
-    /// To do the work.
-    Flags(Flags),
+pub(crate) enum Parsed {
+    /// To do the work, with these settings.
+    Given(Given),
     /// To see the help, or the version.
     Help(String),
 }
 
 /// Parses a command line, the program's name first.
-pub(crate) fn parse<Flags: Parser>(
+fn parse(
     program: &Program,
-    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-) -> Result<Parsed<Flags>, Failure> {
-    let parsed = command::<Flags>(program)
-        .try_get_matches_from(arguments)
-        .and_then(|matches| Flags::from_arg_matches(&matches));
-    match parsed {
-        Ok(flags) => Ok(Parsed::Flags(flags)),
+    arguments: &[OsString],
+    environment: Environment,
+) -> Result<Parsed, Failure> {
+    match command(program).try_get_matches_from(arguments) {
+        Ok(flags) => Ok(Parsed::Given(Given::new(flags, environment))),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Parsed::Help(error.render().to_string()))
             }
-            _ => Err(Failure::usage(in_one_line(&error.render().to_string()))),
+            _ => Err(Failure::usage(refusal(&error, arguments))),
         },
     }
 }
 
-/// The command line that the flags make, described as the table has it.
-pub(crate) fn command<Flags: Parser>(program: &Program) -> Command {
-    let mut command = Flags::command()
-        .name(program.name)
+/// The command line of a program.
+pub(crate) fn command(program: &Program) -> Command {
+    let mut command = Command::new(program.name)
         .about(program.about)
         .version(env!("CARGO_PKG_VERSION"))
         .override_usage(program.usage.join("\n       "));
-    let mut variables = String::new();
     for group in program.groups {
-        for setting in group.settings {
-            match (setting.flag, setting.variable) {
-                (Some(flag), _) => {
-                    command = command.mut_arg(flag.replace('-', "_"), |argument| {
-                        let argument = argument.help(setting.help()).help_heading(group.title);
-                        match setting.value {
-                            Some(value) => argument.value_name(value),
-                            None => argument,
-                        }
-                    });
-                }
-                (None, Some(variable)) => {
-                    let default = setting.default.map(|default| format!(" [default: {default}]"));
-                    let default = default.unwrap_or_default();
-                    variables.push_str(&format!("\n  {variable}: {}{default}", setting.meaning));
-                }
-                (None, None) => {}
-            }
-        }
+        let arguments = group.settings.iter().filter_map(|setting| setting.argument());
+        command = command.args(arguments.map(|argument| argument.help_heading(group.title)));
     }
-    if program.groups.iter().flat_map(|group| group.settings).all(|one| one.variable.is_none()) {
+    if let Some(help) = program.command {
+        let words = Arg::new(COMMAND).last(true).num_args(1..).help(help);
+        command = command.arg(words.value_parser(clap::value_parser!(OsString)));
+    }
+    let mut variables = String::new();
+    for setting in program.settings().filter(|setting| !setting.has_flag) {
+        let names: Vec<_> = setting.variables().collect();
+        let default = setting.default.map(|default| format!(" [default: {default}]"));
+        let default = default.unwrap_or_default();
+        variables += &format!("\n  {}: {}{default}", names.join(", else "), setting.meaning());
+    }
+    if program.settings().all(|setting| setting.variables().next().is_none()) {
         return command;
     }
     command.after_help(format!("Variables without a flag:{variables}\n\n{HOW_SETTINGS_RANK}"))
+}
+
+/// What clap says of wrong arguments, in one line and without what may hold a password.
+fn refusal(error: &clap::Error, arguments: &[OsString]) -> String {
+    let unknown = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    if let Some(instead) = unknown.as_deref().and_then(instead_of) {
+        return instead;
+    }
+    let mut message = error.render().to_string();
+    for argument in arguments.iter().map(|argument| argument.to_string_lossy()) {
+        let value = argument.split_once('=').map_or(&*argument, |(_, value)| value);
+        if value.contains('@') {
+            message = message.replace(value, "…");
+        }
+    }
+    in_one_line(&message)
 }
 
 /// clap's message without its usage, which takes many lines.
@@ -127,47 +136,33 @@ fn in_one_line(message: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
+pub(crate) mod tests {
     use super::*;
-    use crate::settings::table::{FRONTEND, HASH_KEY, WORKER, WORKER_CONFIG};
-    use crate::{frontend, hash_key, worker, worker_config};
+    use crate::settings::table::{FRONTEND, PROGRAMS, WORKER};
 
-    fn commands() -> [(Program, Command); 4] {
-        [
-            (FRONTEND, command::<frontend::Flags>(&FRONTEND)),
-            (HASH_KEY, command::<hash_key::Flags>(&HASH_KEY)),
-            (WORKER, command::<worker::Flags>(&WORKER)),
-            (WORKER_CONFIG, command::<worker_config::Flags>(&WORKER_CONFIG)),
-        ]
-    }
-
-    #[test]
-    fn the_table_and_the_command_lines_have_the_same_flags() {
-        for (program, command) in commands() {
-            let in_table: BTreeSet<_> = program
-                .groups
-                .iter()
-                .flat_map(|group| group.settings)
-                .filter_map(|setting| setting.flag)
-                .collect();
-            let in_command: BTreeSet<_> = command
-                .get_arguments()
-                .filter(|argument| !argument.is_hide_set())
-                .filter_map(clap::Arg::get_long)
-                .collect();
-            assert_eq!(in_table, in_command, "{}", program.name);
-            command.debug_assert();
+    /// What a program is given by these arguments and variables.
+    pub(crate) fn given<const N: usize>(
+        program: &Program,
+        arguments: &[&str],
+        variables: [(&str, &str); N],
+    ) -> Result<Given, String> {
+        let arguments: Vec<_> =
+            [&program.name].into_iter().chain(arguments).map(Into::into).collect();
+        match parse(program, &arguments, variables.into()) {
+            Ok(Parsed::Given(given)) => Ok(given),
+            Ok(Parsed::Help(text)) => Err(text),
+            Err(failure) => Err(failure.to_string()),
         }
     }
 
     #[test]
-    fn help_names_every_variable_and_every_default() {
-        for (program, mut command) in commands() {
+    fn every_command_line_is_sound_and_its_help_names_every_variable_and_every_default() {
+        for program in PROGRAMS {
+            let mut command = command(program);
+            command.clone().debug_assert();
             let help = one_line(&command.render_long_help().to_string());
-            for setting in program.groups.iter().flat_map(|group| group.settings) {
-                for text in setting.variable.iter().chain(&setting.default) {
+            for setting in program.settings() {
+                for text in setting.variables().chain(setting.default) {
                     assert!(help.contains(text), "{}: {text}", program.name);
                 }
             }
@@ -176,26 +171,22 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_told_in_one_line_with_a_tip() {
-        let message = |arguments: &[&str]| {
-            let arguments = ["dynamo-frontend"].iter().chain(arguments);
-            let failure = parse::<frontend::Flags>(&FRONTEND, arguments).unwrap_err();
-            assert!(matches!(failure, Failure::Usage(_)));
-            failure.to_string()
-        };
+        let arguments = ["--http-prt", "1"];
         assert_eq!(
-            message(&["--http-prt", "1"]),
+            given(&FRONTEND, &arguments, []).unwrap_err(),
             "unexpected argument '--http-prt' found; tip: a similar argument exists: '--http-port'; \
              try '--help'"
         );
-        assert_eq!(
-            message(&["--http-port", "eighty"]),
-            "invalid value 'eighty' for '--http-port <PORT>': invalid digit found in string; \
-             try '--help'"
-        );
-        assert_eq!(
-            message(&["--drain-timeout", "soon"]),
-            "invalid value 'soon' for '--drain-timeout <SECONDS>': expected seconds, such as 30 or \
-             0.5; try '--help'"
-        );
+    }
+
+    #[test]
+    fn an_argument_that_may_hold_a_password_is_not_repeated() {
+        let secret = "http://user:hunter2 and more@engine:1";
+        let with = format!("--echo={secret}");
+        for arguments in [&[secret][..], &["--echo", secret], &[&with], &["--url", secret, secret]]
+        {
+            let message = given(&WORKER, arguments, []).unwrap_err();
+            assert!(message.contains("…") && !message.contains("hunter2"), "{message}");
+        }
     }
 }

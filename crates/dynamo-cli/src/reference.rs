@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::settings::Setting;
 use crate::settings::table::{PROGRAMS, Program};
 
 const NOTE: &str = "<!-- Made by `cargo run -p dynamo-cli --example reference`; change \
@@ -44,7 +43,7 @@ fn command_line() -> String {
     );
     for program in PROGRAMS {
         // Writing to a string cannot fail.
-        let _ = describe(&mut page, &program);
+        let _ = describe(&mut page, program);
     }
     page
 }
@@ -59,17 +58,15 @@ fn describe(page: &mut String, program: &Program) -> std::fmt::Result {
         writeln!(page, "\n### {}: {}\n", program.name, group.title.to_lowercase())?;
         writeln!(page, "| flag | variable | default | meaning |\n|---|---|---|---|")?;
         for setting in group.settings {
-            let flag = setting.flag.map(|flag| match setting.value {
-                Some(value) => format!("--{flag} {value}"),
-                None => format!("--{flag}"),
-            });
+            let value = setting.placeholder.map(|value| format!(" {value}")).unwrap_or_default();
+            let variables: Vec<_> = setting.variables().map(|name| code(Some(name))).collect();
             writeln!(
                 page,
                 "| {} | {} | {} | {} |",
-                code(flag.as_deref()),
-                code(setting.variable),
+                code(setting.flag().map(|flag| flag + &value).as_deref()),
+                variables.join(", else "),
                 code(setting.default),
-                cell(setting.meaning)
+                cell(&setting.meaning())
             )?;
         }
     }
@@ -84,28 +81,30 @@ fn environment() -> String {
          | variable | flag | read by | default | meaning |\n|---|---|---|---|---|\n"
     );
     // By name, and one line for each meaning: a namespace is another thing to a worker.
-    let mut variables: BTreeMap<(&str, &str), (Setting, Vec<&str>)> = BTreeMap::new();
+    let mut variables = BTreeMap::<_, (_, Vec<_>)>::new();
     for program in PROGRAMS {
-        for setting in program.groups.iter().flat_map(|group| group.settings) {
-            if let Some(variable) = setting.variable {
-                let (_, readers) = variables
-                    .entry((variable, setting.meaning))
-                    .or_insert_with(|| (*setting, Vec::new()));
-                readers.push(program.name);
+        for setting in program.settings() {
+            let mut before = None;
+            for variable in setting.variables() {
+                let meaning = match before.replace(variable) {
+                    None => setting.meaning(),
+                    Some(before) => format!("As `{before}`, where that is not set"),
+                };
+                let (_, readers) =
+                    variables.entry((variable, meaning)).or_insert_with(|| (setting, Vec::new()));
+                readers.push(code(Some(program.name)));
             }
         }
     }
     for ((variable, meaning), (setting, readers)) in variables {
-        let flag = setting.flag.map(|flag| format!("--{flag}"));
-        let readers: Vec<_> = readers.into_iter().map(|name| code(Some(name))).collect();
         let _ = writeln!(
             page,
             "| {} | {} | {} | {} | {} |",
             code(Some(variable)),
-            code(flag.as_deref()),
+            code(setting.flag().as_deref()),
             readers.join(", "),
             code(setting.default),
-            cell(meaning)
+            cell(&meaning)
         );
     }
     page

@@ -1,48 +1,24 @@
 //! `dynamo-worker-config`: prints the identity under which a worker registers.
 
 use std::process::ExitCode;
-use std::str::FromStr;
 
-use clap::Parser;
 use dynamo_namespace::EndpointId;
 use serde_json::json;
 
-use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::settings::identity::{self, IdentityFlags};
-use crate::settings::table;
-use crate::settings::value::Expected;
+use crate::settings::given::Given;
+use crate::settings::identity;
+use crate::settings::table::{Output, WORKER_CONFIG};
+use crate::settings::value::Format;
 use crate::{logging, program};
+
+/// What the names in `--format env` begin with. They are not those that are read, since a suffix
+/// that is part of the result would else be appended once more.
+const ENV_FORMAT_PREFIX: &str = "DYN_WORKER_";
 
 /// Runs `dynamo-worker-config`.
 pub fn main() -> ExitCode {
-    program::run(&table::WORKER_CONFIG, run)
-}
-
-#[derive(Debug, Parser)]
-pub(crate) struct Flags {
-    #[command(flatten)]
-    identity: IdentityFlags,
-    #[arg(long)]
-    format: Option<Format>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Format {
-    Json,
-    Env,
-}
-
-impl FromStr for Format {
-    type Err = Expected;
-
-    fn from_str(text: &str) -> Result<Self, Expected> {
-        match text {
-            "json" => Ok(Self::Json),
-            "env" => Ok(Self::Env),
-            _ => Err(Expected("json or env".into())),
-        }
-    }
+    program::run(&WORKER_CONFIG, run)
 }
 
 impl Format {
@@ -64,16 +40,16 @@ impl Format {
                 ("ENDPOINT", id.name()),
                 ("ENDPOINT_ID", &id.to_string()),
             ]
-            .map(|(name, value)| format!("{}{name}={value}\n", table::ENV_FORMAT_PREFIX))
+            .map(|(name, value)| format!("{}{name}={value}\n", ENV_FORMAT_PREFIX))
             .concat(),
         }
     }
 }
 
-fn run(flags: Flags, environment: &Environment) -> Result<ExitCode, Failure> {
-    logging::start(environment)?;
-    let format = table::FORMAT.resolve(flags.format, environment)?;
-    let id = flags.identity.resolve(environment)?;
+fn run(given: &Given) -> Result<ExitCode, Failure> {
+    logging::start(given)?;
+    let format = Output::read(given)?.format.take();
+    let id = identity::read(given)?;
     identity::log(&id);
     program::print(&format.print(&id))?;
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@ use super::api_keys;
 use crate::failure::Failure;
 use crate::followed_file::FollowedFile;
 use crate::settings::Setting;
-use crate::settings::table;
+use crate::settings::table::Keys;
 
 /// The file of the keys that clients need.
 pub(super) struct ClientKeys {
@@ -33,7 +33,7 @@ impl ClientKeys {
         let mut keys = Self { file: follow(path)?, within };
         let text = keys.file.read().await;
         let list = text.and_then(|text| keys.parse(&text));
-        let list = list.with_context(|| table::API_KEYS.name()).map_err(Failure::Usage)?;
+        let list = list.with_context(|| Keys::api_keys.label()).map_err(Failure::Usage)?;
         Ok((keys, list))
     }
 
@@ -52,7 +52,7 @@ impl ClientKeys {
                     }
                     told(&list);
                 }
-                Err(error) => refused(table::API_KEYS, &error),
+                Err(error) => refused(Keys::api_keys, &error),
             }
         }
     }
@@ -81,14 +81,14 @@ pub(super) async fn worker_key(
     };
     let text = file.read().await;
     take_up(text, file.path())
-        .with_context(|| table::WORKER_API_KEY_FILE.name())
+        .with_context(|| Keys::worker_api_key_file.label())
         .map_err(Failure::Usage)?;
     Ok(async move {
         loop {
             let text = file.next().await;
             match take_up(text, file.path()) {
                 Ok(()) => info!("the key for workers was taken up"),
-                Err(error) => refused(table::WORKER_API_KEY_FILE, &error),
+                Err(error) => refused(Keys::worker_api_key_file, &error),
             }
         }
     })
@@ -98,7 +98,7 @@ fn follow(path: PathBuf) -> Result<FollowedFile, Failure> {
     FollowedFile::new(path).context("cannot listen for SIGHUP").map_err(Failure::Running)
 }
 
-fn refused(setting: Setting, error: &anyhow::Error) {
+fn refused(setting: &Setting, error: &anyhow::Error) {
     let error = format_args!("{error:#}");
-    warn!(setting = %setting.name(), %error, "a changed file cannot be used; what was known stands");
+    warn!(setting = %setting.label(), %error, "a changed file cannot be used; what was known stands");
 }

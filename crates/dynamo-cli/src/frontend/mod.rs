@@ -20,32 +20,29 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::settings::Setting;
+use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
-use crate::settings::table;
+use crate::settings::table::{FRONTEND, HASH_KEY, Listening};
 use crate::{hash_key, logging, program, runtime};
 
 use apart::apart;
 use keys::ClientKeys;
-use settings::{FrontendFlags, FrontendSettings};
+use settings::FrontendSettings;
 use state_file::StateFile;
-
-#[cfg(test)]
-pub(crate) type Flags = FrontendFlags;
 
 /// Runs `dynamo-frontend`.
 pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "hash-key") {
-        return program::run_with(&table::HASH_KEY, std::env::args_os().skip(1), hash_key::run);
+        return program::run_with(&HASH_KEY, std::env::args_os().skip(1), hash_key::run);
     }
-    program::run(&table::FRONTEND, run)
+    program::run(&FRONTEND, run)
 }
 
-fn run(flags: FrontendFlags, environment: &Environment) -> Result<ExitCode, Failure> {
-    logging::start(environment)?;
-    let settings = flags.resolve(environment)?;
+fn run(given: &Given) -> Result<ExitCode, Failure> {
+    logging::start(given)?;
+    let settings = settings::read(given)?;
     // What is not a client's has threads beside theirs: one reads a long list, one takes it in.
     runtime::block_on(NonZeroUsize::new(2), start(settings))
 }
@@ -58,20 +55,20 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
 
     let scope = settings.scope.scope.clone();
     log_start(&settings, &scope);
-    let client_keys = match settings.access.api_keys.take() {
+    let client_keys = match settings.api_keys.take() {
         Some(path) => Some(ClientKeys::read(path, scope.clone()).await?),
         None => None,
     };
-    if let Some(path) = settings.access.worker_key.take() {
+    if let Some(path) = settings.worker_key.take() {
         tokio::spawn(keys::worker_key(path, settings.config.worker_key.clone()).await?);
     }
     // Before there are workers, which keep connections by thread.
     let cores = Cores::start(settings.threads).context("cannot start threads");
     let cores = Some(cores.map_err(Failure::Running)?);
     let sources = sources(&mut settings).await?;
-    let (address, listener) = listen(&settings.host, settings.port, table::HTTP_PORT).await?;
-    let admin = match &settings.access.admin {
-        Some((host, port)) => Some(listen(host, *port, table::ADMIN_PORT).await?),
+    let (address, listener) = listen(&settings.host, settings.port, Listening::http_port).await?;
+    let admin = match &settings.admin {
+        Some((host, port)) => Some(listen(host, *port, Listening::admin_port).await?),
         None => None,
     };
 
@@ -156,7 +153,8 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
         warn!(path = %path.display(), "without a store there is nothing to keep in the state file");
     }
     if let Some(etcd) = &settings.etcd {
-        let store = EtcdStore::new(etcd.clone()).map_err(|error| Failure::Usage(error.into()))?;
+        let store =
+            EtcdStore::new(etcd.config.clone()).map_err(|error| Failure::Usage(error.into()))?;
         let watcher = WatcherConfig::new(Arc::new(store))
             .with_target_namespace(scope.clone())
             .with_watch_scope(*watch);
@@ -169,7 +167,7 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
         }
         sources.push(match state_file {
             Some(path) => {
-                let mut endpoints = etcd.endpoints().to_vec();
+                let mut endpoints = etcd.endpoints.clone();
                 endpoints.sort_unstable();
                 let file =
                     StateFile::new(path, CatalogOrigin::new(endpoints.join(","), scope.clone()));
@@ -197,12 +195,12 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
 async fn listen(
     host: &str,
     port: u16,
-    setting: Setting,
+    setting: &Setting,
 ) -> Result<(SocketAddr, TcpListener), Failure> {
     TcpListener::bind((host, port))
         .await
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
-        .with_context(|| format!("cannot listen on {host}:{port}, which {} sets", setting.name()))
+        .with_context(|| format!("cannot listen on {host}:{port}, which {} sets", setting.label()))
         .map_err(Failure::Running)
 }
 

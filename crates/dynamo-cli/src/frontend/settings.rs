@@ -1,83 +1,20 @@
 //! What a frontend was told.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
-use dynamo_discovery::EtcdConfig;
-use dynamo_http::{FrontendConfig, Hold, Network, ServeOptions, ServerTls};
+use dynamo_http::{FrontendConfig, Hold, ServeOptions, ServerTls};
 
-use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::settings::access::{AccessFlags, AccessSettings};
-use crate::settings::balance::BalanceFlags;
-use crate::settings::scope::{ScopeFlags, ScopeSettings};
+use crate::settings::given::{Given, Origin, Value};
+use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::static_worker::StaticWorker;
-use crate::settings::store::{Store, StoreFlags};
-use crate::settings::value::{Kibibytes, Mebibytes, Seconds, Timeout};
-use crate::settings::{Setting, authorities, table};
-
-#[derive(Debug, Parser)]
-pub(crate) struct FrontendFlags {
-    #[command(flatten)]
-    scope: ScopeFlags,
-    #[arg(long)]
-    http_host: Option<String>,
-    #[arg(long)]
-    http_port: Option<u16>,
-    #[arg(long)]
-    tls_cert_path: Option<PathBuf>,
-    #[arg(long)]
-    tls_key_path: Option<PathBuf>,
-    #[arg(long)]
-    threads: Option<NonZeroUsize>,
-    #[arg(long)]
-    drain_grace: Option<Seconds>,
-    #[arg(long)]
-    drain_timeout: Option<Seconds>,
-    #[command(flatten)]
-    access: AccessFlags,
-    #[arg(long)]
-    worker_url: Vec<StaticWorker>,
-    #[arg(long)]
-    worker_network: Vec<Network>,
-    #[arg(long)]
-    worker_ca: Option<PathBuf>,
-    #[arg(long)]
-    hold: Option<Seconds>,
-    #[arg(long)]
-    state_file: Option<PathBuf>,
-    #[command(flatten)]
-    balance: BalanceFlags,
-    #[command(flatten)]
-    store: StoreFlags,
-    #[arg(long)]
-    http_body_limit_mb: Option<Mebibytes>,
-    #[arg(long)]
-    http_body_memory_mb: Option<Mebibytes>,
-    #[arg(long)]
-    http_header_limit_kb: Option<Kibibytes>,
-    #[arg(long)]
-    http_header_count: Option<NonZeroUsize>,
-    #[arg(long)]
-    http_header_timeout: Option<Timeout>,
-    #[arg(long)]
-    http_body_stall_timeout: Option<Timeout>,
-    #[arg(long)]
-    http_write_stall_timeout: Option<Timeout>,
-    #[arg(long)]
-    http_keep_alive: Option<Timeout>,
-    #[arg(long)]
-    http2_streams: Option<NonZeroU32>,
-    #[arg(long)]
-    connect_timeout: Option<Timeout>,
-    #[arg(long)]
-    first_byte_timeout: Option<Timeout>,
-    #[arg(long)]
-    stream_idle_timeout: Option<Timeout>,
-}
+use crate::settings::store::{self, Etcd, Store};
+use crate::settings::table::{self, Balancing, Keys, Limits, Listening, Workers};
+use crate::settings::{authorities, pair};
 
 /// A frontend's settings, checked.
 #[derive(Debug)]
@@ -87,9 +24,14 @@ pub(crate) struct FrontendSettings {
     pub(crate) port: u16,
     /// How many threads serve requests.
     pub(crate) threads: NonZeroUsize,
-    pub(crate) access: AccessSettings,
+    /// The file of the keys that clients need, if they need any.
+    pub(crate) api_keys: Option<PathBuf>,
+    /// The file of the key that workers get, if they get one from us.
+    pub(crate) worker_key: Option<PathBuf>,
+    /// Where operators are listened to, if apart from clients.
+    pub(crate) admin: Option<(String, u16)>,
     /// Where workers register; none for static workers only.
-    pub(crate) etcd: Option<EtcdConfig>,
+    pub(crate) etcd: Option<Etcd>,
     pub(crate) workers: Vec<StaticWorker>,
     pub(crate) hold: Hold,
     /// Where what the store said is kept.
@@ -98,109 +40,107 @@ pub(crate) struct FrontendSettings {
     pub(crate) options: ServeOptions,
 }
 
-impl FrontendFlags {
-    /// # Errors
-    ///
-    /// When something is invalid or does not go together.
-    pub(crate) fn resolve(self, environment: &Environment) -> Result<FrontendSettings, Failure> {
-        let etcd = match self.store.resolve(environment)? {
-            Store::Memory { by_flag: true } if self.worker_url.is_empty() => {
-                return Err(Failure::usage(format!(
-                    "{} is memory, which lives in one process, so that no worker can register: \
-                     name workers with --worker-url, or use etcd",
-                    table::DISCOVERY_BACKEND.name()
-                )));
-            }
-            Store::Memory { .. } => None,
-            Store::Etcd { named: false, .. } if !self.worker_url.is_empty() => None,
-            Store::Etcd { config, .. } => Some(config),
-        };
-
-        let timeout = |setting: Setting, flag: Option<Timeout>| {
-            setting.resolve(flag, environment).map(|Timeout(timeout)| timeout)
-        };
-        let bytes = |setting: Setting, flag: Option<Mebibytes>| {
-            setting.resolve(flag, environment).map(Mebibytes::bytes)
-        };
-        let mut config = FrontendConfig::default();
-        self.balance.resolve(environment, &mut config)?;
-        config.body_limit = bytes(table::HTTP_BODY_LIMIT_MB, self.http_body_limit_mb)?;
-        config.bodies_limit = bytes(table::HTTP_BODY_MEMORY_MB, self.http_body_memory_mb)?;
-        config.body_stall_timeout =
-            timeout(table::HTTP_BODY_STALL_TIMEOUT, self.http_body_stall_timeout)?;
-        config.connect_timeout = timeout(table::CONNECT_TIMEOUT, self.connect_timeout)?;
-        config.first_byte_timeout = timeout(table::FIRST_BYTE_TIMEOUT, self.first_byte_timeout)?;
-        config.idle_stream_timeout = timeout(table::STREAM_IDLE_TIMEOUT, self.stream_idle_timeout)?;
-        config.worker_networks = self.worker_network;
-        config.worker_tls = authorities(table::WORKER_CA, self.worker_ca)?;
-
-        let mut options = ServeOptions::default();
-        options.header_timeout = timeout(table::HTTP_HEADER_TIMEOUT, self.http_header_timeout)?;
-        options.max_header_bytes = table::HTTP_HEADER_LIMIT_KB
-            .resolve(self.http_header_limit_kb, environment)
-            .map(Kibibytes::bytes)?;
-        options.max_headers =
-            table::HTTP_HEADER_COUNT.resolve(self.http_header_count, environment)?.get();
-        options.keep_alive_timeout = timeout(table::HTTP_KEEP_ALIVE, self.http_keep_alive)?;
-        options.write_stall_timeout =
-            timeout(table::HTTP_WRITE_STALL_TIMEOUT, self.http_write_stall_timeout)?;
-        options.max_streams = table::HTTP2_STREAMS.resolve(self.http2_streams, environment)?.get();
-        options.tls = listener_tls(
-            table::TLS_CERT_PATH.given(self.tls_cert_path, environment)?,
-            table::TLS_KEY_PATH.given(self.tls_key_path, environment)?,
-        )?;
-        let Seconds(grace) = table::FRONTEND_DRAIN_GRACE.resolve(self.drain_grace, environment)?;
-        options.drain_grace = grace;
-        let Seconds(drain) = table::DRAIN_TIMEOUT.resolve(self.drain_timeout, environment)?;
-        options.drain_timeout = drain;
-        let Seconds(hold) = table::HOLD.resolve(self.hold, environment)?;
-
-        let scope = self.scope.resolve(environment)?;
-        let named = self.worker_url.iter().filter_map(|worker| worker.namespace.as_ref());
-        if let Some(stranger) = named.into_iter().find(|name| !scope.scope.contains(name)) {
+/// # Errors
+///
+/// When something is invalid or does not go together.
+pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
+    let (listening, limits) = (Listening::read(given)?, Limits::read(given)?);
+    let (keys, workers) = (Keys::read(given)?, Workers::read(given)?);
+    let etcd = match store::read(given)? {
+        Store::Memory { by_flag: true } if workers.worker_url.is_empty() => {
             return Err(Failure::usage(format!(
-                "--worker-url: the namespace {stranger} is not among those that this frontend \
-                 discovers ({})",
-                scope.scope
+                "{} is memory, which lives in one process, so that no worker can register: name \
+                 workers with --worker-url, or use etcd",
+                table::Store::discovery_backend.label()
             )));
         }
-        Ok(FrontendSettings {
-            scope,
-            host: table::HTTP_HOST.resolve(self.http_host, environment)?,
-            port: table::HTTP_PORT.resolve(self.http_port, environment)?,
-            threads: match table::THREADS.given(self.threads, environment)? {
-                Some(threads) => threads,
-                None => thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            },
-            access: self.access.resolve(environment)?,
-            etcd,
-            workers: self.worker_url,
-            hold: Hold::for_at_most(hold),
-            state_file: table::STATE_FILE.given(self.state_file, environment)?,
-            config,
-            options,
-        })
+        Store::Memory { .. } => None,
+        Store::Etcd { named: false, .. } if !workers.worker_url.is_empty() => None,
+        Store::Etcd { etcd, .. } => Some(etcd),
+    };
+    let scope = scope::read(given)?;
+    let mut named = workers.worker_url.iter().filter_map(|worker| worker.namespace.as_ref());
+    if let Some(stranger) = named.find(|name| !scope.scope.contains(name)) {
+        return Err(Failure::usage(format!(
+            "--worker-url: the namespace {stranger} is not among those that this frontend \
+             discovers ({})",
+            scope.scope
+        )));
+    }
+    let mut config = config(Balancing::read(given)?, &limits);
+    config.worker_networks = workers.worker_network.take();
+    config.worker_tls = authorities(workers.worker_ca)?;
+    let mut options = options(&listening, &limits);
+    options.tls = listener_tls(listening.tls_cert_path, listening.tls_key_path)?;
+    let threads = listening.threads.or_else(|| thread::available_parallelism().ok());
+    Ok(FrontendSettings {
+        scope,
+        host: listening.http_host.take(),
+        port: *listening.http_port,
+        threads: threads.unwrap_or(NonZeroUsize::MIN),
+        api_keys: keys.api_keys.take(),
+        worker_key: keys.worker_api_key_file.take(),
+        admin: admin(listening.admin_host, *listening.admin_port)?,
+        etcd,
+        workers: workers.worker_url.take(),
+        hold: Hold::for_at_most(workers.hold.0),
+        state_file: workers.state_file.take(),
+        config,
+        options,
+    })
+}
+
+fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
+    let probe = balancing.worker_probe_interval.0;
+    let mut config = FrontendConfig::default();
+    config.router_mode = *balancing.router_mode;
+    config.affinity_header = balancing.affinity_header.take();
+    config.worker_concurrency = *balancing.worker_concurrency;
+    config.queue_depth = *balancing.queue_depth;
+    config.queue_timeout = balancing.queue_timeout.0;
+    config.retry_budget = balancing.retry_budget.0;
+    config.panic_threshold = balancing.panic_threshold.0;
+    config.probe_interval = (probe > Duration::ZERO).then_some(probe);
+    config.body_limit = limits.http_body_limit_mb.bytes();
+    config.bodies_limit = limits.http_body_memory_mb.bytes();
+    config.body_stall_timeout = limits.http_body_stall_timeout.0;
+    config.connect_timeout = limits.connect_timeout.0;
+    config.first_byte_timeout = limits.first_byte_timeout.0;
+    config.idle_stream_timeout = limits.stream_idle_timeout.0;
+    config
+}
+
+fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
+    let mut options = ServeOptions::default();
+    options.header_timeout = limits.http_header_timeout.0;
+    options.max_header_bytes = limits.http_header_limit_kb.bytes();
+    options.max_headers = limits.http_header_count.get();
+    options.keep_alive_timeout = limits.http_keep_alive.0;
+    options.write_stall_timeout = limits.http_write_stall_timeout.0;
+    options.max_streams = limits.http2_streams.get();
+    options.drain_grace = listening.drain_grace.0;
+    options.drain_timeout = listening.drain_timeout.0;
+    options
+}
+
+/// Where operators are listened to. Images set the host for frontends without an admin port as well.
+fn admin(host: Value<String>, port: Option<u16>) -> Result<Option<(String, u16)>, Failure> {
+    match port {
+        None if host.origin == Origin::Flag => Err(Failure::usage(
+            "--admin-host needs --admin-port: without it there is no admin port",
+        )),
+        port => Ok(port.map(|port| (host.take(), port))),
     }
 }
 
 /// A certificate and its key, or neither.
 fn listener_tls(
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
+    certificate: Value<Option<PathBuf>>,
+    key: Value<Option<PathBuf>>,
 ) -> Result<Option<ServerTls>, Failure> {
-    let (certificate_name, key_name) = (table::TLS_CERT_PATH.name(), table::TLS_KEY_PATH.name());
-    let without = |given: &str, missing: &str| {
-        Err(Failure::usage(format!("{given} is given without {missing}: TLS needs both")))
-    };
-    match (certificate, key) {
-        (None, None) => Ok(None),
-        (Some(_), None) => without(&certificate_name, &key_name),
-        (None, Some(_)) => without(&key_name, &certificate_name),
-        (Some(certificate), Some(key)) => ServerTls::load(certificate, key)
-            .map(Some)
-            .with_context(|| format!("{certificate_name}, {key_name}"))
-            .map_err(Failure::Usage),
-    }
+    let labels = format!("{}, {}", certificate.setting.label(), key.setting.label());
+    let Some((certificate, key)) = pair(certificate, key)? else { return Ok(None) };
+    ServerTls::load(certificate, key).map(Some).context(labels).map_err(Failure::Usage)
 }
 
 #[cfg(test)]
@@ -208,20 +148,14 @@ mod tests {
     use dynamo_http::RouterMode;
 
     use super::*;
-    use crate::program::{Parsed, parse};
+    use crate::program::tests::given;
 
-    fn resolve(
+    fn resolve<const N: usize>(
         arguments: &[&str],
-        environment: impl Into<Environment>,
+        variables: [(&str, &str); N],
     ) -> Result<FrontendSettings, String> {
-        let arguments = ["dynamo-frontend"].iter().chain(arguments);
-        match parse::<FrontendFlags>(&table::FRONTEND, arguments) {
-            Ok(Parsed::Flags(flags)) => {
-                flags.resolve(&environment.into()).map_err(|failure| failure.to_string())
-            }
-            Ok(Parsed::Help(text)) => Err(text),
-            Err(failure) => Err(failure.to_string()),
-        }
+        let given = given(&table::FRONTEND, arguments, variables)?;
+        read(&given).map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -235,21 +169,21 @@ mod tests {
 
     #[test]
     fn static_workers_are_used_alone_unless_etcd_is_named() {
-        let none = || Environment::default();
+        let none = ("OTHER", "1");
         let worker = ["--worker-url", "http://h:1"];
         let backend = |name| ["--worker-url", "http://h:1", "--discovery-backend", name];
-        for (arguments, environment, etcd) in [
-            (&[][..], none(), true),
-            (&worker, none(), false),
-            (&worker, Environment::from([("ETCD_ENDPOINTS", "http://e:1")]), true),
-            (&worker, Environment::from([("ETCD_ENDPOINTS", " ")]), false),
-            (&worker, Environment::from([("DYN_DISCOVERY_BACKEND", "etcd")]), true),
-            (&worker, Environment::from([("DYN_DISCOVERY_BACKEND", "memory")]), false),
-            (&backend("etcd"), none(), true),
-            (&backend("memory"), Environment::from([("ETCD_ENDPOINTS", "http://e:1")]), false),
-            (&[], Environment::from([("DYN_DISCOVERY_BACKEND", "memory")]), false),
+        for (arguments, variable, etcd) in [
+            (&[][..], none, true),
+            (&worker, none, false),
+            (&worker, ("ETCD_ENDPOINTS", "http://e:1"), true),
+            (&worker, ("ETCD_ENDPOINTS", " "), false),
+            (&worker, ("DYN_DISCOVERY_BACKEND", "etcd"), true),
+            (&worker, ("DYN_DISCOVERY_BACKEND", "memory"), false),
+            (&backend("etcd"), none, true),
+            (&backend("memory"), ("ETCD_ENDPOINTS", "http://e:1"), false),
+            (&[], ("DYN_DISCOVERY_BACKEND", "memory"), false),
         ] {
-            let settings = resolve(arguments, environment).unwrap();
+            let settings = resolve(arguments, [variable]).unwrap();
             assert_eq!(settings.etcd.is_some(), etcd, "{arguments:?}");
         }
         let message = resolve(&["--discovery-backend", "memory"], []).unwrap_err();
@@ -352,5 +286,24 @@ mod tests {
         ] {
             assert!(message.contains("expected round-robin"), "{message}");
         }
+    }
+
+    #[test]
+    fn there_is_an_admin_port_where_one_is_given_and_it_is_local_unless_told_otherwise() {
+        let admin = |arguments: &[&str], variables: [&str; 2]| {
+            let [host, port] = variables;
+            let variables = [("DYN_ADMIN_HOST", host), ("DYN_ADMIN_PORT", port)];
+            resolve(arguments, variables).map(|settings| settings.admin)
+        };
+        let some = |host: &str, port| Ok(Some((host.to_owned(), port)));
+        let both = ["--admin-host=::", "--admin-port=9"];
+        assert_eq!(admin(&[], ["", ""]), Ok(None));
+        assert_eq!(admin(&both[1..], ["", ""]), some("127.0.0.1", 9));
+        assert_eq!(admin(&both, ["", ""]), some("::", 9));
+        assert_eq!(admin(&[], ["0.0.0.0", "8"]), some("0.0.0.0", 8));
+        assert_eq!(admin(&both, ["0.0.0.0", "8"]), some("::", 9));
+        // Images set variables that not everyone needs.
+        assert_eq!(admin(&[], ["0.0.0.0", ""]), Ok(None));
+        assert!(admin(&both[..1], ["", ""]).is_err());
     }
 }

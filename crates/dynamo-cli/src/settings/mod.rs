@@ -1,10 +1,9 @@
-//! What can be set: a flag, the variable that stands in for it, and a default.
+//! Settings: each is declared once, and its value comes from the first source that has one.
 //!
-//! The [`table`] holds every setting of every program. Help texts and `docs/reference` are made
-//! from it, and values are resolved through it, so that none of them can say another thing.
+//! The [`table`] holds the declarations. The command line, the help, `docs/reference` and the types
+//! of the values are made from them. A new flag is a declaration there, and its use.
 
-pub(crate) mod access;
-pub(crate) mod balance;
+pub(crate) mod given;
 pub(crate) mod identity;
 pub(crate) mod scope;
 pub(crate) mod static_worker;
@@ -12,131 +11,196 @@ pub(crate) mod store;
 pub(crate) mod table;
 pub(crate) mod value;
 
-use std::fmt::Display;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use anyhow::Context as _;
+use clap::{Arg, ArgAction};
 use dynamo_http::WorkerTls;
 
-use crate::environment::Environment;
 use crate::failure::Failure;
+use given::Value;
 
-/// One thing that can be set.
-#[derive(Clone, Copy, Debug)]
+/// The declaration of one setting.
+#[derive(Debug)]
 pub(crate) struct Setting {
-    /// The long flag without its dashes; none where only a variable makes sense.
-    pub(crate) flag: Option<&'static str>,
+    /// What a configuration file calls it. The flag has dashes in place of the underscores.
+    pub(crate) name: &'static str,
     /// What stands for the value in help texts; none for a switch.
-    pub(crate) value: Option<&'static str>,
-    /// The variable that is read where the flag is not given.
-    pub(crate) variable: Option<&'static str>,
-    /// The value where neither is there.
+    pub(crate) placeholder: Option<&'static str>,
+    /// Whether it is a flag, too; a secret is none, since other users can read command lines.
+    pub(crate) has_flag: bool,
+    /// The variables, the one that wins first.
+    variables: [Option<&'static str>; 2],
+    /// The value where no source has one.
     pub(crate) default: Option<&'static str>,
-    /// What it means.
-    pub(crate) meaning: &'static str,
+    meaning: &'static str,
+    /// Whether the flag has a value, and whether it may be given several times.
+    action: ArgAction,
+    /// Its value is never shown, and no engine inherits it.
+    pub(crate) is_secret: bool,
+    /// What it says can change while the program runs.
+    is_reloadable: bool,
 }
 
 /// Settings that belong together, under one title.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) title: &'static str,
-    pub(crate) settings: &'static [Setting],
+    pub(crate) settings: &'static [&'static Setting],
+}
+
+/// A setting that is a flag with a value.
+const fn flag(placeholder: &'static str) -> Setting {
+    Setting { placeholder: Some(placeholder), ..switch() }
+}
+
+/// A setting that is a flag without a value.
+const fn switch() -> Setting {
+    Setting {
+        name: "",
+        placeholder: None,
+        has_flag: true,
+        variables: [None; 2],
+        default: None,
+        meaning: "",
+        action: ArgAction::Set,
+        is_secret: false,
+        is_reloadable: false,
+    }
+}
+
+/// A setting without a flag.
+const fn variable(name: &'static str, placeholder: &'static str) -> Setting {
+    Setting { has_flag: false, ..flag(placeholder).or(name) }
 }
 
 impl Setting {
-    /// A flag with a value.
-    const fn flag(flag: &'static str, value: &'static str, meaning: &'static str) -> Self {
-        Self { flag: Some(flag), value: Some(value), variable: None, default: None, meaning }
+    /// The same, with a variable that is read where the flag, or the variable before, is not given.
+    const fn or(mut self, variable: &'static str) -> Self {
+        let place = if self.variables[0].is_none() { 0 } else { 1 };
+        self.variables[place] = Some(variable);
+        self
     }
 
-    /// A flag without a value.
-    const fn switch(flag: &'static str, meaning: &'static str) -> Self {
-        Self { flag: Some(flag), value: None, variable: None, default: None, meaning }
+    const fn default(mut self, default: &'static str) -> Self {
+        self.default = Some(default);
+        self
     }
 
-    /// A variable without a flag.
-    const fn variable(variable: &'static str, value: &'static str, meaning: &'static str) -> Self {
-        Self { flag: None, value: Some(value), variable: Some(variable), default: None, meaning }
+    const fn secret(mut self) -> Self {
+        self.is_secret = true;
+        self
     }
 
-    /// The same, with a variable that stands in for the flag.
-    const fn or(self, variable: &'static str) -> Self {
-        Self { variable: Some(variable), ..self }
+    const fn reloadable(mut self) -> Self {
+        self.is_reloadable = true;
+        self
     }
 
-    /// The same, with a default.
-    const fn default(self, default: &'static str) -> Self {
-        Self { default: Some(default), ..self }
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &'static str> {
+        self.variables.into_iter().flatten()
     }
 
-    /// The flag's value, else the variable's, else the default.
-    ///
-    /// # Errors
-    ///
-    /// When the variable's value is none of a `T`, or when there is no value at all.
-    pub(crate) fn resolve<T>(
-        &self,
-        flag: Option<T>,
-        environment: &Environment,
-    ) -> Result<T, Failure>
-    where
-        T: FromStr<Err: Display>,
-    {
-        if let Some(value) = self.given(flag, environment)? {
-            return Ok(value);
-        }
-        let default =
-            self.default.ok_or_else(|| Failure::usage(format!("{} is needed", self.name())))?;
-        self.parse(default, "the default")
-    }
-
-    /// What the user gave: the flag's value, else the variable's.
-    ///
-    /// # Errors
-    ///
-    /// When the variable's value is none of a `T`.
-    pub(crate) fn given<T>(
-        &self,
-        flag: Option<T>,
-        environment: &Environment,
-    ) -> Result<Option<T>, Failure>
-    where
-        T: FromStr<Err: Display>,
-    {
-        if flag.is_some() {
-            return Ok(flag);
-        }
-        let Some(variable) = self.variable else { return Ok(None) };
-        let Some(text) = environment.get(variable) else { return Ok(None) };
-        self.parse(text, variable).map(Some)
-    }
-
-    fn parse<T>(&self, text: &str, source: &str) -> Result<T, Failure>
-    where
-        T: FromStr<Err: Display>,
-    {
-        text.parse().map_err(|error| Failure::usage(format!("{source}={text:?}: {error}")))
+    /// The flag with its dashes, if there is one.
+    pub(crate) fn flag(&self) -> Option<String> {
+        self.has_flag.then(|| format!("--{}", self.name.replace('_', "-")))
     }
 
     /// How a message calls it: `--http-port (DYN_HTTP_PORT)`.
-    pub(crate) fn name(&self) -> String {
-        match (self.flag, self.variable) {
-            (Some(flag), Some(variable)) => format!("--{flag} ({variable})"),
-            (Some(flag), None) => format!("--{flag}"),
-            (None, variable) => variable.unwrap_or_default().to_owned(),
+    pub(crate) fn label(&self) -> String {
+        match (self.flag(), self.variables[0]) {
+            (Some(flag), Some(variable)) => format!("{flag} ({variable})"),
+            (flag, variable) => flag.or(variable.map(Into::into)).unwrap_or_default(),
         }
     }
 
-    /// What `--help` says: the meaning, the variable and the default.
+    /// What it means.
+    pub(crate) fn meaning(&self) -> String {
+        let again = if self.is_reloadable { ". Read again when it changes" } else { "" };
+        format!("{}{again}", self.meaning.trim())
+    }
+
+    /// What `--help` says: the meaning, the variables and the default.
     pub(crate) fn help(&self) -> String {
-        let mut help = self.meaning.to_owned();
-        for (what, text) in [("env", self.variable), ("default", self.default)] {
-            if let Some(text) = text {
-                help.push_str(&format!(" [{what}: {text}]"));
+        let variables = self.variables().map(|variable| format!(" [env: {variable}]"));
+        let default = self.default.map(|default| format!(" [default: {default}]"));
+        self.meaning() + &variables.chain(default).collect::<String>()
+    }
+
+    /// The argument of the command line, if it is a flag.
+    pub(crate) fn argument(&self) -> Option<Arg> {
+        let flag = self.flag()?;
+        let argument = Arg::new(self.name)
+            .long(flag.trim_start_matches("--").to_owned())
+            .action(self.action.clone())
+            .help(self.help());
+        Some(match self.placeholder {
+            // Each source is read in the same way, so the texts are kept as they are.
+            Some(placeholder) => argument
+                .value_name(placeholder)
+                .value_parser(clap::value_parser!(std::ffi::OsString)),
+            None => argument,
+        })
+    }
+}
+
+/// Declares groups of settings: for each a struct of their values, and how it is read.
+///
+/// The documentation of a field is the setting's meaning, for users. A type that is an `Option` or a
+/// `Vec` needs no default; a `bool` is a switch.
+macro_rules! settings {
+    ($(
+        $group:ident $title:literal {
+            $( $(#[doc = $meaning:literal])+ $name:ident: $type:ty = $declared:expr; )+
+        }
+    )+) => { $(
+        #[doc = concat!("The values of the group \"", $title, "\".")]
+        pub(crate) struct $group {
+            $( $(#[doc = $meaning])+ pub(crate) $name: $crate::settings::given::Value<$type>, )+
+        }
+
+        #[expect(non_upper_case_globals, reason = "the declaration of a field has its name")]
+        impl $group {
+            $( pub(crate) const $name: &'static Setting = &Setting {
+                name: stringify!($name),
+                meaning: concat!($($meaning),+),
+                action: <$type as $crate::settings::value::Shape>::ACTION,
+                ..$declared
+            }; )+
+            pub(crate) const GROUP: &'static Group =
+                &Group { title: $title, settings: &[$(Self::$name),+] };
+
+            /// # Errors
+            ///
+            /// When a value is invalid.
+            pub(crate) fn read(given: &$crate::settings::given::Given) -> Result<Self, Failure> {
+                Ok(Self { $( $name: given.value(Self::$name)?, )+ })
             }
         }
-        help
+    )+ };
+}
+use settings;
+
+/// Two settings that make sense only together.
+///
+/// # Errors
+///
+/// When one is given without the other.
+pub(crate) fn pair<T>(
+    first: Value<Option<T>>,
+    second: Value<Option<T>>,
+) -> Result<Option<(T, T)>, Failure> {
+    let [one, other] = [first.setting.label(), second.setting.label()];
+    let alone = |given, missing| {
+        Err(Failure::usage(format!(
+            "{given} is given without {missing}: both are needed, or neither"
+        )))
+    };
+    match (first.take(), second.take()) {
+        (Some(first), Some(second)) => Ok(Some((first, second))),
+        (None, None) => Ok(None),
+        (Some(_), None) => alone(one, other),
+        (None, Some(_)) => alone(other, one),
     }
 }
 
@@ -145,41 +209,12 @@ impl Setting {
 /// # Errors
 ///
 /// When the file cannot be read or holds none.
-pub(crate) fn authorities(setting: Setting, file: Option<PathBuf>) -> Result<WorkerTls, Failure> {
-    file.map(WorkerTls::with_authorities)
+pub(crate) fn authorities(file: Value<Option<PathBuf>>) -> Result<WorkerTls, Failure> {
+    let label = file.setting.label();
+    file.take()
+        .map(WorkerTls::with_authorities)
         .transpose()
         .map(Option::unwrap_or_default)
-        .with_context(|| setting.name())
+        .context(label)
         .map_err(Failure::Usage)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PORT: Setting = Setting::flag("port", "PORT", "A port").or("PORT").default("80");
-
-    #[test]
-    fn the_flag_wins_over_the_variable_and_the_variable_over_the_default() {
-        let environment = Environment::from([("PORT", "81")]);
-        assert_eq!(PORT.resolve(Some(82_u16), &environment).unwrap(), 82);
-        assert_eq!(PORT.resolve::<u16>(None, &environment).unwrap(), 81);
-        assert_eq!(PORT.resolve::<u16>(None, &Environment::default()).unwrap(), 80);
-        let blank = Environment::from([("PORT", " ")]);
-        assert_eq!(PORT.resolve::<u16>(None, &blank).unwrap(), 80);
-    }
-
-    #[test]
-    fn an_invalid_variable_is_named_with_its_value() {
-        let environment = Environment::from([("PORT", "eighty")]);
-        let failure = PORT.resolve::<u16>(None, &environment).unwrap_err();
-        assert_eq!(failure.to_string(), "PORT=\"eighty\": invalid digit found in string");
-        assert!(matches!(failure, Failure::Usage(_)));
-        assert!(PORT.resolve(Some(82_u16), &environment).is_ok(), "the flag wins unread");
-    }
-
-    #[test]
-    fn help_says_the_variable_and_the_default() {
-        assert_eq!(PORT.help(), "A port [env: PORT] [default: 80]");
-    }
 }

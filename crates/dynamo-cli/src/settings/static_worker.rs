@@ -5,7 +5,7 @@ use std::str::FromStr;
 use dynamo_discovery::{Kind, Kinds, WorkerUrl, check_model_name};
 use dynamo_namespace::Namespace;
 
-use super::value::KindList;
+use super::value;
 
 /// A worker that needs no registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +40,8 @@ impl FromStr for StaticWorker {
         for option in options.into_iter().flat_map(|options| options.split(';')) {
             match option.split_once('=') {
                 Some(("kinds", list)) if kinds.is_none() => {
-                    let list =
-                        list.parse::<KindList>().map_err(|error| format!("kinds: {error}"))?;
-                    kinds = Some(list.0);
+                    let list = value::kinds(list).map_err(|error| format!("kinds: {error}"))?;
+                    kinds = Some(list);
                 }
                 Some(("namespace", name)) if namespace.is_none() && !name.is_empty() => {
                     namespace = Some(name.parse::<Namespace>().map_err(|error| error.to_string())?);

@@ -1,61 +1,27 @@
 //! Where workers register: which store, and how it is reached.
 
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Args;
 use dynamo_discovery::{ClientIdentity, Credentials, EtcdConfig, Tls};
 
-use super::value::Expected;
-use super::{Setting, table};
-use crate::environment::Environment;
+use super::given::{Given, Origin};
+use super::value::Backend;
+use super::{pair, table};
 use crate::failure::Failure;
 
-#[derive(Args, Clone, Debug, Default)]
-pub(crate) struct StoreFlags {
-    #[arg(long)]
-    discovery_backend: Option<Backend>,
-    #[arg(long)]
-    etcd_endpoints: Option<Endpoints>,
-    #[arg(long)]
-    etcd_username: Option<String>,
-    #[arg(long)]
-    etcd_ca: Option<PathBuf>,
-    #[arg(long)]
-    etcd_client_cert: Option<PathBuf>,
-    #[arg(long)]
-    etcd_client_key: Option<PathBuf>,
-}
-
-/// The kind of store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Backend {
-    Etcd,
-    Memory,
-}
-
-impl FromStr for Backend {
-    type Err = Expected;
-
-    fn from_str(text: &str) -> Result<Self, Expected> {
-        match text {
-            "etcd" => Ok(Self::Etcd),
-            // `mem` is how newer releases of Dynamo spell it.
-            "memory" | "mem" => Ok(Self::Memory),
-            _ => Err(Expected("etcd or memory".into())),
-        }
-    }
-}
-
 /// The members of a cluster, between commas; the store checks each.
-#[derive(Clone, Debug)]
-struct Endpoints(Vec<String>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoints(pub(crate) Vec<String>);
 
 impl FromStr for Endpoints {
-    type Err = Infallible;
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains('@') {
+            return Err("it has user info: give the user with --etcd-username, and the password \
+                        with ETCD_AUTH_PASSWORD");
+        }
         Ok(Self(text.split(',').map(|endpoint| endpoint.trim().to_owned()).collect()))
     }
 }
@@ -65,7 +31,7 @@ impl FromStr for Endpoints {
 pub(crate) enum Store {
     /// etcd.
     Etcd {
-        config: EtcdConfig,
+        etcd: Etcd,
         /// Whether anyone said so, or it is only the default.
         named: bool,
     },
@@ -76,68 +42,42 @@ pub(crate) enum Store {
     },
 }
 
-impl StoreFlags {
-    /// # Errors
-    ///
-    /// When a value is invalid, or comes without the other one of its pair.
-    pub(crate) fn resolve(self, environment: &Environment) -> Result<Store, Failure> {
-        let by_flag = self.discovery_backend.is_some();
-        let backend = table::DISCOVERY_BACKEND.given(self.discovery_backend, environment)?;
-        if backend == Some(Backend::Memory) {
-            return Ok(Store::Memory { by_flag });
-        }
-        let endpoints = table::ETCD_ENDPOINTS.given(self.etcd_endpoints, environment)?;
-        let ca = table::ETCD_CA.given(self.etcd_ca, environment)?;
-        let credentials = pair(
-            (table::ETCD_USERNAME, self.etcd_username),
-            (table::ETCD_PASSWORD, None),
-            environment,
-        )?
+/// How etcd is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Etcd {
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) config: EtcdConfig,
+}
+
+/// # Errors
+///
+/// When a value is invalid, or comes without the other one of its pair.
+pub(crate) fn read(given: &Given) -> Result<Store, Failure> {
+    let store = table::Store::read(given)?;
+    if *store.discovery_backend == Backend::Memory {
+        return Ok(Store::Memory { by_flag: store.discovery_backend.origin == Origin::Flag });
+    }
+    let named = store.discovery_backend.is_given() || store.etcd_endpoints.is_given();
+    let credentials = pair(store.etcd_username, store.etcd_password)?
         .map(|(username, password): (String, String)| Credentials::new(username, password));
-        let client = pair(
-            (table::ETCD_CLIENT_CERT, self.etcd_client_cert),
-            (table::ETCD_CLIENT_KEY, self.etcd_client_key),
-            environment,
-        )?
+    let client = pair(store.etcd_client_cert, store.etcd_client_key)?
         .map(|(cert, key): (PathBuf, PathBuf)| ClientIdentity::new(cert, key));
-        let trusted = ca.map(|ca: PathBuf| Tls::new().with_ca(ca));
-        let tls = match client {
-            Some(client) => Some(trusted.unwrap_or_default().with_client(client)),
-            None => trusted,
-        };
-
-        let named =
-            backend.is_some() || endpoints.is_some() || credentials.is_some() || tls.is_some();
-        let Endpoints(endpoints) = table::ETCD_ENDPOINTS.resolve(endpoints, environment)?;
-        let config = EtcdConfig::new(endpoints).with_credentials(credentials).with_tls(tls);
-        Ok(Store::Etcd { config, named })
-    }
-}
-
-/// Two settings that make sense only together.
-fn pair<T: FromStr<Err: std::fmt::Display>>(
-    (first, first_flag): (Setting, Option<T>),
-    (second, second_flag): (Setting, Option<T>),
-    environment: &Environment,
-) -> Result<Option<(T, T)>, Failure> {
-    let alone = |given: Setting, missing: Setting| {
-        Err(Failure::usage(format!(
-            "{} is given without {}: etcd needs both, or neither",
-            given.name(),
-            missing.name()
-        )))
+    let trusted = store.etcd_ca.take().map(|ca| Tls::new().with_ca(ca));
+    let tls = match client {
+        Some(client) => Some(trusted.unwrap_or_default().with_client(client)),
+        None => trusted,
     };
-    match (first.given(first_flag, environment)?, second.given(second_flag, environment)?) {
-        (Some(one), Some(other)) => Ok(Some((one, other))),
-        (None, None) => Ok(None),
-        (Some(_), None) => alone(first, second),
-        (None, Some(_)) => alone(second, first),
-    }
+    let named = named || credentials.is_some() || tls.is_some();
+    let Endpoints(endpoints) = store.etcd_endpoints.take();
+    let config = EtcdConfig::new(endpoints.clone()).with_credentials(credentials).with_tls(tls);
+    Ok(Store::Etcd { etcd: Etcd { endpoints, config }, named })
 }
 
-/// Whether every member of a cluster is on this machine.
-pub(crate) fn is_local(config: &EtcdConfig) -> bool {
-    config.endpoints().iter().all(|endpoint| endpoint.parse().is_ok_and(|uri| is_loopback(&uri)))
+impl Etcd {
+    /// Whether every member of the cluster is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| endpoint.parse().is_ok_and(|uri| is_loopback(&uri)))
+    }
 }
 
 /// Whether a URL's host means the machine that asks.
@@ -152,19 +92,24 @@ pub(crate) fn is_loopback(uri: &http::Uri) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::tests::given;
 
-    fn resolve(flags: StoreFlags, environment: impl Into<Environment>) -> Result<Store, String> {
-        flags.resolve(&environment.into()).map_err(|failure| failure.to_string())
+    fn resolve<const N: usize>(
+        arguments: &[&str],
+        variables: [(&str, &str); N],
+    ) -> Result<Store, String> {
+        let given = given(&table::FRONTEND, arguments, variables)?;
+        read(&given).map_err(|failure| failure.to_string())
     }
 
     #[test]
     fn etcd_on_this_machine_is_the_default() {
-        let Ok(Store::Etcd { config, named }) = resolve(StoreFlags::default(), []) else {
+        let Ok(Store::Etcd { etcd, named }) = resolve(&[], []) else {
             panic!("etcd is the default")
         };
         assert!(!named);
-        assert_eq!(config.endpoints(), [EtcdConfig::DEFAULT_ENDPOINT]);
-        assert!(is_local(&config));
+        assert_eq!(etcd.endpoints, [EtcdConfig::DEFAULT_ENDPOINT]);
+        assert!(etcd.is_local());
     }
 
     #[test]
@@ -174,32 +119,29 @@ mod tests {
             ("DYN_DISCOVERY_BACKEND", "etcd"),
             ("ETCD_AUTH_CA", "/ca.pem"),
         ] {
-            let store = resolve(StoreFlags::default(), [(variable, value)]);
+            let store = resolve(&[], [(variable, value)]);
             assert!(matches!(store, Ok(Store::Etcd { named: true, .. })), "{variable}");
         }
-        let lease = resolve(StoreFlags::default(), [("ETCD_LEASE_TTL", "10")]);
+        let lease = resolve(&[], [("ETCD_LEASE_TTL", "10")]);
         assert!(matches!(lease, Ok(Store::Etcd { named: false, .. })), "workers set it");
     }
 
     #[test]
     fn endpoints_stand_between_commas() {
         let list = [("ETCD_ENDPOINTS", "http://a:1, b:2")];
-        let Ok(Store::Etcd { config, .. }) = resolve(StoreFlags::default(), list) else {
-            panic!("etcd was named")
-        };
-        assert_eq!(config.endpoints(), ["http://a:1", "b:2"]);
-        assert!(!is_local(&config));
+        let Ok(Store::Etcd { etcd, .. }) = resolve(&[], list) else { panic!("etcd was named") };
+        assert_eq!(etcd.endpoints, ["http://a:1", "b:2"]);
+        assert!(!etcd.is_local());
     }
 
     #[test]
     fn the_memory_is_chosen_by_flag_or_variable() {
-        let flags =
-            StoreFlags { discovery_backend: Some(Backend::Memory), ..StoreFlags::default() };
-        let by_flag = resolve(flags, [("DYN_DISCOVERY_BACKEND", "etcd")]);
+        let flags = ["--discovery-backend", "memory"];
+        let by_flag = resolve(&flags, [("DYN_DISCOVERY_BACKEND", "etcd")]);
         assert!(matches!(by_flag, Ok(Store::Memory { by_flag: true })));
-        let by_variable = resolve(StoreFlags::default(), [("DYN_DISCOVERY_BACKEND", "mem")]);
+        let by_variable = resolve(&[], [("DYN_DISCOVERY_BACKEND", "mem")]);
         assert!(matches!(by_variable, Ok(Store::Memory { by_flag: false })));
-        let other = resolve(StoreFlags::default(), [("DYN_DISCOVERY_BACKEND", "kubernetes")]);
+        let other = resolve(&[], [("DYN_DISCOVERY_BACKEND", "kubernetes")]);
         assert_eq!(
             other.unwrap_err(),
             "DYN_DISCOVERY_BACKEND=\"kubernetes\": expected etcd or memory"
@@ -214,7 +156,7 @@ mod tests {
             ("ETCD_AUTH_USERNAME", "--etcd-username", "ETCD_AUTH_PASSWORD"),
             ("ETCD_AUTH_PASSWORD", "ETCD_AUTH_PASSWORD", "--etcd-username"),
         ] {
-            let message = resolve(StoreFlags::default(), [(variable, "x")]).unwrap_err();
+            let message = resolve(&[], [(variable, "x")]).unwrap_err();
             assert!(message.starts_with(given) && message.contains(missing), "{message}");
         }
     }

@@ -1,10 +1,148 @@
-//! Values of settings: types that cannot hold a wrong one.
+//! Values of settings: types that cannot hold a wrong one, and how they are read from texts.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use dynamo_discovery::{Kind, Kinds};
+use clap::ArgAction;
+use dynamo_discovery::{Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
+use dynamo_http::{Network, RouterMode};
+use http::HeaderName;
+
+use super::static_worker::StaticWorker;
+use super::store::Endpoints;
+
+/// One value, read from a text as a source has it.
+pub(crate) trait FromText: Sized {
+    /// # Errors
+    ///
+    /// Why it is none, in a part of a sentence.
+    fn from_text(text: &OsStr) -> Result<Self, String>;
+}
+
+/// What a setting holds: one value, maybe one, any number, or whether it is switched on.
+pub(crate) trait Shape: Sized {
+    /// What clap does with the flag.
+    const ACTION: ArgAction;
+
+    /// # Errors
+    ///
+    /// When one of the texts is no value, or there is none and one is needed.
+    fn read(texts: &[OsString]) -> Result<Self, Refused<'_>>;
+}
+
+/// A text that is no value.
+pub(crate) struct Refused<'a> {
+    pub(crate) text: &'a OsStr,
+    pub(crate) why: String,
+}
+
+fn parse<T: FromText>(text: &OsString) -> Result<T, Refused<'_>> {
+    T::from_text(text).map_err(|why| Refused { text, why })
+}
+
+impl<T: FromText> Shape for Option<T> {
+    const ACTION: ArgAction = ArgAction::Set;
+
+    fn read(texts: &[OsString]) -> Result<Self, Refused<'_>> {
+        texts.last().map(parse).transpose()
+    }
+}
+
+impl<T: FromText> Shape for T {
+    const ACTION: ArgAction = ArgAction::Set;
+
+    fn read(texts: &[OsString]) -> Result<Self, Refused<'_>> {
+        let needed = || Refused { text: OsStr::new(""), why: "a value is needed".to_owned() };
+        Option::read(texts)?.ok_or_else(needed)
+    }
+}
+
+impl<T: FromText> Shape for Vec<T> {
+    const ACTION: ArgAction = ArgAction::Append;
+
+    fn read(texts: &[OsString]) -> Result<Self, Refused<'_>> {
+        texts.iter().map(parse).collect()
+    }
+}
+
+impl Shape for bool {
+    const ACTION: ArgAction = ArgAction::SetTrue;
+
+    fn read(texts: &[OsString]) -> Result<Self, Refused<'_>> {
+        Ok(texts.last().map(parse).transpose()?.is_some_and(|YesNo(on)| on))
+    }
+}
+
+impl FromText for PathBuf {
+    fn from_text(text: &OsStr) -> Result<Self, String> {
+        if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.into()) }
+    }
+}
+
+/// Types that are read as they parse.
+macro_rules! from_text {
+    ($($type:ty),+) => { $(
+        impl FromText for $type {
+            fn from_text(text: &OsStr) -> Result<Self, String> {
+                let text = text.to_str().ok_or("it is not UTF-8")?;
+                text.parse().map_err(|error: <Self as FromStr>::Err| error.to_string())
+            }
+        }
+    )+ };
+}
+from_text!(String, u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
+from_text!(HeaderName, Network, RouterMode, StaticWorker, WorkerUrl, Endpoints);
+from_text!(Seconds, Timeout, LeaseTtl, Mebibytes, Kibibytes, YesNo, Percent, ModelName);
+
+/// Types of which each value has a name.
+macro_rules! from_name {
+    ($($type:ty { $($name:literal => $value:expr),+ } $expected:literal)+) => { $(
+        impl FromText for $type {
+            fn from_text(text: &OsStr) -> Result<Self, String> {
+                match text.to_str() {
+                    $(Some($name) => Ok($value),)+
+                    _ => Err(Expected($expected.to_owned()).to_string()),
+                }
+            }
+        }
+    )+ };
+}
+from_name! {
+    WatchScope { "value" => Self::Value, "key" => Self::Key } "value or key"
+    Format { "json" => Self::Json, "env" => Self::Env } "json or env"
+    // `mem` is how newer releases of Dynamo spell it.
+    Backend { "etcd" => Self::Etcd, "memory" => Self::Memory, "mem" => Self::Memory } "etcd or memory"
+}
+
+/// How `dynamo-worker-config` prints an identity.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Format {
+    Json,
+    Env,
+}
+
+/// The kind of store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Etcd,
+    Memory,
+}
+
+/// A model's name that may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModelName(pub(crate) String);
+
+impl FromStr for ModelName {
+    type Err = dynamo_discovery::InvalidEntry;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        check_model_name(text).map(|()| Self(text.to_owned()))
+    }
+}
 
 /// Why a text is no such value: what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,30 +259,29 @@ impl FromStr for YesNo {
     }
 }
 
-/// Kinds of model, at least one: `Chat | Completions` as in the store, or `chat,completions`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KindList(pub(crate) Kinds);
-
-impl FromStr for KindList {
-    type Err = Expected;
-
-    fn from_str(text: &str) -> Result<Self, Expected> {
-        let kind = |name: &str| {
-            let known = |kind: &Kind| kind.name().eq_ignore_ascii_case(name);
-            Kind::ALL.iter().copied().find(known).map(Kinds::from).or_else(|| {
-                // What older releases of Dynamo call them.
-                Some(Kinds::parse(name).kinds).filter(|kinds| !kinds.is_empty())
-            })
-        };
-        let kinds = text
-            .split(['|', ','])
-            .map(str::trim)
-            .try_fold(Kinds::NONE, |kinds, name| Some(kinds.union(kind(name)?)));
-        kinds.map(Self).ok_or_else(|| {
-            let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-            Expected(format!("some of {}", names.join(", ")))
-        })
+impl FromText for Kinds {
+    fn from_text(text: &OsStr) -> Result<Self, String> {
+        kinds(&text.to_string_lossy()).map_err(|expected| expected.to_string())
     }
+}
+
+/// Kinds of model, at least one: `Chat | Completions` as in the store, or `chat,completions`.
+pub(crate) fn kinds(text: &str) -> Result<Kinds, Expected> {
+    let kind = |name: &str| {
+        let known = |kind: &Kind| kind.name().eq_ignore_ascii_case(name);
+        Kind::ALL.iter().copied().find(known).map(Kinds::from).or_else(|| {
+            // What older releases of Dynamo call them.
+            Some(Kinds::parse(name).kinds).filter(|kinds| !kinds.is_empty())
+        })
+    };
+    let kinds = text
+        .split(['|', ','])
+        .map(str::trim)
+        .try_fold(Kinds::NONE, |kinds, name| Some(kinds.union(kind(name)?)));
+    kinds.ok_or_else(|| {
+        let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        Expected(format!("some of {}", names.join(", ")))
+    })
 }
 
 /// A share in percent.
@@ -200,10 +337,10 @@ mod tests {
         let both = Kinds::from_iter([Kind::Chat, Kind::Completions]);
         for text in ["Chat | Completions", "chat,completions", "CHAT|Completion", "Backend", "0x3"]
         {
-            assert_eq!(text.parse(), Ok(KindList(both)), "{text}");
+            assert_eq!(kinds(text), Ok(both), "{text}");
         }
         for text in ["", "chat,", "telepathy", "chat|telepathy"] {
-            let error = text.parse::<KindList>().unwrap_err().to_string();
+            let error = kinds(text).unwrap_err().to_string();
             assert!(error.starts_with("expected some of Chat, Completions, Embedding"), "{error}");
         }
     }

@@ -21,7 +21,7 @@ use super::signals::{Asked, Signals};
 use crate::echo::{EchoEngine, local_url, unix_now};
 use crate::engine::HttpEngine;
 use crate::failure::Failure;
-use crate::settings::table;
+use crate::settings::table::Echo;
 
 /// How long a store that is away may delay the end.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
@@ -152,7 +152,7 @@ async fn start_engine(settings: &WorkerSettings) -> Result<(RunningEngine, Worke
                 .await
                 .and_then(|listener| Ok((listener.local_addr()?, listener)))
                 .with_context(|| {
-                    let setting = table::ECHO_PORT.name();
+                    let setting = Echo::echo_port.label();
                     format!("the echo engine cannot listen on {host}:{port}, which {setting} sets")
                 });
             let (address, listener) = listener.map_err(Failure::Running)?;

@@ -19,26 +19,24 @@ use std::sync::Arc;
 use dynamo_discovery::{EtcdStore, RegistrationConfig};
 use tracing::warn;
 
-use crate::environment::Environment;
 use crate::failure::Failure;
+use crate::settings::given::Given;
+use crate::settings::table::WORKER;
 use crate::settings::value::LeaseTtl;
 use crate::settings::{identity, store};
 use crate::{logging, program, runtime};
 
 use lifecycle::Worker;
-use settings::{WorkerFlags, WorkerSettings};
-
-#[cfg(test)]
-pub(crate) type Flags = WorkerFlags;
+use settings::WorkerSettings;
 
 /// Runs `dynamo-worker`.
 pub fn main() -> ExitCode {
-    program::run(&crate::settings::table::WORKER, run)
+    program::run(&WORKER, run)
 }
 
-fn run(flags: WorkerFlags, environment: &Environment) -> Result<ExitCode, Failure> {
-    logging::start(environment)?;
-    let settings = flags.resolve(environment)?;
+fn run(given: &Given) -> Result<ExitCode, Failure> {
+    logging::start(given)?;
+    let settings = settings::read(given)?;
     runtime::block_on(None, start(settings))
 }
 
@@ -50,9 +48,9 @@ async fn start(settings: WorkerSettings) -> Result<ExitCode, Failure> {
             "a short lease: a busy machine, or a new leader of etcd, can end it while the worker lives"
         );
     }
-    let is_local = store::is_local(&settings.etcd);
-    let store =
-        EtcdStore::new(settings.etcd.clone()).map_err(|error| Failure::Usage(error.into()))?;
+    let is_local = settings.etcd.is_local();
+    let store = EtcdStore::new(settings.etcd.config.clone())
+        .map_err(|error| Failure::Usage(error.into()))?;
     let registration = RegistrationConfig::new(Arc::new(store)).with_ttl(settings.lease_ttl);
     let worker = Worker::start(settings).await?;
     if !is_local && store::is_loopback(&worker.offer.url.to_uri()) {

@@ -5,70 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser;
-use dynamo_discovery::{EtcdConfig, Kind, Kinds, WorkerUrl, check_model_name};
+use dynamo_discovery::{Kind, Kinds, WorkerUrl};
 use dynamo_http::{WorkerKey, WorkerTls};
 use dynamo_namespace::EndpointId;
 
 use crate::echo::EchoEngine;
-use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::settings::identity::IdentityFlags;
+use crate::settings::given::{Given, Value};
 use crate::settings::static_worker::default_kinds;
-use crate::settings::store::{Store, StoreFlags};
-use crate::settings::value::{KindList, LeaseTtl, Seconds, Timeout};
-use crate::settings::{authorities, table};
-
-#[derive(Debug, Parser)]
-pub(crate) struct WorkerFlags {
-    #[command(flatten)]
-    identity: IdentityFlags,
-    #[arg(long)]
-    url: Option<WorkerUrl>,
-    #[arg(long)]
-    advertise_url: Option<WorkerUrl>,
-    #[arg(long)]
-    engine_api_key_file: Option<PathBuf>,
-    #[arg(long)]
-    engine_ca: Option<PathBuf>,
-    #[arg(long)]
-    start_timeout: Option<Timeout>,
-    #[arg(long)]
-    silence_timeout: Option<Timeout>,
-    #[arg(long)]
-    drain_grace: Option<Seconds>,
-    #[arg(long)]
-    stop_timeout: Option<Seconds>,
-    #[arg(long, value_parser = model_name)]
-    model: Vec<String>,
-    #[arg(long)]
-    model_type: Option<KindList>,
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    context_length: Option<u64>,
-    #[arg(long)]
-    echo: bool,
-    #[arg(long)]
-    echo_host: Option<String>,
-    #[arg(long)]
-    echo_port: Option<u16>,
-    #[arg(long)]
-    echo_delay_ms: Option<u32>,
-    #[arg(long)]
-    lease_ttl: Option<LeaseTtl>,
-    #[command(flatten)]
-    store: StoreFlags,
-    /// The engine to run, after `--`.
-    #[arg(
-        last = true,
-        value_name = "COMMAND",
-        help = "The engine to run: it ends with the worker"
-    )]
-    command: Vec<OsString>,
-}
-
-fn model_name(text: &str) -> Result<String, dynamo_discovery::InvalidEntry> {
-    check_model_name(text).map(|()| text.to_owned())
-}
+use crate::settings::store::{self, Etcd, Store};
+use crate::settings::table::{self, Echo, Engine, Lease, Models};
+use crate::settings::value::ModelName;
+use crate::settings::{authorities, identity};
 
 /// A worker's settings, checked.
 #[derive(Debug)]
@@ -83,7 +31,7 @@ pub(crate) struct WorkerSettings {
     pub(crate) models: Vec<String>,
     pub(crate) kinds: Kinds,
     pub(crate) context_length: Option<u64>,
-    pub(crate) etcd: EtcdConfig,
+    pub(crate) etcd: Etcd,
     pub(crate) lease_ttl: Duration,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) silence_timeout: Duration,
@@ -102,113 +50,97 @@ pub(crate) enum EngineSettings {
     Echo { host: String, port: u16, delay: Duration },
 }
 
-impl WorkerFlags {
-    /// # Errors
-    ///
-    /// When something is missing, invalid or does not go together.
-    pub(crate) fn resolve(self, environment: &Environment) -> Result<WorkerSettings, Failure> {
-        let endpoint = self.identity.resolve(environment)?;
-        let etcd = match self.store.resolve(environment)? {
-            Store::Etcd { config, .. } => config,
-            Store::Memory { .. } => {
-                return Err(Failure::usage(format!(
-                    "{} is memory, which lives in one process: no frontend would see this worker; \
-                     use etcd, or start the frontend with --worker-url",
-                    table::DISCOVERY_BACKEND.name()
-                )));
-            }
-        };
-        let engine = match (self.echo, self.url, self.command) {
-            (true, None, command) if command.is_empty() => {
-                let milliseconds = table::ECHO_DELAY_MS.resolve(self.echo_delay_ms, environment)?;
-                EngineSettings::Echo {
-                    host: table::ECHO_HOST.resolve(self.echo_host, environment)?,
-                    port: table::ECHO_PORT.resolve(self.echo_port, environment)?,
-                    delay: Duration::from_millis(u32::into(milliseconds)),
-                }
-            }
-            (false, Some(url), command) if command.is_empty() => EngineSettings::Elsewhere(url),
-            (false, Some(url), command) => EngineSettings::Command { url, command },
-            (false, None, command) if command.is_empty() => {
-                return Err(Failure::usage(
-                    "no engine is given: --url for one that runs, --url and -- COMMAND for one to \
-                     run, or --echo for the built-in one",
-                ));
-            }
-            (false, None, _) => {
-                return Err(Failure::usage("--url is needed: it says where COMMAND will listen"));
-            }
-            (true, ..) => {
-                return Err(Failure::usage(
-                    "--echo is an engine of its own: leave --url and COMMAND out",
-                ));
-            }
-        };
-        let is_echo = matches!(engine, EngineSettings::Echo { .. });
-        let KindList(kinds) = self.model_type.unwrap_or(KindList(if is_echo {
-            default_kinds().union(Kind::Embedding.into())
-        } else {
-            default_kinds()
-        }));
-        let models = match self.model {
-            models if models.is_empty() && is_echo => vec![EchoEngine::DEFAULT_MODEL.to_owned()],
-            models => models,
-        };
-        let LeaseTtl(lease_ttl) = table::LEASE_TTL.resolve(self.lease_ttl, environment)?;
-        let Timeout(silence_timeout) =
-            table::SILENCE_TIMEOUT.resolve(self.silence_timeout, environment)?;
-        let Seconds(drain_grace) = table::DRAIN_GRACE.resolve(self.drain_grace, environment)?;
-        let Seconds(stop_timeout) = table::STOP_TIMEOUT.resolve(self.stop_timeout, environment)?;
-        let engine_key = WorkerKey::default();
-        if let Some(file) = self.engine_api_key_file {
-            read_key(&file, &engine_key)?;
+/// # Errors
+///
+/// When something is missing, invalid or does not go together.
+pub(crate) fn read(given: &Given) -> Result<WorkerSettings, Failure> {
+    let endpoint = identity::read(given)?;
+    let (engine, models) = (Engine::read(given)?, Models::read(given)?);
+    let (echo, lease) = (Echo::read(given)?, Lease::read(given)?);
+    let Store::Etcd { etcd, .. } = store::read(given)? else {
+        return Err(Failure::usage(format!(
+            "{} is memory, which lives in one process: no frontend would see this worker; use \
+             etcd, or start the frontend with --worker-url",
+            table::Store::discovery_backend.label()
+        )));
+    };
+    let place = place(echo, engine.url.take(), given.command())?;
+    let is_echo = matches!(place, EngineSettings::Echo { .. });
+    let kinds = models.model_type.unwrap_or_else(|| {
+        let more = if is_echo { Kind::Embedding.into() } else { Kinds::NONE };
+        default_kinds().union(more)
+    });
+    let mut names: Vec<_> = models.model.take().into_iter().map(|ModelName(name)| name).collect();
+    if names.is_empty() && is_echo {
+        names.push(EchoEngine::DEFAULT_MODEL.to_owned());
+    }
+    Ok(WorkerSettings {
+        endpoint,
+        engine: place,
+        advertise_url: engine.advertise_url.take(),
+        engine_key: engine_key(&engine.engine_api_key_file)?,
+        engine_tls: authorities(engine.engine_ca)?,
+        models: names,
+        kinds,
+        context_length: models.context_length.map(u64::from),
+        etcd,
+        lease_ttl: lease.lease_ttl.0,
+        start_timeout: engine.start_timeout.map(|timeout| timeout.0),
+        silence_timeout: engine.silence_timeout.0,
+        drain_grace: engine.drain_grace.0,
+        stop_timeout: engine.stop_timeout.0,
+    })
+}
+
+fn place(
+    echo: Echo,
+    url: Option<WorkerUrl>,
+    command: Vec<OsString>,
+) -> Result<EngineSettings, Failure> {
+    match (*echo.echo, url) {
+        (true, None) if command.is_empty() => Ok(EngineSettings::Echo {
+            host: echo.echo_host.take(),
+            port: *echo.echo_port,
+            delay: Duration::from_millis((*echo.echo_delay_ms).into()),
+        }),
+        (false, Some(url)) if command.is_empty() => Ok(EngineSettings::Elsewhere(url)),
+        (false, Some(url)) => Ok(EngineSettings::Command { url, command }),
+        (false, None) if command.is_empty() => Err(Failure::usage(
+            "no engine is given: --url for one that runs, --url and -- COMMAND for one to run, or \
+             --echo for the built-in one",
+        )),
+        (false, None) => Err(Failure::usage("--url is needed: it says where COMMAND will listen")),
+        (true, _) => {
+            Err(Failure::usage("--echo is an engine of its own: leave --url and COMMAND out"))
         }
-        Ok(WorkerSettings {
-            endpoint,
-            engine,
-            advertise_url: self.advertise_url,
-            engine_key,
-            engine_tls: authorities(table::ENGINE_CA, self.engine_ca)?,
-            models,
-            kinds,
-            context_length: self.context_length,
-            etcd,
-            lease_ttl,
-            start_timeout: self.start_timeout.map(|Timeout(timeout)| timeout),
-            silence_timeout,
-            drain_grace,
-            stop_timeout,
-        })
     }
 }
 
-fn read_key(file: &Path, key: &WorkerKey) -> Result<(), Failure> {
-    let name = table::ENGINE_API_KEY_FILE.name();
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("{name}: cannot read {}", file.display()))
-        .map_err(Failure::Usage)?;
-    key.set(text.trim())
-        .with_context(|| format!("{name}: {} holds no key", file.display()))
-        .map_err(Failure::Usage)
+fn engine_key(file: &Value<Option<PathBuf>>) -> Result<WorkerKey, Failure> {
+    let key = WorkerKey::default();
+    if let Some(path) = &**file {
+        read_key(path, &key).with_context(|| file.setting.label()).map_err(Failure::Usage)?;
+    }
+    Ok(key)
+}
+
+fn read_key(file: &Path, key: &WorkerKey) -> anyhow::Result<()> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    key.set(text.trim()).with_context(|| format!("{} holds no key", file.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::{Parsed, parse};
+    use crate::program::tests::given;
 
-    fn resolve(
+    fn resolve<const N: usize>(
         arguments: &[&str],
-        environment: impl Into<Environment>,
+        variables: [(&str, &str); N],
     ) -> Result<WorkerSettings, String> {
-        let arguments = ["dynamo-worker"].iter().chain(arguments);
-        match parse::<WorkerFlags>(&table::WORKER, arguments) {
-            Ok(Parsed::Flags(flags)) => {
-                flags.resolve(&environment.into()).map_err(|failure| failure.to_string())
-            }
-            Ok(Parsed::Help(text)) => Err(text),
-            Err(failure) => Err(failure.to_string()),
-        }
+        let given = given(&table::WORKER, arguments, variables)?;
+        read(&given).map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -285,7 +217,7 @@ mod tests {
             (["--url", "ftp://h"], "neither http nor https"),
             (["--model", "a\u{202e}b"], "bidirectional"),
             (["--model-type", "telepathy"], "expected some of Chat"),
-            (["--context-length", "0"], "not in 1.."),
+            (["--context-length", "0"], "would be zero"),
             (["--drain-grace", "-1"], "unexpected argument '-1'"),
             (["--echo-port", "65536"], "65536"),
         ] {
