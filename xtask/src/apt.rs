@@ -10,10 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{
-    process::{Interrupted, capture},
-    workspace,
-};
+use crate::{process::capture, signals::Interrupted, workspace};
 
 /// A program and where to look for its shared libraries.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::{
     chaos,
     etcd::{self, Mode},
-    itest, layering, process, workspace,
+    itest, layering, modules, process, workspace,
 };
 
 /// What is tested alone. A build of the whole workspace would unify the features and hide what is
@@ -51,6 +51,7 @@ fn all(steps: &mut Steps) -> Result<()> {
     })?;
     steps.run("formatting", || cargo(&["fmt", "--all", "--check"]))?;
     steps.run("layering", layering::check)?;
+    steps.run("order of modules", modules::check)?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--"];
     steps.run("clippy", || cargo(&[&clippy[..], &["-D", "warnings"]].concat()))?;
     for tests in TESTS {

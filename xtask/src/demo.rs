@@ -13,7 +13,8 @@ use crate::{
     etcd,
     http::{self, Answer},
     poll,
-    process::{self, Interrupted, Service, check_interrupt, shown},
+    process::{self, Service, shown},
+    signals::{Interrupted, check_interrupt},
     workspace,
 };
 

@@ -11,8 +11,10 @@ mod etcd;
 mod http;
 mod itest;
 mod layering;
+mod modules;
 mod poll;
 mod process;
+mod signals;
 mod workspace;
 
 use std::process::ExitCode;
@@ -28,6 +30,8 @@ enum Command {
     Itest(itest::Args),
     /// Run everything that must hold before a change lands
     Ci,
+    /// Check what the crates, and the modules in them, may import
+    Layering,
     /// Let things go wrong at random under load, and check all that was recorded
     Chaos(chaos::Args),
     /// Show the main job on this machine: two teams, their frontends and workers
@@ -43,11 +47,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    match process::catch_signals().and_then(|()| run(command)) {
+    match signals::catch_signals().and_then(|()| run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            let interrupted = error.is::<process::Interrupted>();
+            let interrupted = error.is::<signals::Interrupted>();
             ExitCode::from(if interrupted { 130 } else { 1 })
         }
     }
@@ -57,6 +61,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Itest(args) => itest::run(&args),
         Command::Ci => ci::run(),
+        Command::Layering => layering::check().and_then(|()| modules::check()),
         Command::Chaos(args) => chaos::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Compat(args) => compat::run(&args),

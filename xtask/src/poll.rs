@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::process::check_interrupt;
+use crate::signals::check_interrupt;
 
 /// How often `until` looks.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(20);

@@ -1,57 +1,22 @@
-//! Child processes that end when their owner does, and the signals that ask us to end.
+//! Child processes that end when their owner does.
 //!
 //! Every child leads a process group of its own. So Ctrl-C reaches us alone, we end the children in
 //! our order, and what they started ends with them.
 
 use std::{
-    fmt::{self, Display, Formatter},
     fs::{self, File},
     io::{Read, Seek},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::{poll::INTERVAL, workspace};
-
-static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-
-/// Turns the signals that ask for an end into a flag, which everything that waits looks at: so all
-/// teardown is done by `Drop`, on every path.
-pub(crate) fn catch_signals() -> Result<()> {
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED))?;
-    }
-    Ok(())
-}
-
-/// The error that a signal becomes.
-#[derive(Debug)]
-pub(crate) struct Interrupted;
-
-impl Display for Interrupted {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl std::error::Error for Interrupted {}
-
-/// Fails once a signal has asked us to end.
-pub(crate) fn check_interrupt() -> Result<()> {
-    ensure!(!INTERRUPTED.load(Ordering::Relaxed), Interrupted);
-    Ok(())
-}
+use crate::{poll::INTERVAL, signals::check_interrupt, workspace};
 
 /// A process and all that it starts, until dropped.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::contender::{Contender, Proxy, Setup};
-use crate::{http, process::check_interrupt};
+use crate::{http, signals::check_interrupt};
 
 const LIMIT: Duration = Duration::from_secs(30);
 

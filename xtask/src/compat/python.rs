@@ -8,10 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{
-    process::{Interrupted, capture},
-    workspace,
-};
+use crate::{process::capture, signals::Interrupted, workspace};
 
 const PIP_INSTALL: [&str; 5] =
     ["-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary"];

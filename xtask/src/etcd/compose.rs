@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::wait_until_ready;
+use super::ready;
 use crate::{process::capture, workspace};
 
 /// Overrides the image that the compose file names.
@@ -87,7 +87,7 @@ impl Compose {
         capture(compose.command().args(["up", "--detach"])).with_context(|| {
             "etcd's container does not start; without a registry, `cargo xtask etcd-image` builds its image"
         })?;
-        wait_until_ready(&compose.endpoint()?, || Ok(()))?;
+        ready::wait(&compose.endpoint()?, || Ok(()))?;
         Ok(compose)
     }
 

@@ -18,7 +18,7 @@ const PLACE: &str = "usr/local/bin/etcd";
 /// Builds the image under the tag of the compose file; says which.
 pub(crate) fn build() -> Result<String> {
     ensure!(compose::engine_runs(), "no Docker engine answers");
-    let binary = binary(None)?;
+    let binary = binary::provision(None)?;
     let image = compose::image()?;
     let context = tempfile::tempdir()?;
     let root = context.path().join("root");

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::wait_until_ready;
+use super::ready;
 use crate::{http::free_ports, process::Service};
 
 /// Dropped in this order: the process, then its data.
@@ -29,7 +29,7 @@ impl Local {
             .arg("--data-dir")
             .arg(directory.path().join("data"));
         let mut service = Service::start("etcd", &mut command, &directory.path().join("log"))?;
-        wait_until_ready(&client, || service.check())?;
+        ready::wait(&client, || service.check())?;
         Ok(Self { endpoint: client, _service: service, _directory: directory })
     }
 

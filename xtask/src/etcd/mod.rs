@@ -5,12 +5,10 @@ mod compose;
 mod image;
 mod local;
 mod pypi;
-
-use std::time::Duration;
+mod ready;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use serde_json::json;
 
 pub(crate) use self::{
     binary::{BINARY_VAR, provision as binary},
@@ -18,7 +16,6 @@ pub(crate) use self::{
     image::{build as build_image, build_if_absent as build_image_if_absent},
 };
 use self::{compose::Compose, local::Local};
-use crate::{http, poll};
 
 /// Names the endpoints of the etcd that tests use, comma-separated.
 pub(crate) const ENDPOINTS_VAR: &str = "DYN_TEST_ETCD_ENDPOINTS";
@@ -101,7 +98,7 @@ pub(crate) fn provision(args: &Source) -> Result<Etcd> {
             })?;
             // Ours is a plain HTTP client; behind TLS, the first test will tell.
             if let Some(plain) = endpoints.split(',').find(|url| url.starts_with("http://")) {
-                wait_until_ready(plain, || Ok(()))?;
+                ready::wait(plain, || Ok(()))?;
             }
             Ok(Etcd {
                 endpoints: endpoints.into(),
@@ -127,16 +124,4 @@ pub(crate) fn provision(args: &Source) -> Result<Etcd> {
             })
         }
     }
-}
-
-/// Ready is the first linearizable read that is answered: it needs a leader. Asked from outside and
-/// by etcd's JSON gateway, since the image may have neither shell nor etcdctl.
-fn wait_until_ready(endpoint: &str, mut check: impl FnMut() -> Result<()>) -> Result<()> {
-    let url = format!("{}/v3/kv/range", endpoint.trim_end_matches('/'));
-    let any_key = json!({ "key": "AA==" });
-    let event = format!("an answer from etcd at {endpoint}");
-    poll::until(&event, Duration::from_secs(30), || {
-        check()?;
-        Ok(http::post(&url, &any_key).is_ok_and(|answer| answer.status == 200).then_some(()))
-    })
 }
