@@ -5,43 +5,46 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
-    chaos,
+    chaos, coverage, downstream,
     etcd::{self, Mode},
-    itest, layering, modules, process, workspace,
+    itest, layering, modules, process,
+    row::{Features, Row, Targets},
+    workspace,
 };
 
-/// What is tested alone. A build of the whole workspace would unify the features and hide what is
-/// missing.
-const TESTS: [&[&str]; 8] = [
-    &["dynamo-namespace"],
-    &["dynamo-namespace", "--features", "serde"],
-    &["dynamo-discovery"],
-    // The backend's own units. Its conformance needs an etcd, so that is for itest.
-    &["dynamo-discovery", "--features", "etcd-tls,test-util", "--lib"],
-    &["dynamo-http"],
-    &["dynamo-http", "--features", "tls", "--test", "proxy"],
-    &["dynamo-cli"],
-    &["xtask"],
+/// The tests that need neither an etcd nor anything else.
+const TESTS: [Row; 11] = [
+    Row::of("dynamo-namespace", Features::Default, Targets::All),
+    Row::of("dynamo-namespace", Features::All, Targets::All),
+    Row::of("dynamo-discovery", Features::Default, Targets::All),
+    // Its integration tests with all features need an etcd, so `itest` runs them.
+    Row::of("dynamo-discovery", Features::All, Targets::Lib),
+    Row::of("dynamo-discovery", Features::All, Targets::Doc),
+    Row::of("dynamo-http", Features::None, Targets::All),
+    Row::of("dynamo-http", Features::Default, Targets::All),
+    Row::of("dynamo-http", Features::All, Targets::All),
+    Row::of("dynamo-cli", Features::Default, Targets::All),
+    Row::of("xtask", Features::All, Targets::All),
+    Row::of("xtask-protoc", Features::Default, Targets::All),
 ];
 
-/// Features that must build without the others.
-const FEATURES: [&[&str]; 6] = [
-    &["-p", "dynamo-discovery", "--no-default-features"],
-    &["-p", "dynamo-discovery", "--features", "etcd"],
-    &["-p", "dynamo-discovery", "--features", "etcd-tls"],
-    &["-p", "dynamo-discovery", "--features", "test-util"],
-    &["-p", "dynamo-http", "--no-default-features"],
-    &["-p", "dynamo-cli", "--no-default-features"],
-];
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run only the steps whose name contains this, for instance "layering"
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+}
 
-pub(crate) fn run() -> Result<()> {
-    let mut steps = Steps::default();
+pub(crate) fn run(args: Args) -> Result<()> {
+    let mut steps = Steps { only: args.only.unwrap_or_default(), ended: Vec::new() };
     let outcome = all(&mut steps);
     steps.summary();
-    outcome
+    outcome?;
+    ensure!(!steps.ended.is_empty(), "no step has a name with {:?} in it", steps.only);
+    Ok(())
 }
 
 fn all(steps: &mut Steps) -> Result<()> {
@@ -50,13 +53,16 @@ fn all(steps: &mut Steps) -> Result<()> {
         process::capture(&mut command).map(drop)
     })?;
     steps.run("formatting", || cargo(&["fmt", "--all", "--check"]))?;
-    steps.run("layering", layering::check)?;
-    steps.run("order of modules", modules::check)?;
+    steps.run("layering of crates", layering::check)?;
+    steps.run("layering of modules", modules::check)?;
+    steps.run("coverage", || {
+        coverage::check(&[&TESTS[..], &itest::suites(false), &itest::suites(true)].concat())
+    })?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--"];
     steps.run("clippy", || cargo(&[&clippy[..], &["-D", "warnings"]].concat()))?;
-    for tests in TESTS {
-        let name = format!("tests of {}", tests.join(" "));
-        steps.run(&name, || cargo(&[&["test", "-p"], tests].concat()))?;
+    for row in TESTS {
+        let mut command = row.command();
+        steps.run(&process::shown(&command), || process::run(&mut command))?;
     }
     steps.run("seeds of the fuzz targets", || {
         // The versions and the target directory of all, so that most of it is built already.
@@ -66,9 +72,7 @@ fn all(steps: &mut Steps) -> Result<()> {
         let seeds = ["test", "--manifest-path", "fuzz/Cargo.toml", "--no-default-features"];
         cargo(&[&seeds[..], &["--lib", "--target-dir", &target]].concat())
     })?;
-    steps.run("features", || {
-        FEATURES.iter().try_for_each(|features| cargo(&[&["check"], *features].concat()))
-    })?;
+    steps.run("combinations of features", downstream::check)?;
     steps.run("documentation", || {
         let mut command = workspace::cargo(["doc", "--workspace", "--no-deps", "--all-features"]);
         process::run(command.env("RUSTDOCFLAGS", "-D warnings"))
@@ -94,22 +98,28 @@ fn itest(mode: Mode) -> Result<()> {
     itest::run(&itest::Args { etcd: etcd::Source::of(mode), cargo_test: Vec::new() })
 }
 
-/// The steps so far, with the time that each took.
-#[derive(Default)]
-struct Steps(Vec<(String, Duration, bool)>);
+struct Steps {
+    /// What the name of a step must contain for it to run.
+    only: String,
+    /// The steps so far: the name, the time that it took, and whether it passed.
+    ended: Vec<(String, Duration, bool)>,
+}
 
 impl Steps {
     fn run(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+        if !name.contains(&self.only) {
+            return Ok(());
+        }
         println!("\n== {name}");
         let started = Instant::now();
         let outcome = step();
-        self.0.push((name.into(), started.elapsed(), outcome.is_ok()));
+        self.ended.push((name.into(), started.elapsed(), outcome.is_ok()));
         outcome.with_context(|| format!("ci: the step \"{name}\" failed"))
     }
 
     fn summary(&self) {
         println!("\n== summary");
-        for (name, took, passed) in &self.0 {
+        for (name, took, passed) in &self.ended {
             let mark = if *passed { "" } else { "  FAILED" };
             println!("{:7.1} s  {name}{mark}", took.as_secs_f64());
         }

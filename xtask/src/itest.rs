@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     etcd,
     process::{self, Group, shown},
+    row::{Features, Row, Targets},
     workspace,
 };
 
@@ -23,11 +24,14 @@ pub(crate) const BINARIES_VAR: &str = "DYN_TEST_BIN_DIR";
 /// How many tests run at once.
 const THREADS_VAR: &str = "RUST_TEST_THREADS";
 
-/// The packages and test targets that need an etcd.
-const SUITES: [&[&str]; 2] = [
-    &["-p", "dynamo-tests"],
-    &["-p", "dynamo-discovery", "--features", "etcd-tls,test-util", "--test", "etcd"],
-];
+/// The tests that need an etcd, and those of them that need a Docker engine.
+pub(crate) const fn suites(with_docker: bool) -> [Row; 2] {
+    let features = if with_docker { Features::All } else { Features::Default };
+    [
+        Row::of("dynamo-tests", features, Targets::All),
+        Row::of("dynamo-discovery", Features::All, Targets::Test("etcd")),
+    ]
+}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -51,12 +55,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("itest: etcd at {} ({})", etcd.endpoints, etcd.origin);
 
     let mut total = Counts::default();
-    for suite in SUITES {
-        let mut command = workspace::cargo(["test"]);
-        command.args(suite);
-        if args.etcd.is_compose() && suite.contains(&"dynamo-tests") {
-            command.args(["--features", "docker"]);
-        }
+    for suite in suites(args.etcd.is_compose()) {
+        let mut command = suite.command();
         command.args(&args.cargo_test);
         command.env(etcd::ENDPOINTS_VAR, &etcd.endpoints).env(BINARIES_VAR, &binaries);
         // Most of them wait most of the time. A user's own number wins.

@@ -6,14 +6,18 @@ mod bench;
 mod chaos;
 mod ci;
 mod compat;
+mod coverage;
 mod demo;
+mod downstream;
 mod etcd;
 mod http;
 mod itest;
 mod layering;
 mod modules;
+mod packages;
 mod poll;
 mod process;
+mod row;
 mod signals;
 mod workspace;
 
@@ -29,9 +33,7 @@ enum Command {
     /// Run the integration tests against a real etcd
     Itest(itest::Args),
     /// Run everything that must hold before a change lands
-    Ci,
-    /// Check what the crates, and the modules in them, may import
-    Layering,
+    Ci(ci::Args),
     /// Let things go wrong at random under load, and check all that was recorded
     Chaos(chaos::Args),
     /// Show the main job on this machine: two teams, their frontends and workers
@@ -60,8 +62,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Itest(args) => itest::run(&args),
-        Command::Ci => ci::run(),
-        Command::Layering => layering::check().and_then(|()| modules::check()),
+        Command::Ci(args) => ci::run(args),
         Command::Chaos(args) => chaos::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Compat(args) => compat::run(&args),

@@ -163,14 +163,27 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// What a command printed; an error holds its last line on standard error.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
+    let Output { status, stdout, stderr } = output(command)?;
+    let reason = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    ensure!(status.success(), "{}: {status}: {reason}", shown(command));
+    Ok(stdout)
+}
+
+/// How a command ended, and what it printed.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command to its end, whatever its status.
+pub(crate) fn output(command: &mut Command) -> Result<Output> {
     // Files and not pipes: nobody has to read them while we wait.
     let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let status = Group::spawn(command)?.wait()?;
-    let said = content(&mut stderr)?;
-    let reason = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    ensure!(status.success(), "{}: {status}: {reason}", shown(command));
-    content(&mut stdout)
+    Ok(Output { status, stdout: content(&mut stdout)?, stderr: content(&mut stderr)? })
 }
 
 fn content(file: &mut File) -> Result<String> {

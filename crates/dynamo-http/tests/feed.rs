@@ -4,18 +4,14 @@ mod common;
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::post;
 use common::{batch, instance, scope, soon};
 use dynamo_discovery::{
     DiscoveryBatch, DiscoveryEvent, Kind, MemoryStore, ModelUpdate, ModelWatcher,
 };
-use dynamo_http::{Feed, Source, Switchboard, View, gate};
+use dynamo_http::{Feed, Source, Switchboard, View};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use http::{Request, StatusCode};
 use tokio::sync::mpsc;
-use tower::ServiceExt as _;
 
 /// A source that tells what the test sends.
 fn source(name: &'static str) -> (mpsc::UnboundedSender<DiscoveryEvent>, Source) {
@@ -184,29 +180,4 @@ async fn a_view_opens_while_the_feed_runs_and_follows_it() {
     drop(events);
     soon(feed).await.unwrap();
     assert!(scopes.open(vec![scope("a")]).await.is_err(), "the feed has ended");
-}
-
-#[tokio::test]
-async fn a_gate_toggles_the_routes_of_anyones_own_router() {
-    let (switchboard, mut writer) = Switchboard::new([scope("a"), scope("b")]);
-    let router = |namespace: &str| -> Router {
-        Router::new().route("/mine", post(|| async { "served" })).route_layer(gate(
-            &switchboard,
-            &scope(namespace),
-            Kind::Embedding,
-        ))
-    };
-    let (mine, theirs) = (router("a"), router("b"));
-    let ask = async |router: &Router| {
-        let request = Request::post("/mine").body(axum::body::Body::empty()).unwrap();
-        router.clone().oneshot(request).await.unwrap().status()
-    };
-    writer.stage_ready();
-    writer.publish();
-    assert_eq!(ask(&mine).await, StatusCode::SERVICE_UNAVAILABLE);
-    writer.stage(&[ModelUpdate::Added(instance("a", "m", "Embedding", None))]);
-    assert_eq!(ask(&mine).await, StatusCode::SERVICE_UNAVAILABLE, "not before it is published");
-    writer.publish();
-    assert_eq!(ask(&mine).await, StatusCode::OK);
-    assert_eq!(ask(&theirs).await, StatusCode::SERVICE_UNAVAILABLE);
 }
