@@ -81,7 +81,7 @@ async fn a_model_of_another_namespace_is_answered_like_an_unknown_one_to_the_byt
 
     // Names of one length: the length of an answer tells nothing but that of the question.
     for status in ["HTTP/1.1 503 ", "HTTP/1.1 404 "] {
-        for path in Route::ALL.map(Route::path) {
+        for path in Route::ALL.iter().map(|route| route.path()) {
             let answer = ask("POST", path, "theirs").await;
             assert!(answer.starts_with(status), "{path}: {answer}");
             assert_eq!(answer, ask("POST", path, "nobody").await, "{path}");
@@ -121,7 +121,7 @@ async fn the_logs_of_a_frontend_never_name_anything_of_another_namespace() {
     }
     space.delete(&broken).await;
     space.delete(&flat).await;
-    for path in Route::ALL.map(Route::path) {
+    for path in Route::ALL.iter().map(|route| route.path()) {
         frontend.post(path, &json!({ "model": "model-of-b" })).await;
     }
     frontend.get("/v1/models/model-of-b").await;

@@ -24,8 +24,8 @@ pub enum ErrorShape {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     status: StatusCode,
-    code: Option<&'static str>,
-    param: Option<&'static str>,
+    code: Option<Cow<'static, str>>,
+    param: Option<Cow<'static, str>>,
     message: Cow<'static, str>,
     shape: ErrorShape,
     /// How long a client should wait before it asks again, in seconds.
@@ -47,14 +47,14 @@ impl ApiError {
 
     /// The same with OpenAI's `code`.
     #[must_use]
-    pub fn with_code(self, code: &'static str) -> Self {
-        Self { code: Some(code), ..self }
+    pub fn with_code(self, code: impl Into<Cow<'static, str>>) -> Self {
+        Self { code: Some(code.into()), ..self }
     }
 
     /// The same with OpenAI's `param`: the field of the request that was wrong.
     #[must_use]
-    pub fn with_param(self, param: &'static str) -> Self {
-        Self { param: Some(param), ..self }
+    pub fn with_param(self, param: impl Into<Cow<'static, str>>) -> Self {
+        Self { param: Some(param.into()), ..self }
     }
 
     /// The same with another `Retry-After`, in whole seconds, at least one. Only 503 and 429 have
@@ -138,14 +138,15 @@ impl ApiError {
         }
     }
 
-    /// The code, for events and metrics.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn code(&self) -> Option<&'static str> {
-        self.code
+    /// OpenAI's `code`, if there is one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
     }
 
-    #[cfg(feature = "proxy")]
-    pub(crate) fn message(&self) -> &str {
+    /// The message.
+    #[must_use]
+    pub fn message(&self) -> &str {
         &self.message
     }
 }

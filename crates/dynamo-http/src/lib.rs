@@ -9,50 +9,50 @@
 //!
 //! This crate knows discovery's types and no storage backend.
 
-mod error;
-mod feed;
-mod gate;
-#[cfg_attr(not(feature = "proxy"), path = "hold/absent.rs")]
-mod hold;
-mod live;
-mod route;
-mod scopes;
-mod switchboard;
-mod upstream;
-mod view;
+#![cfg_attr(
+    not(feature = "proxy"),
+    allow(dead_code, unused_imports, reason = "the lower layers have parts for the proxy")
+)]
 
+// From the ground up: a module uses those above it in this list and no other.
 #[cfg(feature = "proxy")]
 mod access;
 #[cfg(feature = "proxy")]
-mod frontend;
+mod balance;
+#[cfg(feature = "serve")]
+mod config;
+#[cfg(feature = "proxy")]
+mod door;
+mod error;
+mod feed;
+#[cfg(feature = "proxy")]
+mod fleet;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "proxy")]
-mod joined;
+mod hold;
 #[cfg(feature = "proxy")]
-mod network;
+mod meter;
 #[cfg(feature = "proxy")]
 mod proxy;
-#[cfg(feature = "proxy")]
+mod route;
+#[cfg(feature = "serve")]
 mod serve;
-#[cfg(feature = "proxy")]
-mod service;
-#[cfg(feature = "proxy")]
-mod system;
+#[cfg(feature = "serve")]
+mod threads;
 #[cfg(feature = "tls")]
 mod tls;
-#[cfg(feature = "proxy")]
-mod worker_key;
+mod view;
 
 pub use error::{ApiError, ErrorShape};
 pub use feed::{DiscoveryStatus, Feed, Source, SourceStatus};
-pub use gate::{Gate, GateLayer, gate};
-pub use live::LiveView;
 pub use route::Route;
-pub use scopes::{FeedEnded, Scopes};
-pub use switchboard::{RouteChange, Switchboard, SwitchboardWriter, update_http_endpoints};
-pub use view::{Model, View};
+pub use view::{
+    FeedEnded, Gate, GateLayer, InvalidModelNames, Lens, LiveView, Model, ModelNames, RouteChange,
+    Scopes, Sight, Staged, Switchboard, SwitchboardWriter, View, WriterGone, gate,
+    update_http_endpoints,
+};
 
 #[cfg(feature = "proxy")]
 pub use access::{
@@ -60,21 +60,21 @@ pub use access::{
     WeakKey,
 };
 #[cfg(feature = "proxy")]
-pub use frontend::{Frontend, FrontendConfig};
+pub use balance::{RouterMode, UnknownRouterMode};
+#[cfg(feature = "proxy")]
+pub use door::{Frontend, FrontendConfig, FrontendService};
+#[cfg(feature = "proxy")]
+pub use fleet::{Fleet, InvalidNetwork, InvalidWorkerKey, Network, WorkerKey};
 #[cfg(feature = "proxy")]
 pub use hold::Hold;
 #[cfg(feature = "proxy")]
-pub use network::{InvalidNetwork, Network};
-#[cfg(feature = "proxy")]
-pub use proxy::{RouterMode, UnknownRouterMode};
-#[cfg(feature = "proxy")]
-pub use serve::{Cores, ServeOptions, serve};
-#[cfg(feature = "proxy")]
-pub use service::FrontendService;
+pub use proxy::Served;
+#[cfg(feature = "serve")]
+pub use serve::{ServeOptions, serve};
+#[cfg(feature = "serve")]
+pub use threads::Threads;
 #[cfg(feature = "tls")]
 pub use tls::{ServerTls, TlsError, WorkerTls};
-#[cfg(feature = "proxy")]
-pub use worker_key::{InvalidWorkerKey, WorkerKey};
 
 #[cfg(all(doctest, feature = "proxy"))]
 #[doc = include_str!("../README.md")]

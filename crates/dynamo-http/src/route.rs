@@ -34,7 +34,7 @@ pub enum Route {
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: &'static [Self] = &[
         Self::ChatCompletions,
         Self::Responses,
         Self::Messages,
@@ -76,7 +76,7 @@ impl Route {
     /// ```
     #[must_use]
     pub fn at(path: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|route| route.path() == path)
+        Self::ALL.iter().copied().find(|route| route.path() == path)
     }
 
     /// The name in metrics, as Dynamo's where it has the route.
@@ -113,13 +113,13 @@ impl Route {
 
     /// The routes that these kinds open.
     pub fn of(kinds: Kinds) -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(move |route| kinds.contains(route.kind()))
+        Self::ALL.iter().copied().filter(move |route| kinds.contains(route.kind()))
     }
 
     /// The kinds that open any route at all.
     #[must_use]
     pub fn all_kinds() -> Kinds {
-        Self::ALL.into_iter().map(Self::kind).collect()
+        Self::ALL.iter().copied().map(Self::kind).collect()
     }
 
     /// The shape of the errors that clients of this route understand.

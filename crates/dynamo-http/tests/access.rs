@@ -76,7 +76,7 @@ async fn without_a_valid_key_nothing_is_told_but_that() {
         post(CHAT, "x"),
         post(CHAT, &chat("m")).replacen("POST", "TRACE", 1),
     ];
-    for route in Route::ALL.into_iter().filter(|route| *route != Route::Messages) {
+    for route in Route::ALL.iter().copied().filter(|route| *route != Route::Messages) {
         requests.push(post(route.path(), &chat("m")));
         // Announced and never sent.
         requests.push(post(route.path(), "").replace("length: 0", "length: 1000000000"));
@@ -152,7 +152,7 @@ async fn the_clients_key_stops_here_and_the_worker_gets_ours() {
     let request = with_key(post(CHAT, &chat("m")), A)
         .replace("host: d", &format!("host: d\r\nx-api-key: {B}\r\nx-own: 1"));
     assert_eq!(door.ask(&request).await.status(), 200);
-    door.config.worker_key.set("for-workers").unwrap();
+    door.config.worker_key().set("for-workers").unwrap();
     assert_eq!(door.ask(&request).await.status(), 200);
 
     let seen = worker.requests.lock().unwrap().clone();

@@ -59,7 +59,7 @@ async fn until_discovery_is_ready_closed_and_unknown_are_not_told_apart() {
 #[tokio::test]
 async fn every_closed_route_answers_503_before_the_body_is_read() {
     let door = Door::open("a").await;
-    for route in Route::ALL {
+    for route in Route::ALL.iter().copied() {
         // The body is announced and never sent.
         let request = format!(
             "POST {} HTTP/1.1\r\nhost: d\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n",
@@ -79,8 +79,7 @@ async fn every_closed_route_answers_503_before_the_body_is_read() {
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_told_in_the_order_of_the_table() {
     let worker = Worker::start([whole("{}")]).await;
-    let mut config = FrontendConfig::default();
-    config.body_limit = 64;
+    let config = FrontendConfig::new().with_body_limit(64);
     let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.writer.stage_ready();
     door.add(&worker.instance("a", "m"));

@@ -61,8 +61,7 @@ async fn neither_the_host_nor_the_authority_of_a_client_reaches_a_worker() {
 #[tokio::test]
 async fn bodies_of_many_slow_clients_are_bounded_in_sum_and_give_back_what_they_took() {
     let worker = Worker::start([whole("{}")]).await;
-    let mut config = FrontendConfig::default();
-    config.bodies_limit = 64 << 10;
+    let config = FrontendConfig::new().with_bodies_limit(64 << 10);
     let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.writer.stage_ready();
     door.add(&worker.instance("a", "m"));

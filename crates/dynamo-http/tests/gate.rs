@@ -28,11 +28,8 @@ fn entry(namespace: &str, kinds: &str) -> ModelEntry {
 
 /// A router with a handler of its own, open while a model of the kind is in scope.
 fn router(switchboard: &Switchboard, namespace: &str, kind: Kind) -> Router {
-    Router::new().route("/mine", post(|body: String| async { body })).route_layer(gate(
-        switchboard,
-        &scope(namespace),
-        kind,
-    ))
+    let live = switchboard.live_view(&scope(namespace));
+    Router::new().route("/mine", post(|body: String| async { body })).route_layer(gate(live, kind))
 }
 
 async fn ask(router: &Router) -> StatusCode {
@@ -85,7 +82,7 @@ async fn a_closed_gate_answers_in_the_chosen_shape_and_reads_no_body() {
     let (switchboard, mut writer) = Switchboard::new([scope("a")]);
     writer.stage_ready();
     writer.publish();
-    let layer = gate(&switchboard, &scope("a"), Kind::Chat);
+    let layer = gate(switchboard.live_view(&scope("a")), Kind::Chat);
     let router = Router::new()
         .route("/mine", post(|body: String| async { body }))
         .route_layer(layer.with_error_shape(ErrorShape::Anthropic));

@@ -21,8 +21,7 @@ const CHAT: &str = "/v1/chat/completions";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 async fn door(worker: &Worker, options: ServeOptions) -> Door {
-    let mut config = FrontendConfig::default();
-    config.body_limit = 1 << 20;
+    let config = FrontendConfig::new().with_body_limit(1 << 20);
     let mut door = Door::with("a", &config, options).await;
     door.writer.stage_ready();
     door.add(&worker.instance("a", "m"));
@@ -111,8 +110,7 @@ async fn an_answer_to_head_has_a_length_and_no_body() {
 #[tokio::test]
 async fn heads_over_the_limits_are_refused_and_the_connection_goes_on() {
     let worker = Worker::start([whole("{}")]).await;
-    let mut options = ServeOptions::default();
-    options.max_header_bytes = 16 << 10;
+    let options = ServeOptions::new().with_max_header_bytes(16 << 10);
     let door = door(&worker, options).await;
     let mut client = Client::connect(&door.address).await;
     let with = |name: String, value: String| {
@@ -191,8 +189,7 @@ async fn a_stream_that_breaks_is_told_and_reset_and_the_connection_goes_on() {
 async fn a_drain_lets_streams_end_and_sends_clients_away() {
     let go_on = Arc::new(Notify::new());
     let worker = Worker::start([stream_until(&go_on)]).await;
-    let mut options = ServeOptions::default();
-    options.drain_grace = Duration::ZERO;
+    let options = ServeOptions::new().with_drain_grace(Duration::ZERO);
     let mut door = door(&worker, options).await;
     let mut client = Client::connect(&door.address).await;
     let mut response = client.begin(post(CHAT, &chat("m"))).await.unwrap();
@@ -212,8 +209,7 @@ async fn a_drain_lets_streams_end_and_sends_clients_away() {
 #[tokio::test]
 async fn a_connection_carries_so_many_requests_at_a_time_and_no_more() {
     let worker = Worker::start([vec![Act::AwaitPeer]]).await;
-    let mut options = ServeOptions::default();
-    options.max_streams = 2;
+    let options = ServeOptions::new().with_max_streams(2);
     let door = door(&worker, options).await;
     let mut client = Client::connect(&door.address).await;
     // The limit has come with the first answer.
@@ -272,8 +268,7 @@ async fn a_client_that_opens_and_resets_streams_all_the_time_is_sent_away() {
 #[tokio::test]
 async fn a_preface_that_comes_in_pieces_is_one_and_a_lone_p_is_none() {
     let worker = Worker::start([whole("{}")]).await;
-    let mut options = ServeOptions::default();
-    options.header_timeout = Duration::from_secs(2);
+    let options = ServeOptions::new().with_header_timeout(Duration::from_secs(2));
     let door = door(&worker, options).await;
     let mut stream = door.begin("P").await;
     stream.set_nodelay(true).unwrap();
@@ -298,9 +293,9 @@ async fn a_preface_that_comes_in_pieces_is_one_and_a_lone_p_is_none() {
 async fn an_idle_connection_is_closed_in_the_end_and_one_with_a_stream_is_not() {
     let go_on = Arc::new(Notify::new());
     let worker = Worker::start([stream_until(&go_on)]).await;
-    let mut options = ServeOptions::default();
-    options.header_timeout = Duration::from_millis(100);
-    options.keep_alive_timeout = Duration::from_millis(300);
+    let options = ServeOptions::new()
+        .with_header_timeout(Duration::from_millis(100))
+        .with_keep_alive_timeout(Duration::from_millis(300));
     let door = door(&worker, options).await;
     let mut busy = Client::connect(&door.address).await;
     let mut response = busy.begin(post(CHAT, &chat("m"))).await.unwrap();
@@ -320,9 +315,9 @@ async fn a_client_that_takes_nothing_of_its_answer_is_closed() {
         Act::AwaitPeer,
     ]])
     .await;
-    let mut options = ServeOptions::default();
-    options.header_timeout = Duration::from_millis(100);
-    options.write_stall_timeout = Duration::from_millis(300);
+    let options = ServeOptions::new()
+        .with_header_timeout(Duration::from_millis(100))
+        .with_write_stall_timeout(Duration::from_millis(300));
     let door = door(&worker, options).await;
     let stream = TcpStream::connect(&door.address).await.unwrap();
     let mut builder = Builder::new(TokioExecutor::new());

@@ -269,8 +269,7 @@ async fn a_redirect_or_a_broken_head_is_a_bad_gateway_and_never_followed() {
 #[tokio::test]
 async fn a_worker_that_does_not_begin_in_time_is_a_gateway_timeout() {
     let worker = Worker::start([vec![Act::AwaitPeer]]).await;
-    let mut config = FrontendConfig::default();
-    config.first_byte_timeout = Duration::from_millis(50);
+    let config = FrontendConfig::new().with_first_byte_timeout(Duration::from_millis(50));
     let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.add(&worker.instance("a", "m"));
     let answer = door.post(CHAT, &chat("m")).await;
@@ -345,8 +344,7 @@ async fn a_stream_that_only_its_end_ends_is_judged_by_its_end_marker() {
 async fn a_stream_that_falls_silent_for_too_long_is_broken_off() {
     let script = vec![send(format!("{STREAM_HEAD}{}", chunk("data: 1\n\n"))), Act::AwaitPeer];
     let worker = Worker::start([script]).await;
-    let mut config = FrontendConfig::default();
-    config.idle_stream_timeout = Duration::from_millis(50);
+    let config = FrontendConfig::new().with_idle_stream_timeout(Duration::from_millis(50));
     let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.add(&worker.instance("a", "m"));
     let answer = door.post(CHAT, &chat("m")).await;

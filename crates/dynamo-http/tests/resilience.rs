@@ -16,10 +16,8 @@ use tokio::time::{Instant, sleep};
 
 const CHAT: &str = "/v1/chat/completions";
 
-async fn door(change: impl FnOnce(&mut FrontendConfig), workers: &[&Worker]) -> Door {
-    let mut config = FrontendConfig::default();
-    change(&mut config);
-    let mut door = Door::with("a", &config, ServeOptions::default()).await;
+async fn door(change: impl FnOnce(FrontendConfig) -> FrontendConfig, workers: &[&Worker]) -> Door {
+    let mut door = Door::with("a", &change(FrontendConfig::new()), ServeOptions::default()).await;
     door.writer.stage_ready();
     door.writer.publish();
     for worker in workers {
@@ -65,7 +63,7 @@ async fn a_worker_that_refuses_what_clients_ask_stays_in_rotation() {
     for refusal in ["400 Bad", "404 None", "422 Wrong", "429 Busy", "501 Not Here"] {
         let (refuses, serves) =
             (Worker::start([status(refusal)]).await, Worker::start([whole("{}")]).await);
-        let door = door(|_| {}, &[&refuses, &serves]).await;
+        let door = door(|config| config, &[&refuses, &serves]).await;
         for _ in 0..20 {
             ask(&door).await;
         }
@@ -79,7 +77,7 @@ async fn a_worker_whose_answers_fail_is_left_out_until_a_trial_succeeds() {
     let mut scripts = vec![status("500 Oh"); 5];
     scripts.push(whole("well"));
     let (fails, serves) = (Worker::start(scripts).await, Worker::start([whole("{}")]).await);
-    let door = door(|_| {}, &[&fails, &serves]).await;
+    let door = door(|config| config, &[&fails, &serves]).await;
     for _ in 0..30 {
         ask(&door).await;
     }
@@ -96,7 +94,7 @@ async fn a_worker_whose_answers_fail_is_left_out_until_a_trial_succeeds() {
 async fn a_worker_that_takes_no_connection_is_left_out_until_it_does() {
     let url = nowhere().await;
     let serves = Worker::start([whole("{}")]).await;
-    let mut door = door(|_| {}, &[&serves]).await;
+    let mut door = door(|config| config, &[&serves]).await;
     door.add(&instance("a", "m", "Chat", Some(&url)));
     for _ in 0..10 {
         assert_eq!(ask(&door).await.status(), 200);
@@ -114,7 +112,7 @@ async fn a_request_at_a_worker_that_answers_nothing_any_more_goes_elsewhere() {
     let stopped = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", stopped.local_addr().unwrap());
     let serves = Worker::start([whole("{}")]).await;
-    let mut door = door(|_| {}, &[&serves]).await;
+    let mut door = door(|config| config, &[&serves]).await;
     door.add(&instance("a", "m", "Chat", Some(&url)));
     let (one, other) = tokio::join!(ask(&door), ask(&door));
     assert_eq!((one.status(), other.status()), (200, 200));
@@ -130,7 +128,7 @@ async fn a_request_at_a_worker_that_answers_nothing_any_more_goes_elsewhere() {
 async fn a_request_at_a_busy_worker_that_answers_probes_is_waited_for() {
     let done = Arc::new(Notify::new());
     let busy = Worker::start([vec![Act::Await(done.clone()), whole("slow").remove(0)]]).await;
-    let mut door = door(|_| {}, &[&busy]).await;
+    let mut door = door(|config| config, &[&busy]).await;
     let waiting = door.begin(post(CHAT, &chat("m"))).await;
     busy.until_asked().await;
     let idle = Worker::start([whole("{}")]).await;
@@ -146,7 +144,7 @@ async fn a_request_at_a_busy_worker_that_answers_probes_is_waited_for() {
 #[tokio::test]
 async fn a_model_whose_only_worker_is_out_of_rotation_is_still_served() {
     let fails = Worker::start([status("500 Oh")]).await;
-    let door = door(|_| {}, &[&fails]).await;
+    let door = door(|config| config, &[&fails]).await;
     for _ in 0..20 {
         assert_eq!(ask(&door).await.status(), 500);
     }
@@ -158,7 +156,7 @@ async fn when_all_workers_break_requests_are_not_doubled_for_long() {
     let breaks = [Worker::start([vec![Act::Reset]]).await, Worker::start([vec![Act::Reset]]).await];
     let workers: Vec<_> = breaks.iter().collect();
     let began = Instant::now();
-    let door = door(|config| config.retry_budget = 0, &workers).await;
+    let door = door(|config| config.with_retry_budget(0), &workers).await;
     for _ in 0..300 {
         assert_eq!(ask(&door).await.status(), 502);
     }
@@ -171,9 +169,8 @@ async fn when_all_workers_break_requests_are_not_doubled_for_long() {
 async fn requests_above_a_workers_limit_wait_in_line_and_too_many_are_refused() {
     let done = Arc::new(Notify::new());
     let worker = Worker::start([vec![Act::Await(done.clone()), whole("{}").remove(0)]]).await;
-    let change = |config: &mut FrontendConfig| {
-        config.worker_concurrency = NonZeroUsize::new(1);
-        config.queue_depth = 1;
+    let change = |config: FrontendConfig| {
+        config.with_worker_concurrency(NonZeroUsize::new(1)).with_queue_depth(1)
     };
     let door = door(change, &[&worker]).await;
     let first = door.begin(post(CHAT, &chat("m"))).await;
@@ -197,9 +194,9 @@ async fn requests_above_a_workers_limit_wait_in_line_and_too_many_are_refused() 
 #[tokio::test]
 async fn a_request_that_waited_too_long_in_line_is_told_to_come_back() {
     let worker = Worker::start([vec![Act::AwaitPeer]]).await;
-    let change = |config: &mut FrontendConfig| {
-        config.worker_concurrency = NonZeroUsize::new(1);
-        config.queue_timeout = Duration::from_millis(50);
+    let change = |config: FrontendConfig| {
+        let timeout = Duration::from_millis(50);
+        config.with_worker_concurrency(NonZeroUsize::new(1)).with_queue_timeout(timeout)
     };
     let door = door(change, &[&worker]).await;
     let _first = door.begin(post(CHAT, &chat("m"))).await;
@@ -212,7 +209,7 @@ async fn a_request_that_waited_too_long_in_line_is_told_to_come_back() {
 #[tokio::test]
 async fn who_waits_in_line_is_served_by_a_worker_that_comes() {
     let full = Worker::start([vec![Act::AwaitPeer]]).await;
-    let limit = |config: &mut FrontendConfig| config.worker_concurrency = NonZeroUsize::new(1);
+    let limit = |config: FrontendConfig| config.with_worker_concurrency(NonZeroUsize::new(1));
     let mut door = door(limit, &[&full]).await;
     let _first = door.begin(post(CHAT, &chat("m"))).await;
     full.until_asked().await;
@@ -240,7 +237,7 @@ async fn a_session_a_user_and_a_prompt_each_stay_with_their_worker() {
         workers.push(Worker::start([whole(name)]).await);
     }
     let workers: Vec<_> = workers.iter().collect();
-    let affinity = |config: &mut FrontendConfig| config.router_mode = RouterMode::Affinity;
+    let affinity = |config: FrontendConfig| config.with_router_mode(RouterMode::Affinity);
     let door = door(affinity, &workers).await;
     let long = "x".repeat(2000);
     let in_session = |session: u32, body: String| {

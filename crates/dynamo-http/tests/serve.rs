@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 use common::{Act, Answer, Door, STREAM_HEAD, Worker, chat, post, send, soon, stream_until, whole};
-use dynamo_http::{Cores, FrontendConfig, ServeOptions, serve};
+use dynamo_http::{FrontendConfig, ServeOptions, Threads, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -20,8 +20,7 @@ use tokio::sync::Notify;
 const CHAT: &str = "/v1/chat/completions";
 
 async fn door(options: ServeOptions) -> Door {
-    let mut config = FrontendConfig::default();
-    config.body_stall_timeout = Duration::from_millis(100);
+    let config = FrontendConfig::new().with_body_stall_timeout(Duration::from_millis(100));
     let mut door = Door::with("a", &config, options).await;
     door.writer.stage_ready();
     door.writer.publish();
@@ -29,15 +28,13 @@ async fn door(options: ServeOptions) -> Door {
 }
 
 fn short() -> ServeOptions {
-    let mut options = ServeOptions::default();
-    options.header_timeout = Duration::from_millis(100);
+    let options = ServeOptions::new().with_header_timeout(Duration::from_millis(100));
     options
 }
 
 /// Drains without a grace.
 fn at_once() -> ServeOptions {
-    let mut options = ServeOptions::default();
-    options.drain_grace = Duration::ZERO;
+    let options = ServeOptions::new().with_drain_grace(Duration::ZERO);
     options
 }
 
@@ -79,7 +76,7 @@ async fn a_kept_connection_may_be_idle_for_longer_than_a_head_may_take() {
 #[tokio::test]
 async fn an_idle_connection_is_closed_in_the_end() {
     let mut options = short();
-    options.keep_alive_timeout = Duration::from_millis(300);
+    options = options.with_keep_alive_timeout(Duration::from_millis(300));
     let door = door(options).await;
     let mut stream = TcpStream::connect(&door.address).await.unwrap();
     stream.write_all(b"GET /live HTTP/1.1\r\nhost: d\r\n\r\n").await.unwrap();
@@ -136,7 +133,7 @@ async fn ambiguous_framing_never_reaches_a_worker_twice() {
 
 #[tokio::test]
 async fn a_drain_lets_streams_end_and_takes_no_new_connections() {
-    for options in [at_once(), on_cores()] {
+    for options in [at_once(), on_threads()] {
         let go_on = Arc::new(Notify::new());
         let worker = Worker::start([stream_until(&go_on)]).await;
         let mut door = door(options).await;
@@ -156,9 +153,9 @@ async fn a_drain_lets_streams_end_and_takes_no_new_connections() {
 }
 
 /// Served by two threads of their own.
-fn on_cores() -> ServeOptions {
+fn on_threads() -> ServeOptions {
     let mut options = at_once();
-    options.cores = Some(Cores::start(NonZeroUsize::new(2).unwrap()).unwrap());
+    options = options.with_threads(Some(Threads::start(NonZeroUsize::new(2).unwrap()).unwrap()));
     options
 }
 
@@ -172,12 +169,12 @@ async fn thread_of(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn connections_are_spread_over_cores_and_stay_where_they_are() {
+async fn connections_are_spread_over_threads_and_stay_where_they_are() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let name = || async { std::thread::current().name().unwrap().to_owned() };
     let router = Router::new().route("/", get(name));
-    tokio::spawn(serve(listener, router, on_cores(), std::future::pending()));
+    tokio::spawn(serve(listener, router, on_threads(), std::future::pending()));
 
     let mut threads = Vec::new();
     let mut streams = Vec::new();
@@ -208,7 +205,7 @@ async fn connections_are_spread_over_cores_and_stay_where_they_are() {
 #[tokio::test]
 async fn each_core_uses_its_own_connections_to_a_worker_again() {
     let worker = Worker::start([whole("{}")]).await;
-    let mut door = door(on_cores()).await;
+    let mut door = door(on_threads()).await;
     door.add(&worker.instance("a", "m"));
     let kept = post(CHAT, &chat("m")).replace("connection: close\r\n", "");
     let mut streams = Vec::new();
@@ -229,7 +226,7 @@ async fn each_core_uses_its_own_connections_to_a_worker_again() {
 /// Drains while a stream is under way that never ends; returns its client's side.
 async fn outlasted(mut options: ServeOptions) -> TcpStream {
     let worker = Worker::start([vec![send(STREAM_HEAD), Act::AwaitPeer]]).await;
-    options.drain_timeout = Duration::from_millis(100);
+    options = options.with_drain_timeout(Duration::from_millis(100));
     let mut door = door(options).await;
     door.add(&worker.instance("a", "m"));
     let stream = door.begin(post(CHAT, &chat("m"))).await;
@@ -247,16 +244,15 @@ async fn a_drain_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn what_cores_still_serve_after_a_drain_ends_with_them() {
-    let stream = outlasted(on_cores()).await;
+async fn what_threads_still_serve_after_a_drain_ends_with_them() {
+    let stream = outlasted(on_threads()).await;
     assert!(!soon(Answer::read(stream)).await.is_whole());
 }
 
 #[tokio::test]
 async fn during_the_grace_all_is_served_and_clients_are_asked_to_connect_anew() {
     let worker = Worker::start([whole("{}")]).await;
-    let mut options = ServeOptions::default();
-    options.drain_grace = Duration::from_secs(600);
+    let options = ServeOptions::new().with_drain_grace(Duration::from_secs(600));
     let mut door = door(options).await;
     door.add(&worker.instance("a", "m"));
     let kept = post(CHAT, &chat("m")).replace("connection: close\r\n", "");

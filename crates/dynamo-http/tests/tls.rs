@@ -98,7 +98,7 @@ async fn secured(tls: &ServerTls, worker: &Worker) -> Door {
 }
 
 async fn secured_with(mut options: ServeOptions, tls: &ServerTls, worker: &Worker) -> Door {
-    options.tls = Some(tls.clone());
+    options = options.with_tls(Some(tls.clone()));
     let mut door = Door::with("a", &FrontendConfig::default(), options).await;
     door.writer.stage_ready();
     door.add(&worker.instance("a", "m"));
@@ -130,8 +130,7 @@ async fn both_versions_of_tls_carry_both_versions_of_http() {
 async fn a_handshake_that_stands_still_or_is_none_ends_by_the_deadline_of_heads() {
     let authority = Authority::new();
     let worker = Worker::start([whole("{}")]).await;
-    let mut options = ServeOptions::default();
-    options.header_timeout = Duration::from_millis(200);
+    let options = ServeOptions::new().with_header_timeout(Duration::from_millis(200));
     let door = secured_with(options, &authority.server().0, &worker).await;
     // Silence; the beginning of a record; and plain text, which gets an alert at most.
     for begin in [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"GET /live HTTP/1.1\r\n\r\n"] {
@@ -242,8 +241,8 @@ async fn an_https_worker_is_trusted_by_its_authority_which_may_change() {
 
     let authorities = old.path("worker-ca.pem");
     std::fs::copy(old.path("ca.pem"), &authorities).unwrap();
-    let mut config = FrontendConfig::default();
-    config.worker_tls = WorkerTls::with_authorities(&authorities).unwrap();
+    let config =
+        FrontendConfig::new().with_worker_tls(WorkerTls::with_authorities(&authorities).unwrap());
     let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.writer.stage_ready();
     door.add(&instance("a", "m", "Chat", Some(&url)));

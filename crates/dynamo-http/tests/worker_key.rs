@@ -18,7 +18,7 @@ async fn the_workers_key_takes_the_place_of_the_clients_and_changes_while_we_run
         .replace("host: d", "host: d\r\nauthorization: Bearer mine\r\nauthorization: Bearer twice");
     assert_eq!(door.ask(&request).await.status(), 200);
     for key in ["first", "second"] {
-        config.worker_key.set(key).unwrap();
+        config.worker_key().set(key).unwrap();
         assert_eq!(door.ask(&request).await.status(), 200);
     }
     assert_eq!(door.post(CHAT, &chat("m")).await.status(), 200);

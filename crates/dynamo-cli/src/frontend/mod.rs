@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use dynamo_discovery::{CatalogOrigin, EtcdStore, ModelWatcher, WatchScope, WatcherConfig};
-use dynamo_http::{ApiKeys, Cores, Feed, Frontend, Source, Switchboard, serve};
+use dynamo_http::{ApiKeys, Feed, Frontend, Source, Switchboard, Threads, serve};
 use dynamo_namespace::NamespaceScope;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -60,11 +60,11 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
         None => None,
     };
     if let Some(path) = settings.worker_key.take() {
-        tokio::spawn(keys::worker_key(path, settings.config.worker_key.clone()).await?);
+        tokio::spawn(keys::worker_key(path, settings.config.worker_key().clone()).await?);
     }
     // Before there are workers, which keep connections by thread.
-    let cores = Cores::start(settings.threads).context("cannot start threads");
-    let cores = Some(cores.map_err(Failure::Running)?);
+    let threads = Threads::start(settings.threads).context("cannot start threads");
+    let threads = Some(threads.map_err(Failure::Running)?);
     let sources = sources(&mut settings).await?;
     let (address, listener) = listen(&settings.host, settings.port, Listening::http_port).await?;
     let admin = match &settings.admin {
@@ -73,12 +73,13 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     };
 
     let (switchboard, writer) = Switchboard::new([scope.clone()]);
-    let feed = Feed::new(writer, sources).with_hold(settings.hold.clone(), &settings.config);
+    let feed = Feed::new(writer, sources);
     let api_keys = ApiKeys::new(feed.scopes());
     if client_keys.is_some() {
-        settings.config.api_keys = Some(api_keys.clone());
+        settings.config = settings.config.with_api_keys(Some(api_keys.clone()));
     }
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
+    let feed = feed.with_hold(settings.hold.clone(), frontend.fleet());
     let feed = tokio::spawn(feed.run());
     if let Some((file, list)) = client_keys {
         api_keys.replace(&list).await.context("discovery ended").map_err(Failure::Running)?;
@@ -95,14 +96,14 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
             frontend.client_service()
         }
         None => {
-            if settings.config.api_keys.is_some() {
+            if settings.config.api_keys().is_some() {
                 info!("/health and /metrics are served nowhere: they need --admin-port");
             }
             frontend.service()
         }
     };
-    settings.options.cores = cores;
-    info!(%address, tls = settings.options.tls.is_some(), threads = %settings.threads, "listening");
+    settings.options = settings.options.with_threads(threads);
+    info!(%address, tls = settings.options.tls().is_some(), threads = %settings.threads, "listening");
 
     let drain = frontend.clone();
     let served = serve(listener, service, settings.options, async move {
@@ -184,8 +185,8 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
         let workers = static_workers::discover(
             settings.workers.clone(),
             scope.clone(),
-            &settings.config.worker_key,
-            &settings.config.worker_tls,
+            settings.config.worker_key(),
+            settings.config.worker_tls(),
         );
         sources.push(Source::new("static", workers));
     }

@@ -68,10 +68,10 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         )));
     }
     let mut config = config(Balancing::read(given)?, &limits);
-    config.worker_networks = workers.worker_network.take();
-    config.worker_tls = authorities(workers.worker_ca)?;
+    config = config.with_worker_networks(workers.worker_network.take());
+    config = config.with_worker_tls(authorities(workers.worker_ca)?);
     let mut options = options(&listening, &limits);
-    options.tls = listener_tls(listening.tls_cert_path, listening.tls_key_path)?;
+    options = options.with_tls(listener_tls(listening.tls_cert_path, listening.tls_key_path)?);
     let threads = listening.threads.or_else(|| thread::available_parallelism().ok());
     Ok(FrontendSettings {
         scope,
@@ -83,7 +83,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         admin: admin(listening.admin_host, *listening.admin_port)?,
         etcd,
         workers: workers.worker_url.take(),
-        hold: Hold::for_at_most(workers.hold.0),
+        hold: Hold::new().with_longest(workers.hold.0),
         state_file: workers.state_file.take(),
         config,
         options,
@@ -92,34 +92,34 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
 
 fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
     let probe = balancing.worker_probe_interval.0;
-    let mut config = FrontendConfig::default();
-    config.router_mode = *balancing.router_mode;
-    config.affinity_header = balancing.affinity_header.take();
-    config.worker_concurrency = *balancing.worker_concurrency;
-    config.queue_depth = *balancing.queue_depth;
-    config.queue_timeout = balancing.queue_timeout.0;
-    config.retry_budget = balancing.retry_budget.0;
-    config.panic_threshold = balancing.panic_threshold.0;
-    config.probe_interval = (probe > Duration::ZERO).then_some(probe);
-    config.body_limit = limits.http_body_limit_mb.bytes();
-    config.bodies_limit = limits.http_body_memory_mb.bytes();
-    config.body_stall_timeout = limits.http_body_stall_timeout.0;
-    config.connect_timeout = limits.connect_timeout.0;
-    config.first_byte_timeout = limits.first_byte_timeout.0;
-    config.idle_stream_timeout = limits.stream_idle_timeout.0;
+    let config = FrontendConfig::new()
+        .with_router_mode(*balancing.router_mode)
+        .with_affinity_header(balancing.affinity_header.take())
+        .with_worker_concurrency(*balancing.worker_concurrency)
+        .with_queue_depth(*balancing.queue_depth)
+        .with_queue_timeout(balancing.queue_timeout.0)
+        .with_retry_budget(balancing.retry_budget.0)
+        .with_panic_threshold(balancing.panic_threshold.0)
+        .with_probe_interval((probe > Duration::ZERO).then_some(probe))
+        .with_body_limit(limits.http_body_limit_mb.bytes())
+        .with_bodies_limit(limits.http_body_memory_mb.bytes())
+        .with_body_stall_timeout(limits.http_body_stall_timeout.0)
+        .with_connect_timeout(limits.connect_timeout.0)
+        .with_first_byte_timeout(limits.first_byte_timeout.0)
+        .with_idle_stream_timeout(limits.stream_idle_timeout.0);
     config
 }
 
 fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
-    let mut options = ServeOptions::default();
-    options.header_timeout = limits.http_header_timeout.0;
-    options.max_header_bytes = limits.http_header_limit_kb.bytes();
-    options.max_headers = limits.http_header_count.get();
-    options.keep_alive_timeout = limits.http_keep_alive.0;
-    options.write_stall_timeout = limits.http_write_stall_timeout.0;
-    options.max_streams = limits.http2_streams.get();
-    options.drain_grace = listening.drain_grace.0;
-    options.drain_timeout = listening.drain_timeout.0;
+    let options = ServeOptions::new()
+        .with_header_timeout(limits.http_header_timeout.0)
+        .with_max_header_bytes(limits.http_header_limit_kb.bytes())
+        .with_max_headers(limits.http_header_count.get())
+        .with_keep_alive_timeout(limits.http_keep_alive.0)
+        .with_write_stall_timeout(limits.http_write_stall_timeout.0)
+        .with_max_streams(limits.http2_streams.get())
+        .with_drain_grace(listening.drain_grace.0)
+        .with_drain_timeout(listening.drain_timeout.0);
     options
 }
 
@@ -223,21 +223,21 @@ mod tests {
         .unwrap();
         let seconds = std::time::Duration::from_secs_f64;
         let FrontendSettings { config, options, .. } = settings;
-        assert_eq!((config.body_limit, config.bodies_limit), (1 << 20, 2 << 20));
-        assert_eq!(config.body_stall_timeout, seconds(2.0));
-        assert_eq!(config.connect_timeout, seconds(0.5));
-        assert_eq!(config.first_byte_timeout, seconds(6.0));
-        assert_eq!(config.idle_stream_timeout, seconds(7.0));
-        assert_eq!((options.max_header_bytes, options.max_headers), (16 << 10, 7));
-        assert_eq!(options.header_timeout, seconds(1.0));
-        assert_eq!(options.write_stall_timeout, seconds(3.0));
-        assert_eq!(options.keep_alive_timeout, seconds(4.0));
-        assert_eq!(options.max_streams, 5);
-        assert_eq!(options.drain_grace, seconds(8.0));
-        assert_eq!(options.drain_timeout, seconds(0.0));
+        assert_eq!((*config.body_limit(), *config.bodies_limit()), (1 << 20, 2 << 20));
+        assert_eq!(*config.body_stall_timeout(), seconds(2.0));
+        assert_eq!(*config.connect_timeout(), seconds(0.5));
+        assert_eq!(*config.first_byte_timeout(), seconds(6.0));
+        assert_eq!(*config.idle_stream_timeout(), seconds(7.0));
+        assert_eq!((*options.max_header_bytes(), *options.max_headers()), (16 << 10, 7));
+        assert_eq!(*options.header_timeout(), seconds(1.0));
+        assert_eq!(*options.write_stall_timeout(), seconds(3.0));
+        assert_eq!(*options.keep_alive_timeout(), seconds(4.0));
+        assert_eq!(*options.max_streams(), 5);
+        assert_eq!(*options.drain_grace(), seconds(8.0));
+        assert_eq!(*options.drain_timeout(), seconds(0.0));
 
         let by_variable = resolve(&[], [("DYN_HTTP_BODY_LIMIT_MB", "9")]).unwrap();
-        assert_eq!(by_variable.config.body_limit, 9 << 20);
+        assert_eq!(*by_variable.config.body_limit(), 9 << 20);
     }
 
     #[test]
@@ -267,19 +267,19 @@ mod tests {
             [],
         );
         let config = settings.unwrap().config;
-        assert_eq!(config.router_mode, RouterMode::Affinity);
-        assert_eq!(config.affinity_header, "x-chat");
-        assert_eq!(config.worker_concurrency.map(NonZeroUsize::get), Some(8));
-        assert_eq!((config.queue_depth, config.queue_timeout.as_millis()), (9, 1500));
-        assert_eq!((config.retry_budget, config.panic_threshold), (30, 0));
-        assert_eq!(config.probe_interval, None);
+        assert_eq!(*config.router_mode(), RouterMode::Affinity);
+        assert_eq!(*config.affinity_header(), "x-chat");
+        assert_eq!(config.worker_concurrency().map(NonZeroUsize::get), Some(8));
+        assert_eq!((*config.queue_depth(), config.queue_timeout().as_millis()), (9, 1500));
+        assert_eq!((*config.retry_budget(), *config.panic_threshold()), (30, 0));
+        assert_eq!(*config.probe_interval(), None);
         assert!(resolve(&["--retry-budget", "101"], []).is_err());
     }
 
     #[test]
     fn only_a_router_mode_that_exists_is_taken() {
         let by_variable = resolve(&[], [("DYN_ROUTER_MODE", "random")]).unwrap();
-        assert_eq!(by_variable.config.router_mode, RouterMode::Random);
+        assert_eq!(*by_variable.config.router_mode(), RouterMode::Random);
         for message in [
             resolve(&["--router-mode", "kv"], []).unwrap_err(),
             resolve(&[], [("DYN_ROUTER_MODE", "kv")]).unwrap_err(),

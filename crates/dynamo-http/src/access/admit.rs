@@ -2,7 +2,7 @@
 
 use http::Request;
 
-use super::Caller;
+use super::caller::Caller;
 use super::keys::{ApiKeys, take_out};
 use crate::error::{ApiError, ErrorShape};
 use crate::route::Route;

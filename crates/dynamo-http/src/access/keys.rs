@@ -12,11 +12,10 @@ use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use super::hash::KeyHash;
-use super::limit::{Exceeded, Slot, Usage};
+use super::limit::{Exceeded, Permit, Usage};
 use super::list::{ApiKey, KeyList, KeyName};
 use crate::error::ApiError;
-use crate::live::LiveView;
-use crate::scopes::{FeedEnded, Scopes};
+use crate::view::{FeedEnded, Lens, LiveView, Scopes};
 
 /// Where Anthropic's clients, and some others, put their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -36,8 +35,7 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// let (switchboard, writer) = Switchboard::new([all.clone()]);
 /// let feed = Feed::new(writer, [source]);
 /// let keys = ApiKeys::new(feed.scopes());
-/// let mut config = FrontendConfig::default();
-/// config.api_keys = Some(keys.clone());
+/// let config = FrontendConfig::new().with_api_keys(Some(keys.clone()));
 /// let frontend = Frontend::new(&switchboard, &all, feed.status(), &config);
 /// tokio::spawn(feed.run());
 ///
@@ -64,7 +62,7 @@ struct Inner {
 /// Who has a key.
 pub(crate) struct Tenant {
     pub(crate) name: KeyName,
-    pub(crate) live: LiveView,
+    pub(crate) lens: Lens,
     requests_per_minute: Option<NonZeroU32>,
     concurrent: Option<NonZeroU32>,
     pub(crate) usage: Arc<Usage>,
@@ -102,7 +100,7 @@ impl ApiKeys {
         let tenant = |(key, live): (&ApiKey, LiveView)| {
             let tenant = Tenant {
                 name: key.name.clone(),
-                live,
+                lens: live.into(),
                 requests_per_minute: key.requests_per_minute,
                 concurrent: key.concurrent,
                 usage: usage.get(&key.name).map_or_else(Arc::default, |usage| (*usage).clone()),
@@ -161,7 +159,7 @@ impl Tenant {
     /// # Errors
     ///
     /// 429 while there are too many.
-    pub(crate) fn begin(&self) -> Result<Slot, ApiError> {
+    pub(crate) fn begin(&self) -> Result<Permit, ApiError> {
         let limits = (self.requests_per_minute, self.concurrent);
         self.usage.begin(limits.0, limits.1, self.began.elapsed()).map_err(|exceeded| {
             let error = |message: String, code| {

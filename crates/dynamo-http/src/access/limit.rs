@@ -42,10 +42,9 @@ impl Usage {
         requests_per_minute: Option<NonZeroU32>,
         concurrent: Option<NonZeroU32>,
         now: Duration,
-    ) -> Result<Slot, Exceeded> {
-        let slot = Slot { usage: self.clone(), success: None };
-        let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        if concurrent.is_some_and(|most| others >= most.get()) {
+    ) -> Result<Permit, Exceeded> {
+        let in_flight = InFlight::add(self);
+        if concurrent.is_some_and(|most| in_flight.others >= most.get()) {
             self.too_many.fetch_add(1, Ordering::Relaxed);
             return Err(Exceeded::Concurrency);
         }
@@ -55,7 +54,7 @@ impl Usage {
                 Exceeded::Rate(wait)
             })?;
         }
-        Ok(slot)
+        Ok(Permit { in_flight, success: false })
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -70,29 +69,45 @@ impl Usage {
     }
 }
 
-/// A request that is under way, from its beginning to the end of its answer.
+/// Leave to make a request, from its beginning to the end of its answer. The request counts as
+/// failed unless it was [said](Self::succeeded) to be a success.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    usage: Arc<Usage>,
-    success: Option<bool>,
+pub(crate) struct Permit {
+    in_flight: InFlight,
+    success: bool,
 }
 
-impl Slot {
-    /// The request has ended, well or not.
-    pub(crate) fn ended(mut self, success: bool) {
-        self.success = Some(success);
+impl Permit {
+    /// The request has ended well.
+    pub(crate) fn succeeded(&mut self) {
+        self.success = true;
     }
 }
 
-impl Drop for Slot {
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Usage { succeeded, failed, .. } = &*self.in_flight.usage;
+        if self.success { succeeded } else { failed }.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// One of the requests in flight.
+#[derive(Debug)]
+struct InFlight {
+    usage: Arc<Usage>,
+    /// How many there were when it began.
+    others: u32,
+}
+
+impl InFlight {
+    fn add(usage: &Arc<Usage>) -> Self {
+        Self { usage: usage.clone(), others: usage.in_flight.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.usage.in_flight.fetch_sub(1, Ordering::Relaxed);
-        match self.success {
-            Some(true) => self.usage.succeeded.fetch_add(1, Ordering::Relaxed),
-            Some(false) => self.usage.failed.fetch_add(1, Ordering::Relaxed),
-            // It never began.
-            None => return,
-        };
     }
 }
 
@@ -155,15 +170,15 @@ mod tests {
     fn a_place_is_free_again_when_its_request_has_ended() {
         let usage = Arc::<Usage>::default();
         let begin = || usage.begin(None, limit(2), Duration::ZERO);
-        let (first, second) = (begin().unwrap(), begin().unwrap());
+        let (mut first, second) = (begin().unwrap(), begin().unwrap());
         assert_eq!(begin().map(drop), Err(Exceeded::Concurrency));
         assert_eq!(usage.counts().in_flight, 2, "who was refused takes no place");
-        first.ended(true);
+        first.succeeded();
+        drop(first);
         let third = begin().unwrap();
-        second.ended(false);
-        drop(third);
+        drop((second, third));
         let counts = usage.counts();
-        assert_eq!((counts.in_flight, counts.succeeded, counts.failed), (0, 1, 1));
+        assert_eq!((counts.in_flight, counts.succeeded, counts.failed), (0, 1, 2));
         assert_eq!(counts.too_many, 1);
     }
 

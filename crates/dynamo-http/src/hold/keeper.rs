@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dynamo_discovery::{DiscoveryBatch, Instance, Key, WorkerUrl};
+use dynamo_discovery::{DiscoveryBatch, Gone, Instance, ModelUpdate, WorkerUrl};
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -14,9 +14,10 @@ use tracing::{info, warn};
 use super::Hold;
 use super::ask::Ask;
 use super::remembered::Remembered;
-use super::state::{Holding, Outcome, same};
-use crate::proxy::probe::Probe;
-use crate::switchboard::SwitchboardWriter;
+use super::state::{Holding, Outcome};
+use crate::feed::{DiscoveryStatus, Keep};
+use crate::fleet::{Finding, Fleet};
+use crate::view::SwitchboardWriter;
 
 /// How often what is kept is looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -25,69 +26,64 @@ const TELL: Duration = Duration::from_secs(5);
 
 /// Drives [`Holding`] and [`Remembered`] in the feed's task; only the questions to servers have
 /// tasks of their own.
-pub(crate) struct Keeper {
+pub(super) struct Keeper {
+    pub(super) fleet: Fleet,
     holding: Holding,
     /// By source; gone once the source has said what there is.
     remembered: BTreeMap<usize, Remembered>,
     ask: Box<dyn Ask>,
-    asked: JoinSet<(WorkerUrl, Probe)>,
-    answers: Vec<(WorkerUrl, Probe)>,
+    asked: JoinSet<(WorkerUrl, Finding)>,
+    answers: Vec<(WorkerUrl, Finding)>,
     look_at: Instant,
-    /// How many instances were ever held.
-    total: Arc<AtomicU64>,
+    /// Counts the instances that were ever held.
+    status: DiscoveryStatus,
     /// How many of them no log line has told yet.
     untold: usize,
     told_at: Option<Instant>,
 }
 
 impl Keeper {
-    pub(crate) fn new(hold: Hold, ask: Box<dyn Ask>, total: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(
+        hold: Hold,
+        fleet: Fleet,
+        ask: Box<dyn Ask>,
+        status: DiscoveryStatus,
+    ) -> Self {
         Self {
+            fleet,
             holding: Holding::new(hold),
             remembered: BTreeMap::new(),
             ask,
             asked: JoinSet::new(),
             answers: Vec::new(),
             look_at: Instant::now(),
-            total,
+            status,
             untold: 0,
             told_at: None,
         }
     }
+}
 
-    /// Begins to ask the servers of what a source remembers.
-    pub(crate) fn remember(
-        &mut self,
-        source: usize,
-        instances: Vec<Arc<Instance>>,
-        writer: &mut SwitchboardWriter,
-    ) {
+impl Keep for Keeper {
+    fn remember(&mut self, source: usize, instances: Vec<Arc<Instance>>) {
         if instances.is_empty() {
             return;
         }
         let now = Instant::now();
-        let remembered = Remembered::new(instances, now, |url| writer.server(url));
+        let remembered = Remembered::new(instances, now, &self.fleet);
         self.remembered.insert(source, remembered);
         self.ask_who_is_due(now);
     }
 
-    /// How many instances of a source serve that are only remembered.
-    pub(crate) fn remembered(&self, source: usize) -> usize {
+    fn remembered(&self, source: usize) -> usize {
         self.remembered.get(&source).map_or(0, Remembered::serving)
     }
 
-    /// Whether what a source remembers is as good as its first answer.
-    pub(crate) fn remembers_enough(&self, source: usize) -> bool {
+    fn remembers_enough(&self, source: usize) -> bool {
         self.remembered.get(&source).is_some_and(Remembered::is_ready)
     }
 
-    /// Stages a batch of a source, but for what is kept for now.
-    pub(crate) fn stage(
-        &mut self,
-        source: usize,
-        batch: &DiscoveryBatch,
-        writer: &mut SwitchboardWriter,
-    ) {
+    fn stage(&mut self, source: usize, batch: &DiscoveryBatch, writer: &mut SwitchboardWriter) {
         // Till a source has said what there is, it knows of nothing that could vanish.
         if let Some(remembered) = self.remembered.get_mut(&source) {
             remembered.note(&batch.updates);
@@ -98,52 +94,51 @@ impl Keeper {
             return;
         }
         let now = Instant::now();
-        let server = |url: &WorkerUrl| writer.server(url);
-        let (updates, kept) = self.holding.take_in(&batch.updates, &batch.unserved, now, server);
-        writer.stage(&updates);
-        if kept.is_empty() {
+        let (certain, vanished) = self.holding.take_in(&batch.updates, &batch.unserved);
+        let staged = writer.stage(&certain);
+        if vanished.is_empty() {
             return;
         }
         // A worker that was killed and came back has two keys until the first lease ends: nothing
-        // is lost with that one.
-        let has_successor = |key: &&Key| {
-            let Some(one) = self.holding.get(key) else { return false };
-            writer
-                .instances_of(one.entry().endpoint().namespace(), one.model())
-                .any(|other| !self.holding.keeps(other.key()) && same(one, other))
-        };
-        let superseded: Vec<Key> = kept.iter().filter(has_successor).cloned().collect();
-        let updates: Vec<_> =
-            superseded.iter().filter_map(|key| self.holding.let_go(key)).collect();
-        writer.stage(&updates);
+        // is lost with the first key.
+        let is_doubted =
+            |one: &Instance| vanished.contains_key(one.key()) || self.holding.keeps(one.key());
+        let (superseded, lost): (Vec<_>, Vec<_>) =
+            vanished.values().partition(|one| staged.has_another(one, is_doubted));
+        let not_kept = |one: &&Arc<Instance>| !self.holding.keep(one, now, &self.fleet);
+        let gone: Vec<_> = lost.into_iter().filter(not_kept).chain(superseded).cloned().collect();
+        let gone: Vec<_> =
+            gone.into_iter().map(|one| ModelUpdate::Removed(one, Gone::Vanished)).collect();
+        writer.stage(&gone);
         self.ask_who_is_due(now);
     }
 
-    /// Waits until there is something to do; may be dropped and called again.
-    pub(crate) async fn wait(&mut self) {
-        if self.holding.is_empty()
-            && self.remembered.values().all(Remembered::is_settled)
-            && self.asked.is_empty()
-        {
-            return pending().await;
+    fn wait(&mut self) -> BoxFuture<'_, ()> {
+        async {
+            if self.holding.is_empty()
+                && self.remembered.values().all(Remembered::is_settled)
+                && self.asked.is_empty()
+            {
+                return pending().await;
+            }
+            tokio::select! {
+                Some(answer) = self.asked.join_next() => self.answers.extend(answer),
+                () = sleep_until(self.look_at) => {}
+            }
         }
-        tokio::select! {
-            Some(answer) = self.asked.join_next() => self.answers.extend(answer),
-            () = sleep_until(self.look_at) => {}
-        }
+        .boxed()
     }
 
-    /// Stages what servers answered, and what is over.
-    pub(crate) fn work(&mut self, writer: &mut SwitchboardWriter) {
+    fn work(&mut self, writer: &mut SwitchboardWriter) {
         let now = Instant::now();
         while let Some(answer) = self.asked.try_join_next() {
             self.answers.extend(answer);
         }
-        for (url, probe) in std::mem::take(&mut self.answers) {
+        for (url, finding) in std::mem::take(&mut self.answers) {
             for remembered in self.remembered.values_mut() {
-                writer.stage(&remembered.answered(&url, probe, now));
+                writer.stage(&remembered.answered(&url, finding, now));
             }
-            let outcome = self.holding.answered(&url, probe, now);
+            let outcome = self.holding.answered(&url, finding, now);
             self.stage_outcome(&outcome, writer);
         }
         let outcome = self.holding.look(now);
@@ -151,14 +146,16 @@ impl Keeper {
         self.ask_who_is_due(now);
         self.tell(now);
     }
+}
 
+impl Keeper {
     fn stage_outcome(&mut self, outcome: &Outcome, writer: &mut SwitchboardWriter) {
         writer.stage(&outcome.updates);
         for instance in &outcome.held {
             writer.stage_held(instance);
         }
         self.untold += outcome.held.len();
-        self.total.fetch_add(outcome.held.len() as u64, Ordering::Relaxed);
+        self.status.add_held(outcome.held.len());
     }
 
     fn ask_who_is_due(&mut self, now: Instant) {

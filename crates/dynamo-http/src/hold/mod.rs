@@ -12,35 +12,36 @@ mod tests;
 
 use std::time::Duration;
 
-pub(crate) use self::ask::Prober;
-pub(crate) use self::keeper::Keeper;
+use self::keeper::Keeper;
+use crate::config::config;
+use crate::feed::Feed;
+use crate::fleet::Fleet;
 
-/// How instances that vanish are held.
-///
-/// One that vanishes without having been withdrawn goes on serving while its server is asked
-/// whether it answers. If it does within a second, the instance is held: until it is published
-/// again, until its server takes no connection or fails a probe (there is one every 1 to 2 s),
-/// until its worker withdraws it, and for no longer than [`longest`](Self::longest). Entries under
-/// flat keys, and such without a URL, are not held.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Hold {
-    /// How long an instance is held at most. Default 30 s.
-    pub longest: Duration,
-    /// How many instances are held at one time; those above go at once. Default 1024.
-    pub at_most: usize,
-}
-
-impl Default for Hold {
-    fn default() -> Self {
-        Self { longest: Duration::from_secs(30), at_most: 1024 }
+config! {
+    /// How instances that vanish are held.
+    ///
+    /// An instance that vanishes without having been withdrawn goes on serving while its server is
+    /// asked whether it answers. If the server does within a second, the instance is held: until it
+    /// is published again, until its server takes no connection or fails a probe (there is one every
+    /// 1 to 2 s), until its worker withdraws it, and for no longer than
+    /// [`longest`](Self::with_longest). Entries under flat keys, and entries without a URL, are not
+    /// held.
+    pub struct Hold {
+        /// How long an instance is held at most; zero: not at all. Default 30 s.
+        longest, with_longest: Duration = Duration::from_secs(30);
+        /// How many instances are held at one time; those above go at once. Default 1024.
+        at_most, with_at_most: usize = 1024;
     }
 }
 
-impl Hold {
-    /// The default, for as long as this.
+impl Feed {
+    /// The same feed, which holds instances that vanish while their servers answer.
+    ///
+    /// Servers are asked as the front door asks them whose fleet this is. Without this, and with a
+    /// time of zero, what vanishes goes at once.
     #[must_use]
-    pub fn for_at_most(longest: Duration) -> Self {
-        Self { longest, ..Self::default() }
+    pub fn with_hold(self, hold: Hold, fleet: &Fleet) -> Self {
+        let keeper = Keeper::new(hold, fleet.clone(), Box::new(fleet.clone()), self.status());
+        self.with_keep(Box::new(keeper))
     }
 }

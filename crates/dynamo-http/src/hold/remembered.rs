@@ -7,8 +7,7 @@ use dynamo_discovery::{Gone, Instance, Key, ModelUpdate, WorkerUrl};
 use tokio::time::Instant;
 
 use super::state::{ASKED_AT_ONCE, again};
-use crate::proxy::probe::Probe;
-use crate::upstream::Upstream;
+use crate::fleet::{Finding, Fleet, Upstream};
 
 /// The instances that one source remembers. Each serves once its server has answered a probe.
 pub(crate) struct Remembered {
@@ -33,16 +32,12 @@ struct Server {
 
 impl Remembered {
     /// Those without a server that could be asked are left out.
-    pub(crate) fn new(
-        instances: Vec<Arc<Instance>>,
-        now: Instant,
-        mut server: impl FnMut(&WorkerUrl) -> Arc<Upstream>,
-    ) -> Self {
+    pub(crate) fn new(instances: Vec<Arc<Instance>>, now: Instant, fleet: &Fleet) -> Self {
         let mut silent: HashMap<WorkerUrl, Server> = HashMap::new();
         for instance in instances {
             let Some(url) = instance.entry().url().cloned() else { continue };
             let server = silent.entry(url).or_insert_with_key(|url| Server {
-                upstream: server(url),
+                upstream: fleet.server(url),
                 instances: Vec::new(),
                 tried: false,
             });
@@ -85,14 +80,14 @@ impl Remembered {
     pub(crate) fn answered(
         &mut self,
         url: &WorkerUrl,
-        probe: Probe,
+        finding: Finding,
         now: Instant,
     ) -> Vec<ModelUpdate> {
         let Some(server) = self.silent.get_mut(url) else { return Vec::new() };
         if !std::mem::replace(&mut server.tried, true) {
             self.untried -= 1;
         }
-        if probe != Probe::Answers {
+        if finding != Finding::Answers {
             // It may be starting: it is asked for as long as nobody knows better.
             self.due.insert((now + again(), url.clone()));
             return Vec::new();

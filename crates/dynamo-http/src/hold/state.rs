@@ -8,8 +8,7 @@ use dynamo_discovery::{Gone, Instance, Key, ModelUpdate, WorkerUrl};
 use tokio::time::Instant;
 
 use super::Hold;
-use crate::proxy::probe::Probe;
-use crate::upstream::Upstream;
+use crate::fleet::{Finding, Fleet, Upstream};
 
 /// How long after an answer a server is asked again, at least; and at most twice that.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -62,65 +61,50 @@ impl Holding {
         self.vanished.values().any(|one| !one.held)
     }
 
-    /// The instance of this key, if it has vanished and is kept.
-    pub(crate) fn get(&self, key: &Key) -> Option<&Instance> {
-        self.vanished.get(key).map(|one| &*one.instance)
-    }
-
     /// Whether the instance of this key has vanished and is kept.
     pub(crate) fn keeps(&self, key: &Key) -> bool {
         self.vanished.contains_key(key)
     }
 
-    /// Takes in what the store said, and returns what of it the switchboard must learn now, and
-    /// which instances are kept that were not before.
-    pub(crate) fn take_in(
+    /// Takes in what the store said. Returns what of it is certain, and the instances that have
+    /// vanished without a reason, each of which is to be [kept](Self::keep) or let go.
+    pub(super) fn take_in(
         &mut self,
         updates: &[ModelUpdate],
         unserved: &[Key],
-        now: Instant,
-        mut server: impl FnMut(&WorkerUrl) -> Arc<Upstream>,
-    ) -> (Vec<ModelUpdate>, Vec<Key>) {
-        let mut told = Vec::with_capacity(updates.len());
-        let mut kept = Vec::new();
+    ) -> (Vec<ModelUpdate>, BTreeMap<Key, Arc<Instance>>) {
+        let mut certain = Vec::with_capacity(updates.len());
+        // One batch may hold several revisions, so a key may vanish in it and come back.
+        let mut vanished = BTreeMap::new();
         for update in updates {
             match update {
                 ModelUpdate::Removed(old, Gone::Vanished) => {
-                    if self.keep(old, now, &mut server) {
-                        kept.push(old.key().clone());
-                    } else {
-                        told.push(update.clone());
-                    }
+                    vanished.insert(old.key().clone(), old.clone());
                 }
                 ModelUpdate::Added(new) => {
-                    let back = self.forget(new.key());
-                    told.push(match back {
+                    let back = vanished.remove(new.key());
+                    certain.push(match back.or_else(|| self.forget(new.key())) {
                         Some(old) => ModelUpdate::Changed { old, new: new.clone() },
                         None => update.clone(),
                     });
-                    self.succeeded_by(new, &mut told);
+                    self.succeeded_by(new, &mut certain);
                 }
                 ModelUpdate::Changed { new, .. } => {
-                    told.push(update.clone());
-                    self.succeeded_by(new, &mut told);
+                    certain.push(update.clone());
+                    self.succeeded_by(new, &mut certain);
                 }
-                ModelUpdate::Removed(..) => told.push(update.clone()),
+                ModelUpdate::Removed(..) => certain.push(update.clone()),
             }
         }
         for key in unserved {
-            let withdrawn = self.forget(key);
-            told.extend(withdrawn.map(|old| ModelUpdate::Removed(old, Gone::Withdrawn)));
+            let withdrawn = vanished.remove(key).or_else(|| self.forget(key));
+            certain.extend(withdrawn.map(|old| ModelUpdate::Removed(old, Gone::Withdrawn)));
         }
-        kept.retain(|key| self.keeps(key));
-        (told, kept)
+        (certain, vanished)
     }
 
-    fn keep(
-        &mut self,
-        instance: &Arc<Instance>,
-        now: Instant,
-        server: impl FnOnce(&WorkerUrl) -> Arc<Upstream>,
-    ) -> bool {
+    /// Keeps an instance that has vanished, if there is a reason to; returns whether it does.
+    pub(super) fn keep(&mut self, instance: &Arc<Instance>, now: Instant, fleet: &Fleet) -> bool {
         // Those under flat keys go at once: their workers know no other way to withdraw.
         if instance.id().is_none() || instance.kinds().is_empty() {
             return false;
@@ -131,7 +115,7 @@ impl Holding {
             return false;
         }
         let server = self.servers.entry(url.clone()).or_insert_with(|| Server {
-            upstream: server(url),
+            upstream: fleet.server(url),
             keys: Vec::new(),
             ask_at: Some(now),
         });
@@ -181,10 +165,10 @@ impl Holding {
     }
 
     /// Takes in what a server answered.
-    pub(crate) fn answered(&mut self, url: &WorkerUrl, probe: Probe, now: Instant) -> Outcome {
+    pub(crate) fn answered(&mut self, url: &WorkerUrl, finding: Finding, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         let Some(server) = self.servers.get_mut(url) else { return outcome };
-        if server.upstream.rotation.is_there(probe, now) {
+        if server.upstream.rotation.is_there(finding, now) {
             server.ask_at = Some(now + again());
             for key in &server.keys {
                 if let Some(one) = self.vanished.get_mut(key)
@@ -248,7 +232,7 @@ pub(super) fn again() -> Duration {
 }
 
 /// Whether two instances are one model of one namespace; their server is the same already.
-pub(crate) fn same(one: &Instance, other: &Instance) -> bool {
+fn same(one: &Instance, other: &Instance) -> bool {
     let namespace = |instance: &Instance| instance.entry().endpoint().namespace().clone();
     one.model() == other.model()
         && one.entry().url() == other.entry().url()

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dynamo_discovery::{DiscoveryBatch, Gone, Instance, InstanceId, Key, Kind, Kinds, ModelEntry};
+use dynamo_discovery::{DiscoveryBatch, Gone, Instance, InstanceId, Key, Kinds, ModelEntry};
 use dynamo_discovery::{ModelUpdate, WorkerUrl};
 use dynamo_namespace::NamespaceScope;
 use futures_util::future::{FutureExt as _, ready};
 use tokio::time::{Instant, timeout_at};
 
+use super::Hold;
 use super::ask::MockAsk;
-use super::{Hold, Keeper};
-use crate::proxy::probe::Probe;
-use crate::switchboard::{RouteChange, Switchboard, SwitchboardWriter};
-use crate::upstream::Upstream;
+use super::keeper::Keeper;
+use crate::feed::{DiscoveryStatus, Keep as _};
+use crate::fleet::{Finding, Fleet, Targets, Upstream};
+use crate::view::{RouteChange, Switchboard, SwitchboardWriter};
 
 /// A keeper between updates and a switchboard.
 struct Rig {
@@ -23,18 +24,20 @@ struct Rig {
     writer: SwitchboardWriter,
     servers: Servers,
     changes: Vec<RouteChange>,
+    /// The targets of models whose servers the test has used.
+    targets: Vec<Arc<Targets>>,
 }
 
 /// What servers answer; those that are not here do.
 #[derive(Clone, Default)]
 struct Servers {
-    answers: Arc<Mutex<BTreeMap<WorkerUrl, Probe>>>,
+    answers: Arc<Mutex<BTreeMap<WorkerUrl, Finding>>>,
     asked: Arc<Mutex<Vec<WorkerUrl>>>,
 }
 
 impl Servers {
-    fn set(&self, url: &str, probe: Probe) {
-        self.answers.lock().unwrap().insert(url.parse().unwrap(), probe);
+    fn set(&self, url: &str, finding: Finding) {
+        self.answers.lock().unwrap().insert(url.parse().unwrap(), finding);
     }
 
     fn asked(&self) -> usize {
@@ -53,10 +56,10 @@ impl Rig {
         ask.expect_ask().returning(move |server: &Arc<Upstream>| {
             said.asked.lock().unwrap().push(server.url.clone());
             let answer = said.answers.lock().unwrap().get(&server.url).copied();
-            ready(answer.unwrap_or(Probe::Answers)).boxed()
+            ready(answer.unwrap_or(Finding::Answers)).boxed()
         });
-        let keeper = Keeper::new(hold, Box::new(ask), Arc::default());
-        Self { keeper, switchboard, writer, servers, changes: Vec::new() }
+        let keeper = Keeper::new(hold, Fleet::default(), Box::new(ask), DiscoveryStatus::default());
+        Self { keeper, switchboard, writer, servers, changes: Vec::new(), targets: Vec::new() }
     }
 
     fn with(instances: &[&Arc<Instance>]) -> Self {
@@ -98,10 +101,11 @@ impl Rig {
 
     /// A server that requests have used.
     fn server_of(&mut self, instance: &Instance) -> Arc<Upstream> {
-        let view = self.switchboard.view(&NamespaceScope::All);
-        let chosen = view.model(instance.model()).map(|model| model.upstreams(Kind::Chat).count());
-        assert_ne!(chosen, Some(0));
-        self.writer.server(instance.entry().url().unwrap())
+        let live = self.switchboard.live_view(&NamespaceScope::All);
+        let model = live.load().model(instance.model()).cloned();
+        // It is held, so that the server outlives this look at it.
+        self.targets.extend(model.map(|model| self.keeper.fleet.targets(&live, &model)));
+        self.keeper.fleet.server(instance.entry().url().unwrap())
     }
 }
 
@@ -146,7 +150,7 @@ async fn what_vanishes_while_its_server_answers_is_held_until_the_time_is_over()
 
 #[tokio::test(start_paused = true)]
 async fn what_vanishes_with_its_server_goes_as_soon_as_that_is_known() {
-    for probe in [Probe::Refused, Probe::Broken, Probe::Silent] {
+    for probe in [Finding::Refused, Finding::Broken, Finding::Silent] {
         let one = instance(1);
         let mut rig = Rig::with(&[&one]);
         rig.servers.set("http://h1", probe);
@@ -167,7 +171,7 @@ async fn a_held_instance_goes_with_the_first_failed_probe_and_with_the_first_fai
     rig.server_of(&refused).rotation.refused();
     rig.pass(Duration::from_millis(200)).await;
     assert_eq!(rig.serving(), ["a/1/m*"]);
-    rig.servers.set("http://h1", Probe::Refused);
+    rig.servers.set("http://h1", Finding::Refused);
     rig.pass(2 * SECOND).await;
     assert_eq!(rig.serving(), [] as [&str; 0]);
     // One that was out before is not even asked.
@@ -182,7 +186,7 @@ async fn a_held_instance_goes_with_the_first_failed_probe_and_with_the_first_fai
 async fn a_silent_server_that_sends_bytes_is_there() {
     let one = instance(1);
     let mut rig = Rig::with(&[&one]);
-    rig.servers.set("http://h1", Probe::Silent);
+    rig.servers.set("http://h1", Finding::Silent);
     rig.pass(SECOND).await;
     rig.server_of(&one).rotation.heard(Instant::now());
     rig.batch(vec![vanished(&one)]);
@@ -264,7 +268,7 @@ async fn flat_entries_and_those_without_a_server_go_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn no_more_are_held_than_allowed() {
-    let mut rig = Rig::new(Hold { at_most: 3, ..Hold::default() });
+    let mut rig = Rig::new(Hold::new().with_at_most(3));
     let all: Vec<_> = (0..9).map(instance).collect();
     rig.batch(all.iter().map(added).collect());
     rig.batch(all.iter().map(vanished).collect());
@@ -301,13 +305,13 @@ async fn a_view_that_opens_later_shows_what_is_held_in_its_scope() {
 async fn what_is_remembered_serves_after_a_probe_and_one_that_is_silent_when_it_answers() {
     let [one, two] = [instance(1), instance(2)];
     let mut rig = Rig::new(Hold::default());
-    rig.servers.set("http://h2", Probe::Silent);
-    rig.keeper.remember(0, vec![one.clone(), two.clone()], &mut rig.writer);
+    rig.servers.set("http://h2", Finding::Silent);
+    rig.keeper.remember(0, vec![one.clone(), two.clone()]);
     assert_eq!(rig.serving(), [""; 0], "nobody was asked");
     rig.pass(SECOND).await;
     assert_eq!(rig.serving(), ["a/1/m"]);
     assert!(rig.keeper.remembers_enough(0), "both were asked, and one serves");
-    rig.servers.set("http://h2", Probe::Answers);
+    rig.servers.set("http://h2", Finding::Answers);
     rig.pass(2 * SECOND).await;
     assert_eq!(rig.serving(), ["a/1/m", "a/2/m"]);
     let asked = rig.servers.asked();
@@ -320,9 +324,9 @@ async fn what_is_remembered_serves_after_a_probe_and_one_that_is_silent_when_it_
 async fn the_first_answer_of_the_store_replaces_what_is_remembered_without_closing_a_route() {
     let [stays, moved, gone] = [1, 2, 3].map(instance);
     let moved_to = instance_of("a", 2, "m", "http://h9");
-    for hold in [Hold::default(), Hold::for_at_most(Duration::ZERO)] {
+    for hold in [Hold::default(), Hold::new().with_longest(Duration::ZERO)] {
         let mut rig = Rig::new(hold);
-        rig.keeper.remember(0, vec![stays.clone(), moved.clone(), gone.clone()], &mut rig.writer);
+        rig.keeper.remember(0, vec![stays.clone(), moved.clone(), gone.clone()]);
         // Another source does not speak for this one.
         let mut other = DiscoveryBatch::default();
         other.resync = true;
@@ -351,9 +355,9 @@ async fn the_first_answer_of_the_store_replaces_what_is_remembered_without_closi
 #[tokio::test(start_paused = true)]
 async fn what_nobody_answers_for_is_not_enough_to_be_ready_and_never_serves() {
     let mut rig = Rig::new(Hold::default());
-    rig.servers.set("http://h1", Probe::Refused);
-    rig.servers.set("http://h2", Probe::Broken);
-    rig.keeper.remember(0, vec![instance(1), instance(2)], &mut rig.writer);
+    rig.servers.set("http://h1", Finding::Refused);
+    rig.servers.set("http://h2", Finding::Broken);
+    rig.keeper.remember(0, vec![instance(1), instance(2)]);
     rig.pass(30 * SECOND).await;
     assert_eq!(rig.serving(), [""; 0]);
     assert!(!rig.keeper.remembers_enough(0));
@@ -364,7 +368,7 @@ async fn what_nobody_answers_for_is_not_enough_to_be_ready_and_never_serves() {
 async fn no_more_servers_are_asked_at_one_time_than_for_what_is_held() {
     let mut rig = Rig::new(Hold::default());
     let all: Vec<_> = (0..600).map(instance).collect();
-    rig.keeper.remember(0, all, &mut rig.writer);
+    rig.keeper.remember(0, all);
     assert_eq!(rig.servers.asked(), 256);
     rig.pass(SECOND).await;
     assert_eq!((rig.serving().len(), rig.servers.asked()), (600, 600));

@@ -8,8 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::load::Slot;
-use super::pool::Connection;
+use crate::fleet::{Connection, Place};
 
 /// How much is joined into one frame at most.
 const JOINED: usize = 64 * 1024;
@@ -22,19 +21,19 @@ const JOINED: usize = 64 * 1024;
 pub(crate) struct Answer {
     incoming: Incoming,
     connection: Option<Box<Connection>>,
-    slot: Slot,
+    place: Place,
     /// A frame that was read but could not be joined: trailers, an error, or the end.
-    held: Option<Option<Result<Frame<Bytes>, hyper::Error>>>,
+    unread: Option<Option<Result<Frame<Bytes>, hyper::Error>>>,
 }
 
 impl Answer {
-    pub(crate) fn new(incoming: Incoming, connection: Box<Connection>, slot: Slot) -> Self {
-        Self { incoming, connection: Some(connection), slot, held: None }
+    pub(crate) fn new(incoming: Incoming, connection: Box<Connection>, place: Place) -> Self {
+        Self { incoming, connection: Some(connection), place, unread: None }
     }
 
     /// Bytes came from the server.
     pub(crate) fn heard(&self, at: Instant) {
-        self.slot.upstream().rotation.heard(at);
+        self.place.upstream().rotation.heard(at);
     }
 
     /// The next frame: one that was read already, else what can be read now.
@@ -50,7 +49,7 @@ impl Answer {
 
     fn recycle(&mut self, cx: &mut Context<'_>) {
         if let Some(connection) = self.connection.take() {
-            connection.recycle(cx, self.slot.upstream().pool());
+            connection.recycle(cx, self.place.upstream().pool());
         }
     }
 }
@@ -64,8 +63,8 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        let first = match this.held.take() {
-            Some(held) => held,
+        let first = match this.unread.take() {
+            Some(unread) => unread,
             None => std::task::ready!(this.poll_once(cx)),
         };
         let first = match first.map(|frame| frame.map(Frame::into_data)) {
@@ -103,12 +102,12 @@ impl Body for Answer {
                         .extend_from_slice(&more);
                 }
                 Poll::Ready(other) => {
-                    this.held = Some(other);
+                    this.unread = Some(other);
                     break;
                 }
             }
         }
-        if this.incoming.is_end_stream() && this.held.is_none() {
+        if this.incoming.is_end_stream() && this.unread.is_none() {
             this.recycle(cx);
         }
         let data = joined.map_or(first, BytesMut::freeze);
@@ -116,7 +115,7 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_none() && self.incoming.is_end_stream()
+        self.unread.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -11,8 +11,8 @@ use crossbeam_utils::CachePadded;
 use http::StatusCode;
 use http_body::Body;
 
-use super::patience::Patience;
 use crate::error::ApiError;
+use crate::fleet::Patience;
 
 /// How much of request bodies may be in memory, one and all.
 #[derive(Debug)]
@@ -22,32 +22,32 @@ pub(crate) struct BodyLimits {
     /// How long a client may send nothing in the middle of one.
     pub(crate) stall: Duration,
     /// What all of them share.
-    pub(crate) budget: Budget,
+    pub(crate) memory: Memory,
 }
 
 /// The bytes that all bodies in memory may have in sum.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct Memory {
     /// Apart from what is only read: every request writes it.
     free: CachePadded<AtomicUsize>,
 }
 
-impl Budget {
+impl Memory {
     pub(crate) fn new(bytes: usize) -> Self {
         Self { free: CachePadded::new(AtomicUsize::new(bytes)) }
     }
 }
 
-/// A body in memory; what it took of the budget is given back when it is dropped.
+/// A body in memory; what it took of the bound is given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Held<'a> {
+pub(crate) struct InMemory<'a> {
     pub(crate) bytes: Bytes,
     _reserved: Reserved<'a>,
 }
 
 #[derive(Debug)]
 struct Reserved<'a> {
-    budget: &'a Budget,
+    memory: &'a Memory,
     bytes: usize,
 }
 
@@ -55,7 +55,7 @@ impl Reserved<'_> {
     /// Takes `more` bytes. By what has arrived, not by what was announced: else a few clients that
     /// announce much and send nothing would lock out all others.
     fn grow(&mut self, more: usize) -> Result<(), ApiError> {
-        self.budget
+        self.memory
             .free
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |free| free.checked_sub(more))
             .map_err(|_| {
@@ -72,20 +72,23 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.budget.free.fetch_add(self.bytes, Ordering::AcqRel);
+        self.memory.free.fetch_add(self.bytes, Ordering::AcqRel);
     }
 }
 
 impl BodyLimits {
     /// Reads a body once, into one piece of memory.
-    pub(crate) async fn read<B: Body<Data = Bytes>>(&self, body: B) -> Result<Held<'_>, ApiError> {
+    pub(crate) async fn read<B: Body<Data = Bytes>>(
+        &self,
+        body: B,
+    ) -> Result<InMemory<'_>, ApiError> {
         let mut body = pin!(body);
         let mut patience = Patience::new(self.stall);
         let announced = body.size_hint().lower();
         if announced > self.each as u64 {
             return Err(self.too_large());
         }
-        let mut reserved = Reserved { budget: &self.budget, bytes: 0 };
+        let mut reserved = Reserved { memory: &self.memory, bytes: 0 };
         let mut first = Bytes::new();
         let mut joined = BytesMut::new();
         while !body.is_end_stream() {
@@ -129,7 +132,7 @@ impl BodyLimits {
             }
         }
         let bytes = if joined.is_empty() { first } else { joined.freeze() };
-        Ok(Held { bytes, _reserved: reserved })
+        Ok(InMemory { bytes, _reserved: reserved })
     }
 
     fn too_large(&self) -> ApiError {
@@ -150,7 +153,7 @@ mod tests {
     use super::*;
 
     fn limits(each: usize, all: usize) -> BodyLimits {
-        BodyLimits { each, stall: Duration::from_secs(30), budget: Budget::new(all) }
+        BodyLimits { each, stall: Duration::from_secs(30), memory: Memory::new(all) }
     }
 
     fn chunks(chunks: &[&'static str]) -> Body {
@@ -182,7 +185,7 @@ mod tests {
         assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
         let second = limits.read(Body::from("abcd")).await.unwrap();
         drop((first, second));
-        assert_eq!(limits.budget.free.load(Ordering::Relaxed), 10);
+        assert_eq!(limits.memory.free.load(Ordering::Relaxed), 10);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,35 +4,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynamo_discovery::Kind;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::balance::{AffinityKey, Balancer, Pick};
+use super::edit::Edits;
 use super::headers;
-use super::load::Slot;
-use super::pool::{Connection, ExchangeError, Wait};
-use super::queue::{QueueLimits, Queued};
-use super::rotation::Out;
-use super::upkeep::{MAX_IDLE, Upkeep};
+use super::lookup::Lookup;
+use crate::balance::{AffinityKey, Balancer, Pick, QueueLimits, Queued, RetryBudget};
 use crate::error::ApiError;
-use crate::route::Route;
-use crate::upstream::Upstream;
-use crate::view::Model;
+use crate::fleet::{
+    Connection, ExchangeError, Fleet, GiveUp, MAX_IDLE, Out, Place, Targets, Upstream, Wait,
+};
+use crate::meter::Metrics;
 
 /// Sends requests to servers.
 pub(crate) struct Forwarder {
+    pub(crate) fleet: Fleet,
     pub(crate) balancer: Balancer,
     pub(crate) queue: QueueLimits,
+    pub(crate) budget: RetryBudget,
     pub(crate) first_byte: Duration,
-    pub(crate) upkeep: Arc<Upkeep>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// A request that was read and understood.
 pub(crate) struct Ask<'a> {
-    pub(crate) route: Route,
+    pub(crate) lookup: Lookup<'a>,
     pub(crate) query: Option<&'a str>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: &'a Bytes,
@@ -40,54 +41,79 @@ pub(crate) struct Ask<'a> {
     pub(crate) id: &'a HeaderValue,
 }
 
-/// The head of an answer, the connection that it came over, and the place that it takes.
+impl Ask<'_> {
+    fn kind(&self) -> Kind {
+        self.lookup.route.kind()
+    }
+
+    /// What the body must have for this server that it does not have.
+    fn edits(&self, _upstream: &Upstream) -> Edits {
+        Edits::default()
+    }
+}
+
+/// The head of an answer, where it comes from, the connection that it came over, and the place that
+/// it takes.
 pub(crate) struct Head {
     pub(crate) response: http::Response<Incoming>,
+    pub(crate) model: Arc<str>,
     pub(crate) connection: Box<Connection>,
-    pub(crate) slot: Slot,
+    pub(crate) place: Place,
+}
+
+/// A request is better off elsewhere once something is known against its server, if it may be sent
+/// again and there is an elsewhere. That a server is silent says nothing against it.
+struct Elsewhere<'a> {
+    upstream: &'a Arc<Upstream>,
+    targets: &'a Targets,
+    kind: Kind,
+    /// None: the request may not be sent again.
+    budget: Option<&'a RetryBudget>,
+}
+
+impl GiveUp for Elsewhere<'_> {
+    fn is_time(&self) -> bool {
+        self.upstream.rotation.out() == Some(Out::Unresponsive)
+            && self.budget.is_some_and(RetryBudget::is_left)
+            && self
+                .targets
+                .upstreams(self.kind)
+                .any(|other| !Arc::ptr_eq(other, self.upstream) && other.rotation.out().is_none())
+    }
 }
 
 impl Forwarder {
     /// Sends a request to servers of its model until one answers.
-    ///
-    /// `find` is asked for the model again where the request has to wait: servers come and go.
     pub(crate) async fn forward(
         &self,
-        mut model: Arc<Model>,
+        mut targets: Arc<Targets>,
         mut ask: Ask<'_>,
-        find: impl Fn() -> Result<Arc<Model>, ApiError>,
     ) -> Result<Head, ApiError> {
-        headers::for_upstream(&mut ask.headers, ask.body.len(), ask.id);
-        headers::authorize(&mut ask.headers, self.upkeep.worker_key.header());
-        self.upkeep.budget.deposit();
+        headers::for_upstream(&mut ask.headers, ask.id);
+        headers::authorize(&mut ask.headers, self.fleet.worker_key().header());
+        self.budget.deposit();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
         let mut resent = false;
         let mut failed = None;
         loop {
-            let kind = ask.route.kind();
-            let slot = match self.balancer.pick(&model, kind, ask.affinity, &tried) {
-                Pick::Slot(slot) => slot,
+            let place = match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
+                Pick::Place(place) => place,
                 Pick::None => break,
                 // Boxed, as it is rare: its state is no part of every request's.
-                Pick::Full => Box::pin(self.wait(&mut model, &ask, &tried, &find)).await?,
+                Pick::Full => Box::pin(self.wait(&mut targets, &ask, &tried)).await?,
             };
-            let upstream = slot.upstream();
-            // While it waits, nothing is known against the server. Once something is, the request
-            // is better off elsewhere, if it may be sent again and there is an elsewhere.
-            let give_up = || {
-                upstream.rotation.out() == Some(Out::Unresponsive)
-                    && !resent
-                    && self.upkeep.budget.is_left()
-                    && model.upstreams(kind).any(|other| {
-                        !Arc::ptr_eq(other, upstream) && other.rotation.out().is_none()
-                    })
-            };
-            let wait = Wait { limit: self.first_byte, give_up: &give_up };
+            let upstream = place.upstream();
+            let budget = (!resent).then_some(&self.budget);
+            let elsewhere = Elsewhere { upstream, targets: &targets, kind: ask.kind(), budget };
+            let wait = Wait { limit: self.first_byte, give_up: &elsewhere };
             let error = match self.attempt(upstream, &ask, wait).await {
-                Ok((response, connection)) => return Ok(Head { response, connection, slot }),
+                Ok((response, connection)) => {
+                    let model = targets.shared_name().clone();
+                    return Ok(Head { response, model, connection, place });
+                }
                 Err(error) => error,
             };
-            warn!(request_id = ?ask.id, model = model.name(), url = %upstream.url, error = %error, "no answer");
+            warn!(request_id = ?ask.id, model = targets.name(), url = %upstream.url, error = %error, "no answer");
             tried.push(upstream.clone());
             let again = match &error {
                 // Nothing was sent, so this is no second time.
@@ -108,7 +134,7 @@ impl Forwarder {
             }
         }
         Err(match failed {
-            None => no_instances(&model),
+            None => no_instances(&targets),
             Some(AttemptError::Exchange(ExchangeError::Silent)) => ApiError::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "The worker did not begin to answer in time.",
@@ -119,38 +145,37 @@ impl Forwarder {
     }
 
     fn may_resend(&self) -> bool {
-        let may = self.upkeep.budget.withdraw();
-        self.upkeep.metrics.resent(may);
+        let may = self.budget.withdraw();
+        self.metrics.resent(may);
         may
     }
 
     /// Waits until a server has a place for the request.
     async fn wait(
         &self,
-        model: &mut Arc<Model>,
+        targets: &mut Arc<Targets>,
         ask: &Ask<'_>,
         tried: &[Arc<Upstream>],
-        find: impl Fn() -> Result<Arc<Model>, ApiError>,
-    ) -> Result<Slot, ApiError> {
-        let Some(limit) = self.balancer.limit else { return Err(no_instances(model)) };
-        let kind = ask.route.kind();
-        let queued = Queued::join(model, &self.upkeep.metrics.queued, self.queue)?;
+    ) -> Result<Place, ApiError> {
+        let Some(limit) = self.balancer.limit else { return Err(no_instances(targets)) };
+        let queued = Queued::join(targets, self.metrics.queued(), self.queue)?;
         loop {
             let untried =
                 |one: &&Arc<Upstream>| !tried.iter().any(|other| Arc::ptr_eq(*one, other));
-            let mut places: Vec<_> = model.upstreams(kind).filter(untried).cloned().collect();
+            let mut places: Vec<_> =
+                targets.upstreams(ask.kind()).filter(untried).cloned().collect();
             if places.iter().any(|one| one.rotation.out().is_none()) {
                 places.retain(|one| one.rotation.out().is_none());
             }
-            let changed = || find().is_ok_and(|now| !Arc::ptr_eq(&now, model));
-            if let Some(slot) = queued.wait(places, limit, changed).await? {
-                return Ok(slot);
+            let changed = ask.lookup.moved_on_from(targets);
+            if let Some(place) = queued.wait(places, limit, changed).await? {
+                return Ok(place);
             }
-            *model = find()?;
-            match self.balancer.pick(model, kind, ask.affinity, tried) {
-                Pick::Slot(slot) => return Ok(slot),
+            *targets = ask.lookup.find()?;
+            match self.balancer.pick(targets, ask.kind(), ask.affinity, tried) {
+                Pick::Place(place) => return Ok(place),
                 Pick::Full => {}
-                Pick::None => return Err(no_instances(model)),
+                Pick::None => return Err(no_instances(targets)),
             }
         }
     }
@@ -163,15 +188,18 @@ impl Forwarder {
         ask: &Ask<'_>,
         wait: Wait<'_>,
     ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
+        let body = ask.edits(upstream).apply(ask.body);
         let exchange = |max_idle| {
-            let mut request = http::Request::new(Full::new(ask.body.clone()));
+            let mut request = http::Request::new(Full::new(body.clone()));
             *request.method_mut() = Method::POST;
-            *request.uri_mut() = upstream.pool().target(ask.route, ask.query);
+            *request.uri_mut() = upstream.pool().target(ask.lookup.route, ask.query);
             *request.headers_mut() = ask.headers.clone();
-            request.headers_mut().insert(header::HOST, upstream.pool().host().clone());
-            upstream.pool().exchange(&self.upkeep.connector, request, max_idle, wait)
+            let headers = request.headers_mut();
+            headers.insert(header::HOST, upstream.pool().host().clone());
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+            upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait)
         };
-        self.upkeep.attend(upstream);
+        self.fleet.attend(upstream);
         let mut answer = exchange(Some(MAX_IDLE)).await;
         if matches!(answer, Err(ExchangeError::Lost { reused: true, .. })) {
             answer = exchange(None).await;
@@ -196,7 +224,7 @@ impl Forwarder {
                 (change, Err(AttemptError::Exchange(error)))
             }
         };
-        self.upkeep.note(upstream, change);
+        self.fleet.note(upstream, change);
         outcome
     }
 }
@@ -225,10 +253,10 @@ impl std::fmt::Display for AttemptError {
     }
 }
 
-fn no_instances(model: &Model) -> ApiError {
+fn no_instances(targets: &Targets) -> ApiError {
     ApiError::new(
         StatusCode::SERVICE_UNAVAILABLE,
-        format!("The model '{}' has no reachable instance at the moment.", model.name()),
+        format!("The model '{}' has no reachable instance at the moment.", targets.name()),
     )
     .with_code("no_instances")
 }

@@ -40,13 +40,13 @@ pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Turns a client's headers into those for a worker, but for `Host`, which is each worker's own.
-pub(crate) fn for_upstream(headers: &mut HeaderMap, length: usize, id: &HeaderValue) {
+/// Turns a client's headers into those for a worker, but for `Host` and `Content-Length`, which each
+/// attempt has of its own.
+pub(crate) fn for_upstream(headers: &mut HeaderMap, id: &HeaderValue) {
     drop_hop_by_hop(headers);
     headers.remove(header::HOST);
     // We have the whole body, so there is nothing to expect.
     headers.remove(header::EXPECT);
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(X_REQUEST_ID, id.clone());
 }
 
@@ -115,9 +115,9 @@ mod tests {
             ("authorization", "Bearer k"),
             ("accept-encoding", "gzip"),
         ]);
-        for_upstream(&mut headers, 3, &HeaderValue::from_static("id"));
+        for_upstream(&mut headers, &HeaderValue::from_static("id"));
         let expected = map(&[
-            ("content-length", "3"),
+            ("content-length", "7"),
             ("authorization", "Bearer k"),
             ("accept-encoding", "gzip"),
             ("x-request-id", "id"),

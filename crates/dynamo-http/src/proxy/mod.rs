@@ -1,133 +1,61 @@
 //! The proxy: a request for a model goes to one of its instances, the answer streams back.
 
 mod answer;
-mod balance;
 mod body;
-mod budget;
-pub(crate) mod connect;
 mod dialect;
+mod edit;
 mod forward;
 mod headers;
 mod json;
-pub(crate) mod load;
-pub(crate) mod metrics;
+mod lookup;
 mod passage;
-mod patience;
 pub(crate) mod peek;
-pub(crate) mod pool;
-pub(crate) mod probe;
-mod queue;
-mod relay;
-pub(crate) mod rotation;
-#[cfg(feature = "tls")]
-mod transport;
-mod upkeep;
+mod served;
+mod stage;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use dynamo_discovery::check_model_name;
-use dynamo_namespace::NamespaceScope;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body;
 use tracing::debug;
 
 use self::answer::Answer;
-use self::balance::{AffinityKey, Balancer};
-use self::body::{BodyLimits, Budget};
-use self::budget::RetryBudget;
-use self::connect::Connector;
+pub(crate) use self::body::{BodyLimits, Memory};
 use self::dialect::EventStream;
-use self::forward::{Ask, Forwarder, Head};
+pub(crate) use self::forward::Forwarder;
+use self::forward::{Ask, Head};
 use self::headers::X_REQUEST_ID;
-use self::metrics::{Metrics, Record};
+use self::lookup::Lookup;
+pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
-use self::patience::Patience;
 use self::peek::Peeked;
-use self::queue::QueueLimits;
-use self::upkeep::Upkeep;
-use crate::access::Caller;
+pub use self::served::Served;
+use self::stage::Stage;
+use crate::access::{Caller, Permit};
+use crate::balance::{AffinityKey, RouterMode};
 use crate::error::ApiError;
-use crate::frontend::FrontendConfig;
-use crate::live::LiveView;
+use crate::fleet::Patience;
+use crate::meter::Record;
 use crate::route::Route;
-use crate::view::{Model, View};
-
-pub use self::balance::{RouterMode, UnknownRouterMode};
+use crate::view::Lens;
 
 /// Everything that a proxied request needs.
 pub(crate) struct Proxy {
-    /// All of the frontend's scope: for upkeep, and for operators.
-    pub(crate) all: LiveView,
     /// What is shown to a request without a key: everything, or nothing where keys are required.
-    anyone: LiveView,
-    pub(crate) metrics: Arc<Metrics>,
-    forwarder: Forwarder,
-    limits: BodyLimits,
-    affinity_header: HeaderName,
-    idle_stream: Duration,
+    pub(crate) anyone: Lens,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) limits: BodyLimits,
+    pub(crate) affinity_header: HeaderName,
+    pub(crate) idle_stream: Duration,
 }
 
 impl Proxy {
-    pub(crate) fn new(all: LiveView, config: &FrontendConfig) -> Self {
-        let metrics = Arc::new(Metrics::new());
-        let upkeep = Upkeep::new(
-            Connector::new(config),
-            metrics.clone(),
-            RetryBudget::new(config.retry_budget),
-            config.probe_interval,
-            config.worker_key.clone(),
-        );
-        let anyone = match config.api_keys {
-            Some(_) => LiveView::empty(NamespaceScope::AnyOf(BTreeSet::new())),
-            None => all.clone(),
-        };
-        Self {
-            all,
-            anyone,
-            metrics,
-            forwarder: Forwarder {
-                balancer: Balancer {
-                    mode: config.router_mode,
-                    limit: config.worker_concurrency,
-                    panic_threshold: config.panic_threshold,
-                },
-                queue: QueueLimits { depth: config.queue_depth, timeout: config.queue_timeout },
-                first_byte: config.first_byte_timeout,
-                upkeep: Arc::new(upkeep),
-            },
-            limits: BodyLimits {
-                each: config.body_limit,
-                stall: config.body_stall_timeout,
-                budget: Budget::new(config.bodies_limit),
-            },
-            affinity_header: config.affinity_header.clone(),
-            idle_stream: config.idle_stream_timeout,
-        }
-    }
-
-    /// What is done for workers beside requests.
-    pub(crate) fn upkeep(&self) -> Arc<Upkeep> {
-        self.forwarder.upkeep.clone()
-    }
-
     /// What a caller sees.
-    fn live<'a>(&'a self, caller: &'a Caller) -> &'a LiveView {
-        caller.tenant().map_or(&self.anyone, |tenant| &tenant.live)
-    }
-
-    /// What a caller sees now.
-    pub(crate) fn view(&self, caller: &Caller) -> Arc<View> {
-        self.live(caller).load()
-    }
-
-    /// A model that a caller sees now and that serves the route.
-    fn find(&self, caller: &Caller, name: &str, route: Route) -> Result<Arc<Model>, ApiError> {
-        self.live(caller).read(|view| find(view, name, route).cloned())
+    pub(crate) fn lens<'a>(&'a self, caller: &'a Caller) -> &'a Lens {
+        caller.lens().unwrap_or(&self.anyone)
     }
 
     /// Answers one request on a proxied route.
@@ -136,9 +64,17 @@ impl Proxy {
         B: Body<Data = Bytes>,
     {
         let id = headers::request_id(&head.headers);
-        let mut record = Record::begin(&self.metrics, route);
-        let mut response = match self.route(route, head, body, &id, &mut record).await {
-            Ok(head) => self.pass_on(route, head, &id, record),
+        let mut record = Record::begin(&self.forwarder.metrics, route);
+        let caller = Caller::of(&head.extensions);
+        let answered = match caller.begin() {
+            Ok(permit) => {
+                let answered = self.route(route, head, body, &caller, &id, &mut record).await;
+                answered.map(|head| (head, permit))
+            }
+            Err(refused) => Err(refused),
+        };
+        let mut response = match answered {
+            Ok((head, permit)) => self.pass_on(route, head, &id, record, permit),
             Err(error) => {
                 record.answered(error.status());
                 debug!(request_id = ?id, path = route.path(), status = error.status().as_u16(), "refused");
@@ -155,31 +91,31 @@ impl Proxy {
         route: Route,
         head: &mut Parts,
         body: B,
+        caller: &Caller,
         id: &HeaderValue,
         record: &mut Record,
     ) -> Result<Head, ApiError>
     where
         B: Body<Data = Bytes>,
     {
-        let caller = Caller::of(&head.extensions);
-        record.admitted(caller.begin()?);
-        self.live(&caller).read(|view| view.admit(route.kind()))?;
+        let lens = self.lens(caller);
+        lens.read(|sight| sight.admit(route.kind()))?;
         check_content_type(&head.headers)?;
         let body = self.limits.read(body).await?;
         let asked = peek::peek(&body.bytes)?;
+        let lookup = Lookup { lens, fleet: &self.forwarder.fleet, model: &asked.model, route };
         // The world may have moved on while the body came in.
-        let find = || self.find(&caller, &asked.model, route);
-        let model = find()?;
-        record.is_for(&model, asked.stream);
+        let targets = lookup.find()?;
+        record.is_for(targets.series().clone(), asked.stream);
         let ask = Ask {
-            route,
+            lookup,
             query: head.uri.query(),
             affinity: self.affinity(&head.headers, &asked),
             headers: std::mem::take(&mut head.headers),
             body: &body.bytes,
             id,
         };
-        self.forwarder.forward(model, ask, find).await
+        self.forwarder.forward(targets, ask).await
     }
 
     /// What keeps this request together with others: their session, their user, or the beginning
@@ -202,9 +138,10 @@ impl Proxy {
     fn pass_on(
         &self,
         route: Route,
-        Head { response, connection, slot }: Head,
+        Head { response, model, connection, place }: Head,
         id: &HeaderValue,
         mut record: Record,
+        mut permit: Option<Permit>,
     ) -> Response {
         let (mut parts, incoming) = response.into_parts();
         record.begun(parts.status);
@@ -214,14 +151,18 @@ impl Proxy {
             EventStream::new(route, !chunked)
         });
         headers::drop_hop_by_hop(&mut parts.headers);
-        if incoming.is_end_stream() {
-            record.ended();
+        parts.extensions.insert(Served { model, worker: place.upstream().clone() });
+        if incoming.is_end_stream() && record.ended() {
+            permit.iter_mut().for_each(Permit::succeeded);
         }
         let passage = Passage {
-            answer: Answer::new(incoming, connection, slot),
+            answer: Answer::new(incoming, connection, place),
+            // Nothing reads answers yet.
+            stage: Stage::new(None),
             events,
             shape: route.error_shape(),
             record,
+            permit,
             request_id: id.clone(),
             patience: Patience::new(self.idle_stream),
             phase: Phase::Flowing,
@@ -238,42 +179,6 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
             "The Content-Type must be application/json.",
         )),
     }
-}
-
-/// The model, if it is in scope and serves the route.
-fn find<'a>(view: &'a View, name: &str, route: Route) -> Result<&'a Arc<Model>, ApiError> {
-    let model = known(view, name)?;
-    if model.kinds().contains(route.kind()) {
-        return Ok(model);
-    }
-    let routes: Vec<_> = Route::of(model.kinds()).map(Route::path).collect();
-    Err(ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!(
-            "The model '{name}' does not serve {}; it serves {}.",
-            route.path(),
-            routes.join(", ")
-        ),
-    )
-    .with_code("model_not_found")
-    .with_param("model"))
-}
-
-/// The model, if it is in scope. One of another namespace is as unknown as one of none.
-pub(crate) fn known<'a>(view: &'a View, name: &str) -> Result<&'a Arc<Model>, ApiError> {
-    view.model(name).ok_or_else(|| {
-        if !view.is_ready() {
-            return ApiError::not_ready();
-        }
-        // A name that no one could register is not worth repeating, nor safe to.
-        let message = match check_model_name(name) {
-            Ok(()) => format!("The model '{name}' does not exist."),
-            Err(_) => "There can be no model of this name.".to_owned(),
-        };
-        ApiError::new(StatusCode::NOT_FOUND, message)
-            .with_code("model_not_found")
-            .with_param("model")
-    })
 }
 
 /// Whether an answer is a stream of events into which one could be put.

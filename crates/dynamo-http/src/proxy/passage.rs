@@ -10,9 +10,11 @@ use tracing::warn;
 
 use super::answer::Answer;
 use super::dialect::EventStream;
-use super::metrics::Record;
-use super::patience::Patience;
+use super::stage::Stage;
+use crate::access::Permit;
 use crate::error::{ApiError, ErrorShape};
+use crate::fleet::Patience;
+use crate::meter::Record;
 
 /// The body of the answer as the client gets it.
 ///
@@ -24,6 +26,10 @@ pub(crate) struct Passage {
     pub(crate) events: Option<EventStream>,
     pub(crate) shape: ErrorShape,
     pub(crate) record: Record,
+    /// What the request counts against, where a key is required.
+    pub(crate) permit: Option<Permit>,
+    /// Reads and edits the events, where there is a reader.
+    pub(crate) stage: Option<Stage>,
     pub(crate) request_id: HeaderValue,
     /// How long the worker may send nothing.
     pub(crate) patience: Patience,
@@ -65,6 +71,32 @@ impl Passage {
         }
     }
 
+    /// What of a frame goes on to the client: all of it where there is no stage.
+    fn edited(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        let Some(stage) = &mut self.stage else { return Some(frame) };
+        match frame.into_data() {
+            Ok(data) => {
+                let mut data = stage.pass(&data);
+                if self.answer.is_end_stream() {
+                    data = [data, stage.finish()].concat().into();
+                }
+                // An empty frame would tell the client nothing, but the end must be told.
+                let is_needed = !data.is_empty() || self.answer.is_end_stream();
+                is_needed.then(|| Frame::data(data))
+            }
+            Err(trailers) => Some(trailers),
+        }
+    }
+
+    /// The answer has passed as a whole.
+    fn ended(&mut self) {
+        if self.record.ended()
+            && let Some(permit) = &mut self.permit
+        {
+            permit.succeeded();
+        }
+    }
+
     /// A server flushes when a body is pending, and drops what it has when a body fails.
     fn let_flush(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.phase = Phase::Cut;
@@ -87,30 +119,37 @@ impl Body for Passage {
             Phase::Broke => return this.let_flush(cx),
             Phase::Cut => return Poll::Ready(Some(Err(Broken))),
         }
-        match Pin::new(&mut this.answer).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.record.first_byte();
-                this.answer.heard(this.patience.renew());
-                if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
-                    events.pass(data);
+        loop {
+            match Pin::new(&mut this.answer).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    this.record.first_byte();
+                    this.answer.heard(this.patience.renew());
+                    let Some(frame) = this.edited(frame) else { continue };
+                    if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
+                        events.pass(data);
+                    }
+                    if this.answer.is_end_stream() {
+                        this.ended();
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
                 }
-                if this.answer.is_end_stream() {
-                    this.record.ended();
+                Poll::Ready(None) => {
+                    let rest = this.stage.as_mut().map(Stage::finish).unwrap_or_default();
+                    if !rest.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(rest))));
+                    }
+                    if this.events.as_ref().is_some_and(|events| !events.may_end()) {
+                        return this.break_off(cx, &"the stream ended without its end marker");
+                    }
+                    this.ended();
+                    return Poll::Ready(None);
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Err(error))) => return this.break_off(cx, &error),
+                Poll::Pending => {
+                    std::task::ready!(this.patience.poll_over(cx));
+                    return this.break_off(cx, &"it sent nothing for too long");
+                }
             }
-            Poll::Ready(None) => {
-                if this.events.as_ref().is_some_and(|events| !events.may_end()) {
-                    return this.break_off(cx, &"the stream ended without its end marker");
-                }
-                this.record.ended();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => this.break_off(cx, &error),
-            Poll::Pending => match this.patience.poll_over(cx) {
-                Poll::Ready(()) => this.break_off(cx, &"it sent nothing for too long"),
-                Poll::Pending => Poll::Pending,
-            },
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::time::sleep;
 
-use super::ServeOptions;
+use super::options::ServeOptions;
 
 /// The deadlines of one connection.
 pub(super) struct Clock {

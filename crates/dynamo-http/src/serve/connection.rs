@@ -15,19 +15,21 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
+use super::answers::Answers;
 use super::clock::{Clock, Timed};
 use super::drain::DrainWatch;
-use super::{Answers, ServeOptions, http1, http2};
-use crate::joined::Joined;
+use super::joined::Joined;
+use super::options::ServeOptions;
+use super::{http1, http2};
 
-/// What a connection needs.
-pub(super) struct Connection<S> {
+/// A connection that was accepted, with what serving it needs.
+pub(super) struct Accepted<S> {
     pub(super) service: S,
     pub(super) options: Arc<ServeOptions>,
     pub(super) drain: DrainWatch,
 }
 
-impl<S: Answers> Connection<S> {
+impl<S: Answers> Accepted<S> {
     /// Serves until the client, a deadline or the drain ends it.
     pub(super) async fn serve(mut self, stream: TcpStream) {
         let clock = Arc::new(Clock::new(self.options.clone()));

@@ -14,9 +14,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 
+use super::answers::Answers;
 use super::clock::Clock;
 use super::drain::Leaving;
-use super::{Answers, ServeOptions};
+use super::options::ServeOptions;
 use crate::error::ApiError;
 
 pub(super) fn builder(options: &ServeOptions) -> http1::Builder {

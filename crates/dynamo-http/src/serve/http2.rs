@@ -19,8 +19,9 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Sleep, sleep};
 
+use super::answers::Answers;
 use super::clock::Clock;
-use super::{Answers, ServeOptions};
+use super::options::ServeOptions;
 use crate::error::ApiError;
 
 /// What a connection begins with when the client knows that we speak HTTP/2 (RFC 9113, section 3.4).

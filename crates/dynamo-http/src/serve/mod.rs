@@ -1,11 +1,13 @@
 //! Serving a service with deadlines, limits and a drain.
 
+mod answers;
 mod clock;
 mod connection;
-pub(crate) mod cores;
 mod drain;
 mod http1;
 mod http2;
+mod joined;
+mod options;
 
 use std::convert::Infallible;
 use std::io;
@@ -20,87 +22,24 @@ use tokio::time::{sleep, timeout};
 use tower_service::Service;
 use tracing::{debug, info, warn};
 
-use self::connection::Connection;
-pub use self::cores::Cores;
+use self::answers::Answers;
+use self::connection::Accepted;
 use self::drain::Drain;
-#[cfg(feature = "tls")]
-use crate::tls::ServerTls;
-
-/// Deadlines and limits of a server.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ServeOptions {
-    /// How long the head of a request may take, from its first byte, or from the connection's
-    /// beginning for the first one. Default 10 s.
-    pub header_timeout: Duration,
-    /// The largest head of a request, in bytes; above, 431. Default 64 KiB, at least 8 KiB.
-    pub max_header_bytes: usize,
-    /// How many header fields a request may have; above, 431. Default 100.
-    pub max_headers: usize,
-    /// How long a connection may be idle between two requests. Default 75 s.
-    pub keep_alive_timeout: Duration,
-    /// How long a client may take nothing of its answer. Default 300 s.
-    pub write_stall_timeout: Duration,
-    /// How many requests a client may have under way on one connection of HTTP/2. Default 200.
-    pub max_streams: u32,
-    /// How long connections are still accepted after the shutdown: as long as load balancers need to
-    /// notice. Default 5 s.
-    pub drain_grace: Duration,
-    /// How long requests may go on after that. Default 30 s.
-    pub drain_timeout: Duration,
-    /// The threads that serve connections. Default none: the runtime on which [`serve`] is called.
-    pub cores: Option<Cores>,
-    /// What makes connections TLS. Default none.
-    #[cfg(feature = "tls")]
-    pub tls: Option<ServerTls>,
-}
-
-impl Default for ServeOptions {
-    fn default() -> Self {
-        Self {
-            header_timeout: Duration::from_secs(10),
-            max_header_bytes: 64 * 1024,
-            max_headers: 100,
-            keep_alive_timeout: Duration::from_secs(75),
-            write_stall_timeout: Duration::from_secs(300),
-            max_streams: 200,
-            drain_grace: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(30),
-            cores: None,
-            #[cfg(feature = "tls")]
-            tls: None,
-        }
-    }
-}
-
-/// What [`serve`] needs of a service.
-trait Answers:
-    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
-    + Clone
-    + Send
-    + 'static
-{
-}
-
-impl<S> Answers for S where
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static>
-        + Clone
-        + Send
-        + 'static
-{
-}
+pub(crate) use self::joined::Joined;
+pub use self::options::ServeOptions;
+use crate::threads::Threads;
 
 /// Serves a service over HTTP/1.1 and HTTP/2 until `shutdown`, then drains.
 ///
 /// HTTP/2 is spoken with whoever begins with it, and over TLS with whoever agrees on it there.
 ///
-/// Draining: for [`ServeOptions::drain_grace`] everything goes on, while answers over HTTP/1 ask the
+/// Draining: for [`ServeOptions::with_drain_grace`] everything goes on, while answers over HTTP/1 ask the
 /// client to connect anew the next time. Then no connection is accepted, idle ones are closed, HTTP/2
-/// is told to go away, and requests in flight go on for as long as [`ServeOptions::drain_timeout`]
-/// allows. What is left then is cut, with the threads of [`ServeOptions::cores`] or else with the runtime.
+/// is told to go away, and requests in flight go on for as long as [`ServeOptions::with_drain_timeout`]
+/// allows. What is left then is cut, with the threads of [`ServeOptions::with_threads`] or else with the runtime.
 /// Returns whether everything ended in time.
 ///
-/// The service is a [`FrontendService`](crate::FrontendService), an axum router, or any other one
+/// The service is a `FrontendService`, an axum router, or any other one
 /// that is always ready. `axum::serve` has no deadline for heads and no limits, hence this.
 ///
 /// ```
@@ -113,8 +52,7 @@ impl<S> Answers for S where
 /// # async fn main() -> std::io::Result<()> {
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 /// let router = Router::new().route("/", get(|| async { "hello" }));
-/// let mut options = ServeOptions::default();
-/// options.drain_grace = Duration::ZERO;
+/// let options = ServeOptions::new().with_drain_grace(Duration::ZERO);
 /// let shutdown = async {}; // At once, here.
 /// assert!(serve(listener, router, options, shutdown).await);
 /// # Ok(())
@@ -137,9 +75,9 @@ where
     }
     let drain = Drain::new();
     // Connections have the other options, and must not keep the threads that serve them.
-    let cores = options.cores.take();
+    let threads = options.threads.take();
     let options = Arc::new(options);
-    let accepting = accept(&listener, &service, &options, cores.as_ref(), &drain);
+    let accepting = accept(&listener, &service, &options, threads.as_ref(), &drain);
     let until = async {
         shutdown.await;
         drain.leave();
@@ -161,7 +99,7 @@ async fn accept<S: Answers>(
     listener: &TcpListener,
     service: &S,
     options: &Arc<ServeOptions>,
-    cores: Option<&Cores>,
+    threads: Option<&Threads>,
     drain: &Drain,
 ) {
     loop {
@@ -173,12 +111,12 @@ async fn accept<S: Answers>(
             }
         };
         let connection =
-            Connection { service: service.clone(), options: options.clone(), drain: drain.watch() };
-        match cores {
-            Some(cores) => {
+            Accepted { service: service.clone(), options: options.clone(), drain: drain.watch() };
+        match threads {
+            Some(threads) => {
                 // Its readiness is told to the thread that serves it.
                 let stream = stream.into_std();
-                cores.spawn(async move {
+                threads.spawn(async move {
                     match stream.and_then(TcpStream::from_std) {
                         Ok(stream) => connection.serve(stream).await,
                         Err(error) => warn!(%error, "cannot serve a connection"),

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use super::TlsError;
+use super::error::TlsError;
 
 /// How often the files are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -8,12 +8,14 @@ use std::sync::{Arc, LazyLock};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::error::TlsError;
 use super::files::FromFiles;
-use super::{TlsError, provider};
+use super::provider::provider;
 
 /// Which authorities are trusted to vouch for `https` workers. A clone is the same.
 ///
@@ -38,7 +40,7 @@ impl WorkerTls {
     /// Reads the file again when it changes: every second it is looked at. One that is no good is
     /// refused, and said once.
     ///
-    /// [`Frontend::new`](crate::Frontend::new) does this.
+    /// A front door does this for its own configuration.
     ///
     /// # Panics
     ///
@@ -54,7 +56,23 @@ impl WorkerTls {
     /// # Errors
     ///
     /// When the handshake fails, such as for want of trust.
-    pub async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub async fn connect(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+        self.open(host, stream).await
+    }
+
+    pub(crate) async fn open(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
         /// Reading the machine's certificates takes a while, so not before they are needed.
         static NATIVE: LazyLock<Result<Arc<ClientConfig>, String>> =
             LazyLock::new(|| config(None).map(Arc::new));

@@ -57,9 +57,8 @@ impl Door {
         let (events, mut received) = mpsc::unbounded_channel();
         let stream = futures_util::stream::poll_fn(move |cx| received.poll_recv(cx)).boxed();
         let feed = Feed::new(writer, [Source::new("etcd", stream)]);
-        let mut config = FrontendConfig::default();
         let api_keys = ApiKeys::new(feed.scopes());
-        config.api_keys = Some(api_keys.clone());
+        let config = FrontendConfig::new().with_api_keys(Some(api_keys.clone()));
         let frontend = Frontend::new(&switchboard, &NamespaceScope::All, feed.status(), &config);
         tokio::spawn(feed.run());
         let address = listen(frontend.router()).await;

@@ -1,0 +1,48 @@
+//! Who sent a request, as its key says.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use http::Extensions;
+use http::request::Parts;
+
+use super::keys::Tenant;
+use super::limit::Permit;
+use crate::error::ApiError;
+use crate::view::Lens;
+
+/// Who sent a request, as its key says.
+///
+/// Handlers take it as an argument.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller(pub(super) Option<Arc<Tenant>>);
+
+impl Caller {
+    /// The one whom [`admit`](super::admit) has found; no one in particular where no key is required.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or(Self(None))
+    }
+
+    /// What the owner of the key sees, where a key is required.
+    pub(crate) fn lens(&self) -> Option<&Lens> {
+        self.0.as_ref().map(|tenant| &tenant.lens)
+    }
+
+    /// Begins a request that counts against the limits of the key.
+    ///
+    /// # Errors
+    ///
+    /// 429 while there are too many of them.
+    pub(crate) fn begin(&self) -> Result<Option<Permit>, ApiError> {
+        self.0.as_deref().map(Tenant::begin).transpose()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.extensions))
+    }
+}

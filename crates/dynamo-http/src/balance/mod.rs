@@ -1,0 +1,154 @@
+//! Which of a model's servers a request goes to.
+
+mod budget;
+mod mode;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::hash::{DefaultHasher, Hasher as _};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use dynamo_discovery::Kind;
+use tokio::time::Instant;
+
+pub(crate) use self::budget::RetryBudget;
+pub use self::mode::{RouterMode, UnknownRouterMode};
+pub(crate) use self::queue::{QueueLimits, Queued};
+use crate::fleet::{Out, Place, Targets, Upstream};
+
+/// The rules by which servers are chosen.
+#[derive(Clone, Debug)]
+pub(crate) struct Balancer {
+    pub(crate) mode: RouterMode,
+    /// How many requests one server may have in flight.
+    pub(crate) limit: Option<NonZeroUsize>,
+    /// Below this share of servers in rotation, in percent, failing ones are used all the same.
+    pub(crate) panic_threshold: u8,
+}
+
+/// What keeps requests together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AffinityKey(u64);
+
+impl AffinityKey {
+    /// The same key for the same text, in every process of one build.
+    pub(crate) fn of(text: &[u8]) -> Self {
+        Self(hash(&text))
+    }
+}
+
+fn hash(value: &impl std::hash::Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The outcome of a choice.
+#[derive(Debug)]
+pub(crate) enum Pick {
+    /// A place at a server.
+    Place(Place),
+    /// Servers that would do have no place at the moment.
+    Full,
+    /// There is no server that was not tried.
+    None,
+}
+
+/// Which servers will do: a wider circle is entered only when the narrower one is empty.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Circle {
+    InRotation,
+    /// And those whose answers fail: when most are out, the fault is less likely theirs.
+    Failing,
+    /// And those that do not answer: better than nothing.
+    All,
+}
+
+impl Circle {
+    fn of(upstream: &Upstream) -> Self {
+        match upstream.rotation.out() {
+            None => Self::InRotation,
+            Some(Out::Failing) => Self::Failing,
+            Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive) => Self::All,
+        }
+    }
+}
+
+impl Balancer {
+    /// Chooses a server of a model for a kind, but none of those that were tried.
+    pub(crate) fn pick(
+        &self,
+        targets: &Targets,
+        kind: Kind,
+        key: Option<AffinityKey>,
+        tried: &[Arc<Upstream>],
+    ) -> Pick {
+        let untried = || {
+            targets.upstreams(kind).filter(|one| !tried.iter().any(|tried| Arc::ptr_eq(one, tried)))
+        };
+        let circles =
+            untried().map(|one| Circle::of(one)).fold([0_usize; 3], |mut counts, circle| {
+                counts[circle as usize] += 1;
+                counts
+            });
+        let all: usize = circles.iter().sum();
+        if circles[Circle::Failing as usize] > 0 {
+            let now = Instant::now();
+            let trial = untried().find(|one| one.rotation.may_try(now));
+            if let Some(place) = trial.and_then(|one| Place::take(one, self.limit)) {
+                return Pick::Place(place);
+            }
+        }
+        let circle = match circles {
+            [0, 0, 0] => return Pick::None,
+            [0, 0, _] => Circle::All,
+            [0, ..] => Circle::Failing,
+            [sound, ..] if sound * 100 < all * usize::from(self.panic_threshold) => Circle::Failing,
+            _ => Circle::InRotation,
+        };
+        let roomy =
+            || untried().filter(|one| Circle::of(one) <= circle && one.load.has_room(self.limit));
+        // Others choose at the same time, so a place may be gone when it is taken.
+        for _ in 0..all {
+            let Some(chosen) = self.choose(targets, key, roomy) else { break };
+            if let Some(place) = Place::take(chosen, self.limit) {
+                return Pick::Place(place);
+            }
+        }
+        Pick::Full
+    }
+
+    fn choose<'a, I: Iterator<Item = &'a Arc<Upstream>>>(
+        &self,
+        targets: &Targets,
+        key: Option<AffinityKey>,
+        among: impl Fn() -> I,
+    ) -> Option<&'a Arc<Upstream>> {
+        let count = among().count();
+        if count < 2 {
+            return among().next();
+        }
+        match (self.mode, key) {
+            (RouterMode::RoundRobin, _) => among().nth(targets.turn() % count),
+            (RouterMode::Random, _) => among().nth(fastrand::usize(..count)),
+            (RouterMode::Affinity, Some(key)) => {
+                let in_flight: usize = among().map(|one| one.load.in_flight()).sum();
+                // 1.25 times an even share, rounded up, with the request to come. A few at once cost
+                // an engine less than a cold cache does.
+                let most = ((in_flight + 1) * 5).div_ceil(count * 4).max(4);
+                among()
+                    .filter(|one| one.load.in_flight() < most)
+                    .max_by_key(|one| hash(&(key.0, one.url.as_str())))
+                    .or_else(|| among().next())
+            }
+            (RouterMode::LeastLoaded | RouterMode::Affinity, _) => {
+                let first = fastrand::usize(..count);
+                let second = (first + fastrand::usize(1..count)) % count;
+                let (one, other) = (among().nth(first)?, among().nth(second)?);
+                Some(if other.load.in_flight() < one.load.in_flight() { other } else { one })
+            }
+        }
+    }
+}

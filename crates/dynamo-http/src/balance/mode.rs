@@ -1,0 +1,72 @@
+//! The ways of choosing a server, by name.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How a request's server is chosen among those of its model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RouterMode {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// Any.
+    Random,
+    /// Of two at random, the one with fewer requests in flight ("power of two choices").
+    LeastLoaded,
+    /// The same for the same session, user or beginning of a prompt, for the sake of its cache:
+    /// rendezvous hashing in which no server gets more than four requests and 1.25 times its share
+    /// of those in flight. A request that has none of the three goes by least load.
+    Affinity,
+}
+
+impl RouterMode {
+    /// Every mode.
+    pub const ALL: &'static [Self] =
+        &[Self::RoundRobin, Self::Random, Self::LeastLoaded, Self::Affinity];
+
+    /// The name, as in a flag.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::LeastLoaded => "least-loaded",
+            Self::Affinity => "affinity",
+        }
+    }
+}
+
+impl fmt::Display for RouterMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A text is no router mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected round-robin, random, least-loaded or affinity")]
+pub struct UnknownRouterMode;
+
+impl FromStr for RouterMode {
+    type Err = UnknownRouterMode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRouterMode> {
+        Self::ALL.iter().copied().find(|mode| mode.name() == text).ok_or(UnknownRouterMode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_is_read_by_its_name_only() {
+        for mode in RouterMode::ALL {
+            assert_eq!(mode.to_string().parse(), Ok(*mode));
+        }
+        for text in ["", "kv", "Random", "round_robin"] {
+            assert_eq!(text.parse::<RouterMode>(), Err(UnknownRouterMode), "{text}");
+        }
+    }
+}

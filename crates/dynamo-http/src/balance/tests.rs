@@ -1,0 +1,174 @@
+//! Which server is chosen, for each mode and standing.
+
+use std::collections::BTreeMap;
+
+use dynamo_discovery::{Instance, Key, Kinds, ModelEntry};
+use dynamo_namespace::NamespaceScope;
+use http::StatusCode;
+
+use super::*;
+use crate::fleet::{FAILURES, Fleet};
+use crate::view::{LiveView, Model};
+
+const CHAT: Kind = Kind::Chat;
+
+/// The servers `h0`, `h1`, … of one model.
+fn targets(servers: usize) -> Arc<Targets> {
+    let instances = (0..servers)
+        .map(|n| {
+            let endpoint = "a.backend.generate".parse().unwrap();
+            let entry = ModelEntry::new("m", endpoint, Kinds::from(CHAT)).unwrap();
+            let entry = entry.with_url(format!("http://h{n}").parse().unwrap());
+            Arc::new(Instance::new(Key::from(format!("k{n}")), None, entry))
+        })
+        .collect();
+    let model = Model::new("m".into(), instances, None, 0);
+    Fleet::default().targets(&LiveView::of_nothing(NamespaceScope::All), &model)
+}
+
+fn balancer(mode: RouterMode) -> Balancer {
+    Balancer { mode, limit: None, panic_threshold: 50 }
+}
+
+fn upstreams(model: &Targets) -> Vec<Arc<Upstream>> {
+    model.upstreams(CHAT).cloned().collect()
+}
+
+fn url(pick: &Pick) -> &str {
+    match pick {
+        Pick::Place(place) => place.upstream().url.as_str(),
+        Pick::Full => "full",
+        Pick::None => "none",
+    }
+}
+
+fn fail(upstream: &Upstream) {
+    for _ in 0..FAILURES {
+        upstream.rotation.answered(StatusCode::BAD_GATEWAY, Instant::now());
+    }
+    assert_eq!(upstream.rotation.out(), Some(Out::Failing));
+}
+
+fn spread(balancer: &Balancer, model: &Targets, requests: usize) -> BTreeMap<String, usize> {
+    let mut spread = BTreeMap::new();
+    for _ in 0..requests {
+        let pick = balancer.pick(model, CHAT, None, &[]);
+        *spread.entry(url(&pick).to_owned()).or_default() += 1;
+    }
+    spread
+}
+
+#[tokio::test]
+async fn round_robin_is_even_also_when_one_is_out() {
+    let (model, balancer) = (targets(3), balancer(RouterMode::RoundRobin));
+    assert!(spread(&balancer, &model, 30).values().all(|count| *count == 10));
+    upstreams(&model)[1].rotation.refused();
+    let spread = spread(&balancer, &model, 30);
+    assert_eq!(
+        spread.into_iter().collect::<Vec<_>>(),
+        [("http://h0".to_owned(), 15), ("http://h2".to_owned(), 15)]
+    );
+}
+
+#[tokio::test]
+async fn every_mode_uses_every_server_and_none_that_is_out_or_was_tried() {
+    for mode in RouterMode::ALL.iter().copied() {
+        let (model, balancer) = (targets(4), balancer(mode));
+        assert_eq!(spread(&balancer, &model, 400).len(), 4, "{mode}");
+        let servers = upstreams(&model);
+        servers[0].rotation.refused();
+        for _ in 0..100 {
+            let pick = balancer.pick(&model, CHAT, None, &servers[1..2]);
+            assert!(["http://h2", "http://h3"].contains(&url(&pick)), "{mode}");
+        }
+        let pick = balancer.pick(&model, CHAT, None, &servers);
+        assert!(matches!(pick, Pick::None), "{mode}: all were tried");
+        assert!(matches!(balancer.pick(&model, Kind::Images, None, &[]), Pick::None));
+    }
+}
+
+#[tokio::test]
+async fn least_loaded_prefers_the_one_with_fewer_requests_in_flight() {
+    let (model, balancer) = (targets(2), balancer(RouterMode::LeastLoaded));
+    let servers = upstreams(&model);
+    let _busy = Place::take(&servers[0], None);
+    for _ in 0..20 {
+        assert_eq!(url(&balancer.pick(&model, CHAT, None, &[])), "http://h1");
+    }
+}
+
+#[tokio::test]
+async fn affinity_keeps_a_key_at_its_server_while_that_one_has_no_more_than_its_share() {
+    let (model, balancer) = (targets(4), balancer(RouterMode::Affinity));
+    let key = Some(AffinityKey::of(b"session"));
+    let home = url(&balancer.pick(&model, CHAT, key, &[])).to_owned();
+    for _ in 0..20 {
+        assert_eq!(url(&balancer.pick(&model, CHAT, key, &[])), home);
+    }
+    // All at once: bounded.
+    let held: Vec<Pick> = (0..40).map(|_| balancer.pick(&model, CHAT, key, &[])).collect();
+    let most = upstreams(&model).iter().map(|one| one.load.in_flight()).max().unwrap();
+    assert!((10..=13).contains(&most), "{most} of 40 at one of 4");
+    drop(held);
+    assert_eq!(url(&balancer.pick(&model, CHAT, key, &[])), home, "and back home");
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_moves_only_its_own_keys() {
+    let (four, balancer) = (targets(4), balancer(RouterMode::Affinity));
+    let keys: Vec<_> = (0..200_u32).map(|n| AffinityKey::of(&n.to_le_bytes())).collect();
+    let home = |model: &Targets, key: &AffinityKey| {
+        url(&balancer.pick(model, CHAT, Some(*key), &[])).to_owned()
+    };
+    let before: Vec<_> = keys.iter().map(|key| home(&four, key)).collect();
+    upstreams(&four)[2].rotation.refused();
+    for (key, before) in keys.iter().zip(&before) {
+        if before != "http://h2" {
+            assert_eq!(&home(&four, key), before);
+        }
+    }
+    assert!(before.iter().filter(|home| *home == "http://h2").count() > 20);
+}
+
+#[tokio::test]
+async fn when_few_are_left_failing_servers_are_used_and_dead_ones_are_not() {
+    let (model, balancer) = (targets(4), balancer(RouterMode::RoundRobin));
+    let servers = upstreams(&model);
+    servers[0].rotation.refused();
+    fail(&servers[1]);
+    assert_eq!(spread(&balancer, &model, 20).len(), 2, "half are in rotation");
+    fail(&servers[2]);
+    let spread_in_panic = spread(&balancer, &model, 30);
+    assert_eq!(spread_in_panic.len(), 3);
+    assert!(!spread_in_panic.contains_key("http://h0"));
+    fail(&servers[3]);
+    assert_eq!(spread(&balancer, &model, 30).len(), 3, "better than nothing");
+    for server in &servers {
+        server.rotation.refused();
+    }
+    assert_eq!(spread(&balancer, &model, 40).len(), 4, "better than nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_server_gets_its_trial_before_all_others() {
+    let (model, balancer) = (targets(4), balancer(RouterMode::RoundRobin));
+    let servers = upstreams(&model);
+    fail(&servers[3]);
+    assert!(!spread(&balancer, &model, 12).contains_key("http://h3"));
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    assert_eq!(spread(&balancer, &model, 12).get("http://h3"), Some(&1));
+}
+
+#[tokio::test]
+async fn a_full_server_is_passed_over_and_when_all_are_the_request_has_to_wait() {
+    for mode in RouterMode::ALL.iter().copied() {
+        let model = targets(2);
+        let balancer = Balancer { limit: NonZeroUsize::new(2), ..balancer(mode) };
+        let key = Some(AffinityKey::of(b"k"));
+        let held: Vec<_> = (0..4).map(|_| balancer.pick(&model, CHAT, key, &[])).collect();
+        assert!(held.iter().all(|pick| matches!(pick, Pick::Place(_))), "{mode}");
+        assert!(matches!(balancer.pick(&model, CHAT, key, &[]), Pick::Full), "{mode}");
+        drop(held);
+        assert!(matches!(balancer.pick(&model, CHAT, key, &[]), Pick::Place(_)), "{mode}");
+    }
+}

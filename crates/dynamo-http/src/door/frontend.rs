@@ -1,0 +1,205 @@
+//! The front door: every route of it, in one router.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use dynamo_namespace::NamespaceScope;
+use http::StatusCode;
+use tokio::time::interval;
+
+use super::config::FrontendConfig;
+use super::pages;
+use super::service::{FrontendService, method_not_allowed};
+use super::state::{Reader, State};
+use crate::balance::{Balancer, QueueLimits, RetryBudget};
+use crate::error::ApiError;
+use crate::feed::DiscoveryStatus;
+use crate::fleet::{Connector, Fleet};
+use crate::meter::Metrics;
+use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy};
+use crate::view::{LiveView, Switchboard};
+
+/// An OpenAI-compatible front door for one scope. A clone is the same front door.
+///
+/// ```
+/// use dynamo_http::{Feed, Frontend, FrontendConfig, Switchboard};
+/// use dynamo_namespace::NamespaceScope;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let scope = NamespaceScope::from_target(Some("team-a"))?;
+/// let (switchboard, writer) = Switchboard::new([scope.clone()]);
+/// let feed = Feed::new(writer, []); // Its sources, such as a `ModelWatcher`'s stream.
+/// let frontend = Frontend::new(&switchboard, &scope, feed.status(), &FrontendConfig::default());
+/// tokio::spawn(feed.run());
+/// let service = frontend.service();
+/// # let _ = service;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Frontend {
+    state: Arc<State>,
+}
+
+impl Frontend {
+    /// A front door for one of the switchboard's scopes.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime: tasks probe workers and close idle connections to them. They end
+    /// with the frontend.
+    #[must_use]
+    pub fn new(
+        switchboard: &Switchboard,
+        scope: &NamespaceScope,
+        discovery: DiscoveryStatus,
+        config: &FrontendConfig,
+    ) -> Self {
+        let all = switchboard.live_view(scope);
+        let proxy = proxy(&all, config);
+        let state = Arc::new(State::new(proxy, all, discovery, config.api_keys.clone()));
+        let fleet = state.proxy.forwarder.fleet.clone();
+        tokio::spawn(fleet.attend_while(Arc::downgrade(&state)));
+        tokio::spawn(age_budget(Arc::downgrade(&state)));
+        #[cfg(feature = "tls")]
+        config.worker_tls.reload_on_change();
+        Self { state }
+    }
+
+    /// The servers that this front door uses: for a feed that [holds](crate::Feed::with_hold)
+    /// instances.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.state.proxy.forwarder.fleet
+    }
+
+    /// Everything behind one port: what [`client_service`](Self::client_service) has, `/health` and
+    /// `/metrics`.
+    ///
+    /// These two tell nothing that moves with other namespaces. Where keys are required they are
+    /// left out, since they tell of all keys' models: [`admin_router`](Self::admin_router) has them.
+    pub fn service(&self) -> FrontendService {
+        let reports = match self.state.keys {
+            Some(_) => Router::new(),
+            None => reports(Reader::Client),
+        };
+        self.door(client_routes().merge(reports))
+    }
+
+    /// What clients need: every proxied route, `/v1/models`, `/live` and `/ready`.
+    ///
+    /// Closed routes are part of it: they open and close under the same service. Where keys are
+    /// required, everything but `/live` and `/ready` asks for one before it tells anything.
+    pub fn client_service(&self) -> FrontendService {
+        self.door(client_routes())
+    }
+
+    /// [`service`](Self::service) as a router, to be nested or merged into another one.
+    ///
+    /// It is all fallback: a layer that is to be around it is added by [`Router::layer`], since
+    /// [`Router::route_layer`] leaves a fallback out.
+    pub fn router(&self) -> Router {
+        Router::new().fallback_service(self.service())
+    }
+
+    /// [`client_service`](Self::client_service) as a router, as [`router`](Self::router) is.
+    pub fn client_router(&self) -> Router {
+        Router::new().fallback_service(self.client_service())
+    }
+
+    /// What operators need, for a port that clients do not reach: `/health` and `/metrics` with all
+    /// that they can tell, `/live` and `/ready`. It asks for no key.
+    pub fn admin_router(&self) -> Router {
+        self.complete(probes().merge(reports(Reader::Operator)))
+    }
+
+    fn door(&self, router: Router<Arc<State>>) -> FrontendService {
+        let router = self.complete(router);
+        FrontendService::new(self.state.clone(), router)
+    }
+
+    fn complete(&self, router: Router<Arc<State>>) -> Router {
+        router
+            .method_not_allowed_fallback(async || method_not_allowed())
+            .fallback(not_found)
+            .with_state(self.state.clone())
+    }
+
+    /// Begins to drain: `/ready` says 503 from now on, everything else goes on.
+    pub fn drain(&self) {
+        self.state.drain();
+    }
+}
+
+impl fmt::Debug for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frontend").field("scope", self.state.all.scope()).finish_non_exhaustive()
+    }
+}
+
+fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
+    let metrics = Arc::new(Metrics::new());
+    let connector = Connector::new(config.connect_timeout, &config.worker_networks);
+    #[cfg(feature = "tls")]
+    let connector = connector.with_tls(config.worker_tls.clone());
+    let worker_key = config.worker_key.clone();
+    let anyone = match config.api_keys {
+        Some(_) => LiveView::of_nothing(NamespaceScope::AnyOf(BTreeSet::new())),
+        None => all.clone(),
+    };
+    Proxy {
+        anyone: anyone.into(),
+        forwarder: Forwarder {
+            fleet: Fleet::new(connector, worker_key, config.probe_interval, metrics.clone()),
+            balancer: Balancer {
+                mode: config.router_mode,
+                limit: config.worker_concurrency,
+                panic_threshold: config.panic_threshold,
+            },
+            queue: QueueLimits { depth: config.queue_depth, timeout: config.queue_timeout },
+            budget: RetryBudget::new(config.retry_budget),
+            first_byte: config.first_byte_timeout,
+            metrics,
+        },
+        limits: BodyLimits {
+            each: config.body_limit,
+            stall: config.body_stall_timeout,
+            memory: Memory::new(config.bodies_limit),
+        },
+        affinity_header: config.affinity_header.clone(),
+        idle_stream: config.idle_stream_timeout,
+    }
+}
+
+/// Tells the budget of resends each second that one has passed, for as long as the front door lives.
+async fn age_budget(state: Weak<State>) {
+    let mut seconds = interval(Duration::from_secs(1));
+    loop {
+        seconds.tick().await;
+        let Some(state) = state.upgrade() else { return };
+        state.proxy.forwarder.budget.age();
+    }
+}
+
+fn probes() -> Router<Arc<State>> {
+    Router::new().route("/live", get(pages::live)).route("/ready", get(pages::ready))
+}
+
+fn client_routes() -> Router<Arc<State>> {
+    probes().route("/v1/models", get(pages::models)).route("/v1/models/{*id}", get(pages::model))
+}
+
+fn reports(reader: Reader) -> Router<Arc<State>> {
+    Router::new()
+        .route("/health", get(move |state| pages::health(state, reader)))
+        .route("/metrics", get(move |state| pages::metrics(state, reader)))
+}
+
+async fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "There is no such route.").with_code("not_found")
+}

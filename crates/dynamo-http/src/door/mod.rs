@@ -1,0 +1,13 @@
+//! The front door: its service, its pages, and the state behind them.
+
+mod config;
+mod frontend;
+mod key_metrics;
+mod metrics;
+mod pages;
+mod service;
+mod state;
+
+pub use self::config::FrontendConfig;
+pub use self::frontend::Frontend;
+pub use self::service::FrontendService;

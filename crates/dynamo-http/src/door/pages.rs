@@ -1,0 +1,139 @@
+//! What a front door says about itself: its models, its health, its metrics.
+//!
+//! Everything here is written against a view, so it shows nothing of another scope: models against
+//! that of the caller, health and metrics against that of the frontend.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State as Shared};
+use axum::response::{IntoResponse, Response};
+use dynamo_discovery::{Instance, InstanceId};
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+
+use super::metrics::text;
+use super::state::{Reader, State};
+use crate::access::Caller;
+use crate::error::ApiError;
+use crate::fleet::Fleet;
+use crate::proxy::unknown;
+use crate::route::Route;
+use crate::view::{Model, View};
+
+/// `GET /v1/models`, as in the OpenAI API reference.
+pub(super) async fn models(Shared(state): Shared<Arc<State>>, caller: Caller) -> Json<Value> {
+    let sight = state.proxy.lens(&caller).look();
+    let data: Vec<Value> = sight.models().map(|model| describe(model)).collect();
+    Json(json!({ "object": "list", "data": data }))
+}
+
+/// `GET /v1/models/{id}`; ids have slashes, plain or encoded.
+pub(super) async fn model(
+    Shared(state): Shared<Arc<State>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let sight = state.proxy.lens(&caller).look();
+    let model = sight.model(&id).ok_or_else(|| unknown(sight.is_ready(), &id))?;
+    Ok(Json(describe(model)))
+}
+
+fn describe(model: &Model) -> Value {
+    let mut value = json!({
+        "id": model.name(),
+        "object": "model",
+        "created": model.created(),
+        "owned_by": "dynamo",
+    });
+    if let Some(context_length) = model.context_length() {
+        value["context_length"] = context_length.into();
+    }
+    value
+}
+
+/// `GET /health`: always 200, in Dynamo's shape with our own fields beside it.
+pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) -> Json<Value> {
+    let view = state.all.load();
+    let fleet = &state.proxy.forwarder.fleet;
+    let mut endpoints: Vec<String> =
+        view.instances().map(|instance| instance.entry().endpoint().as_url()).collect();
+    endpoints.sort_unstable();
+    endpoints.dedup();
+    let instances: Vec<Value> =
+        view.instances().map(|instance| describe_instance(&view, fleet, instance)).collect();
+    let sources: Vec<Value> = state
+        .discovery
+        .sources()
+        .iter()
+        .map(|source| {
+            let mut value = json!({
+                "source": source.name(),
+                "connected": source.connected(),
+                "synced": source.synced(),
+                "stale_seconds": source.stale_seconds(),
+            });
+            if source.remembered() > 0 {
+                value["remembered"] = source.remembered().into();
+            }
+            if reader == Reader::Operator {
+                value["revision"] = source.revision().0.into();
+            }
+            value
+        })
+        .collect();
+    let routes: Vec<&str> = Route::of(view.open_kinds()).map(Route::path).collect();
+    Json(json!({
+        "status": if state.is_draining() { "draining" } else if view.is_ready() { "healthy" } else { "starting" },
+        "endpoints": endpoints,
+        "instances": instances,
+        "routes": routes,
+        "discovery": sources,
+    }))
+}
+
+fn describe_instance(view: &View, fleet: &Fleet, instance: &Instance) -> Value {
+    let endpoint = instance.entry().endpoint();
+    let mut value = json!({
+        "namespace": endpoint.namespace().as_str(),
+        "component": endpoint.component(),
+        "endpoint": endpoint.name(),
+        // As text: ids are beyond what a double holds.
+        "instance_id": instance.id().as_ref().map(InstanceId::to_string),
+        "model": instance.model(),
+    });
+    if instance.entry().url().is_none() {
+        value["unroutable"] = true.into();
+    }
+    if view.is_held(instance) {
+        value["held"] = true.into();
+    }
+    if let Some(reason) = fleet.out_of_rotation(instance) {
+        value["out_of_rotation"] = reason.name().into();
+    }
+    value
+}
+
+/// `GET /live`: the process answers.
+pub(super) async fn live() -> Json<Value> {
+    Json(json!({ "status": "live" }))
+}
+
+/// `GET /ready`: every source has told once what there is, and we do not drain.
+///
+/// An outage of the store never turns it off: else all frontends would be restarted at once.
+pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
+    let (status, text) = if state.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if state.all.load().is_ready() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting")
+    };
+    (status, Json(json!({ "status": text }))).into_response()
+}
+
+/// `GET /metrics`, in Prometheus' text format.
+pub(super) async fn metrics(Shared(state): Shared<Arc<State>>, reader: Reader) -> Response {
+    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text(&state, reader)).into_response()
+}

@@ -1,0 +1,152 @@
+//! The task between discovery and the switchboard.
+
+mod keep;
+mod source;
+mod status;
+
+use std::fmt;
+use std::sync::Arc;
+
+use dynamo_discovery::{DiscoveryEvent, Instance};
+use futures_util::stream::{BoxStream, SelectAll, StreamExt as _};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::{info, warn};
+
+pub(crate) use self::keep::Keep;
+pub use self::source::Source;
+pub use self::status::{DiscoveryStatus, SourceStatus};
+use crate::view::{OpenRequest, RouteChange, Scopes, SwitchboardWriter};
+
+/// Feeds a switchboard from its sources.
+///
+/// Everything that is ready is published at once; part of a list, with what comes next. The
+/// switchboard is ready when every source has told once what there is; a source that fails later
+/// takes nothing back.
+pub struct Feed {
+    writer: SwitchboardWriter,
+    status: DiscoveryStatus,
+    events: SelectAll<BoxStream<'static, (usize, DiscoveryEvent)>>,
+    scopes: Scopes,
+    to_open: UnboundedReceiver<OpenRequest>,
+    keep: Box<dyn Keep>,
+    /// What each source remembers.
+    remembered: Vec<Vec<Arc<Instance>>>,
+}
+
+impl Feed {
+    /// A feed that has not begun. [`run`](Self::run) does the work.
+    pub fn new(writer: SwitchboardWriter, sources: impl IntoIterator<Item = Source>) -> Self {
+        let mut statuses = Vec::new();
+        let mut events = SelectAll::new();
+        let mut remembered = Vec::new();
+        for (index, source) in sources.into_iter().enumerate() {
+            remembered.push(source.remembered);
+            statuses.push(SourceStatus::new(source.name));
+            events.push(source.events.map(move |event| (index, event)).boxed());
+        }
+        let (scopes, to_open) = Scopes::new();
+        let status = DiscoveryStatus::of(statuses);
+        Self { writer, status, events, scopes, to_open, keep: Box::new(keep::Nothing), remembered }
+    }
+
+    /// The same feed with something between it and the switchboard.
+    pub(crate) fn with_keep(self, keep: Box<dyn Keep>) -> Self {
+        Self { keep, ..self }
+    }
+
+    /// How the sources fare.
+    #[must_use]
+    pub fn status(&self) -> DiscoveryStatus {
+        self.status.clone()
+    }
+
+    /// Opens views for further scopes, also while the feed runs.
+    #[must_use]
+    pub fn scopes(&self) -> Scopes {
+        self.scopes.clone()
+    }
+
+    /// Feeds until the last source ends, which a watcher never does.
+    pub async fn run(self) {
+        /// How many events one publication takes at most.
+        const AT_ONCE: usize = 1024;
+
+        let Self { mut writer, status, events, scopes: _, mut to_open, mut keep, remembered } =
+            self;
+        for (source, instances) in remembered.into_iter().enumerate() {
+            keep.remember(source, instances);
+        }
+        let mut ready = false;
+        let mut events = events.ready_chunks(AT_ONCE);
+        loop {
+            let chunk = tokio::select! {
+                chunk = events.next() => match chunk {
+                    Some(chunk) => chunk,
+                    None => return,
+                },
+                Some(OpenRequest { scopes, opened }) = to_open.recv() => {
+                    let views = scopes.iter().map(|scope| writer.open(scope)).collect();
+                    log(&writer.publish());
+                    // Who asked may have gone; the views are then closed again.
+                    let _ = opened.send(views);
+                    continue;
+                }
+                () = keep.wait() => {
+                    keep.work(&mut writer);
+                    Vec::new()
+                }
+            };
+            for (source, event) in &chunk {
+                status.sources()[*source].note(event);
+                if let DiscoveryEvent::Batch(batch) = event {
+                    keep.stage(*source, batch, &mut writer);
+                }
+            }
+            for (source, status) in status.sources().iter().enumerate() {
+                status.note_remembered(keep.remembered(source));
+            }
+            if !ready {
+                let mut sources = status.sources().iter().enumerate();
+                ready = sources
+                    .all(|(source, status)| status.synced() || keep.remembers_enough(source));
+                if ready {
+                    writer.stage_ready();
+                    tell_ready(&status);
+                }
+            }
+            if chunk.is_empty() || !chunk.iter().all(|(_, event)| is_part(event)) {
+                log(&writer.publish());
+            }
+        }
+    }
+}
+
+/// Whether this is part of a list, the rest of which follows at once.
+fn is_part(event: &DiscoveryEvent) -> bool {
+    matches!(event, DiscoveryEvent::Batch(batch) if batch.more)
+}
+
+fn tell_ready(status: &DiscoveryStatus) {
+    info!("discovery is ready");
+    for source in status.sources().iter().filter(|source| !source.synced()) {
+        let (source, instances) = (source.name(), source.remembered());
+        warn!(
+            source,
+            instances, "the source has not answered yet: what an earlier run knew of it serves"
+        );
+    }
+}
+
+fn log(changes: &[RouteChange]) {
+    for change in changes {
+        let path = change.route.path();
+        let what = if change.open { "route opened" } else { "route closed" };
+        info!(path, scope = %change.scope, "{what}");
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("status", &self.status).finish_non_exhaustive()
+    }
+}

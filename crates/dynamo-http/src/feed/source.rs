@@ -1,0 +1,46 @@
+//! A place where models are discovered.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use dynamo_discovery::{DiscoveryEvent, Instance};
+use futures_util::stream::BoxStream;
+
+/// A place where models are discovered.
+pub struct Source {
+    pub(super) name: Cow<'static, str>,
+    pub(super) events: BoxStream<'static, DiscoveryEvent>,
+    pub(super) remembered: Vec<Arc<Instance>>,
+}
+
+impl Source {
+    /// A source, such as the stream of a [`ModelWatcher`](dynamo_discovery::ModelWatcher).
+    ///
+    /// Two sources must not use the same keys. The name appears in metrics.
+    #[must_use]
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        events: BoxStream<'static, DiscoveryEvent>,
+    ) -> Self {
+        Self { name: name.into(), events, remembered: Vec::new() }
+    }
+
+    /// The same source, with what an earlier run knew of it, such as a
+    /// [`SavedCatalog`](dynamo_discovery::SavedCatalog).
+    ///
+    /// Until the source says for the first time what there is, each of these instances serves as
+    /// soon as its server has answered a probe. Once every server was asked and something serves,
+    /// the feed counts the source as one that has said what there is. The source's first answer
+    /// replaces them all at once. A feed that holds nothing forgets these instances.
+    #[must_use]
+    pub fn with_remembered(self, remembered: Vec<Arc<Instance>>) -> Self {
+        Self { remembered, ..self }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,168 @@
+//! Connecting to a worker: resolve, refuse what is link-local, connect, maybe TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynamo_discovery::is_link_local;
+use http::Uri;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout_at};
+
+use super::network::Network;
+use crate::serve::Joined;
+#[cfg(feature = "tls")]
+use crate::tls::WorkerTls;
+
+/// A connection's bytes.
+#[cfg(not(feature = "tls"))]
+pub(crate) type Transport = Joined<TcpStream>;
+/// A connection's bytes, encrypted or not.
+#[cfg(feature = "tls")]
+pub(crate) type Transport = Joined<super::transport::MaybeTls>;
+
+/// Opens connections to workers.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    timeout: Duration,
+    /// Where workers may be; none is anywhere.
+    networks: Arc<[Network]>,
+    #[cfg(feature = "tls")]
+    tls: WorkerTls,
+}
+
+impl Connector {
+    /// Connects within the time-out, and only to addresses in these networks; none: to any.
+    pub(crate) fn new(timeout: Duration, networks: &[Network]) -> Self {
+        Self {
+            timeout,
+            networks: networks.into(),
+            #[cfg(feature = "tls")]
+            tls: WorkerTls::default(),
+        }
+    }
+
+    /// The same with other authorities for `https` workers.
+    #[cfg(feature = "tls")]
+    pub(crate) fn with_tls(self, tls: WorkerTls) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// Connects within the time-out, to the first address that takes us.
+    pub(crate) async fn connect(&self, uri: &Uri) -> io::Result<Transport> {
+        let deadline = Instant::now() + self.timeout;
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let https = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let connect = async {
+            let stream = self.connect_tcp(host, port, deadline).await?;
+            // Without it one peer loses 44 ms on each stream, to Nagle and delayed ACK.
+            stream.set_nodelay(true)?;
+            self.secure(stream, host, https).await
+        };
+        timeout_at(deadline, connect).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Tries the addresses one after the other. Each but the last gets half of the time that is
+    /// left, so that one that does not answer leaves time for the next.
+    async fn connect_tcp(&self, host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
+        let addresses = lookup_host((host, port)).await?;
+        let mut addresses = addresses.filter(|address| self.permits(address)).peekable();
+        let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "no permitted address");
+        while let Some(address) = addresses.next() {
+            let now = Instant::now();
+            let until = match addresses.peek() {
+                Some(_) => now + deadline.saturating_duration_since(now) / 2,
+                None => deadline,
+            };
+            match timeout_at(until, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(refused)) => error = refused,
+                Err(_) => error = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(error)
+    }
+
+    /// Checked on what a name resolved to: so `0x7f000001`, and a name whose answer changes, are
+    /// judged by where they lead.
+    fn permits(&self, address: &SocketAddr) -> bool {
+        let listed = |network: &Network| network.contains(address.ip());
+        let allowed = self.networks.is_empty() || self.networks.iter().any(listed);
+        allowed && !is_link_local(address.ip())
+    }
+
+    #[cfg(feature = "tls")]
+    async fn secure(&self, stream: TcpStream, host: &str, https: bool) -> io::Result<Transport> {
+        let stream = if https {
+            let stream = self.tls.open(host, stream).await?;
+            super::transport::MaybeTls::Tls(Box::new(stream))
+        } else {
+            super::transport::MaybeTls::Plain(stream)
+        };
+        Ok(Joined::new(stream))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn secure(&self, stream: TcpStream, _host: &str, https: bool) -> io::Result<Transport> {
+        if https {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "built without TLS"));
+        }
+        Ok(Joined::new(stream))
+    }
+}
+
+#[cfg(test)]
+impl Default for Connector {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(2), &[])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn link_local_addresses_are_refused_however_they_are_spelled() {
+        for uri in [
+            "http://169.254.169.254:80",
+            // 169.254.169.254 as one number, which the resolver understands.
+            "http://0xa9fea9fe:80",
+            "http://2852039166:80",
+            "http://[fe80::1]:80",
+            "http://[::ffff:169.254.169.254]:80",
+        ] {
+            let error = Connector::default().connect(&uri.parse().unwrap()).await.err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{uri}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_listed_networks_are_connected_to_however_an_address_is_spelled() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connector = |networks: &[&str]| {
+            let networks: Vec<Network> = networks.iter().map(|one| one.parse().unwrap()).collect();
+            Connector::new(Duration::from_secs(2), &networks)
+        };
+        for host in ["127.0.0.1", "localhost", "0x7f000001", "[::ffff:7f00:1]"] {
+            let uri = format!("http://{host}:{port}").parse().unwrap();
+            let error = connector(&["10.0.0.0/8", "::1"]).connect(&uri).await.err().unwrap();
+            assert!(error.kind() != io::ErrorKind::TimedOut, "{host}: {error}");
+            connector(&["10.0.0.0/8", "127.0.0.0/8"]).connect(&uri).await.unwrap();
+        }
+        let metadata = "http://169.254.169.254".parse().unwrap();
+        let error = connector(&["0.0.0.0/0"]).connect(&metadata).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{error}");
+    }
+
+    #[tokio::test]
+    async fn sockets_to_workers_do_not_wait_to_fill_a_packet() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let transport = Connector::default().connect(&uri).await.unwrap();
+        assert!(transport.inner().nodelay().unwrap());
+    }
+}

@@ -1,0 +1,136 @@
+//! What is counted of one request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::StatusCode;
+
+use super::series::{Metrics, ModelSeries, RouteMeter};
+use crate::route::Route;
+
+/// One request from its head to the end of its answer; counted when it is dropped.
+pub(crate) struct Record {
+    metrics: Arc<Metrics>,
+    model: Option<Arc<ModelSeries>>,
+    route: Route,
+    stream: bool,
+    began: Instant,
+    first_byte: bool,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy)]
+enum Outcome {
+    /// The client left before its answer was complete.
+    Left,
+    /// The answer's head was sent, the rest has not been yet.
+    Begun(StatusCode),
+    /// It was answered in full.
+    Answered(StatusCode),
+    /// The answer broke.
+    Broken(StatusCode),
+}
+
+impl Record {
+    pub(crate) fn begin(metrics: &Arc<Metrics>, route: Route) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            model: None,
+            route,
+            stream: false,
+            began: Instant::now(),
+            first_byte: false,
+            outcome: Outcome::Left,
+        }
+    }
+
+    /// The request is for the model of these series, which is there.
+    pub(crate) fn is_for(&mut self, model: Arc<ModelSeries>, stream: bool) {
+        self.model = Some(model);
+        self.stream = stream;
+        self.route_meter().inflight.inc();
+    }
+
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.outcome = Outcome::Answered(status);
+    }
+
+    pub(crate) fn begun(&mut self, status: StatusCode) {
+        self.outcome = Outcome::Begun(status);
+    }
+
+    /// The rest of the answer was passed on. Returns whether the request was a success.
+    pub(crate) fn ended(&mut self) -> bool {
+        if let Outcome::Begun(status) = self.outcome {
+            self.outcome = Outcome::Answered(status);
+        }
+        matches!(self.outcome, Outcome::Answered(status) if status.is_success())
+    }
+
+    pub(crate) fn broke(&mut self) {
+        if let Outcome::Begun(status) = self.outcome {
+            self.outcome = Outcome::Broken(status);
+        }
+    }
+
+    pub(crate) fn first_byte(&mut self) {
+        if !std::mem::replace(&mut self.first_byte, true) {
+            self.route_meter().first_byte.observe(self.began.elapsed().as_secs_f64());
+        }
+    }
+
+    fn series(&self) -> &ModelSeries {
+        self.model.as_deref().unwrap_or_else(|| self.metrics.unknown())
+    }
+
+    fn route_meter(&self) -> &RouteMeter {
+        self.metrics.route(self.series(), self.route)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        /// nginx's code for a client that closed before it was answered.
+        const CLIENT_CLOSED: u16 = 499;
+
+        let (status, whole) = match self.outcome {
+            Outcome::Answered(status) => (status, true),
+            Outcome::Broken(status) => (status, false),
+            Outcome::Left | Outcome::Begun(_) => {
+                (StatusCode::from_u16(CLIENT_CLOSED).unwrap_or(StatusCode::BAD_REQUEST), false)
+            }
+        };
+        let series = self.series();
+        let meter = self.metrics.route(series, self.route);
+        let counter = || {
+            let success = whole && status.is_success();
+            let labels = request_labels(series.label(), self.route, self.stream, status, success);
+            self.metrics.requests(&labels)
+        };
+        if whole && status == StatusCode::OK {
+            meter.ok[usize::from(self.stream)].get_or_init(counter).inc();
+        } else {
+            counter().inc();
+        }
+        meter.duration.observe(self.began.elapsed().as_secs_f64());
+        if self.model.is_some() {
+            meter.inflight.dec();
+        }
+    }
+}
+
+fn request_labels(
+    model: &str,
+    route: Route,
+    stream: bool,
+    code: StatusCode,
+    success: bool,
+) -> [String; 5] {
+    [
+        model.to_owned(),
+        route.name().to_owned(),
+        if stream { "stream" } else { "unary" }.to_owned(),
+        if success { "success" } else { "error" }.to_owned(),
+        code.as_str().to_owned(),
+    ]
+}

@@ -1,0 +1,81 @@
+//! What a request asks for: a model, on a route, as its caller sees it.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use dynamo_discovery::check_model_name;
+use http::StatusCode;
+
+use crate::error::ApiError;
+use crate::fleet::{Fleet, Targets};
+use crate::route::Route;
+use crate::view::{Lens, Model, Sight, View};
+
+/// Finds the servers of the model that a request asks for, as often as they are needed: servers
+/// come and go while a request waits.
+#[derive(Clone, Copy)]
+pub(crate) struct Lookup<'a> {
+    pub(crate) lens: &'a Lens,
+    pub(crate) fleet: &'a Fleet,
+    pub(crate) model: &'a str,
+    pub(crate) route: Route,
+}
+
+impl Lookup<'_> {
+    /// The servers of the model as it is now.
+    ///
+    /// # Errors
+    ///
+    /// 404 when the caller sees no such model, or one that does not serve the route.
+    pub(crate) fn find(&self) -> Result<Arc<Targets>, ApiError> {
+        self.lens.read(|sight| {
+            let model = find(sight, self.model, self.route)?;
+            Ok(self.fleet.targets(self.lens.live(), model))
+        })
+    }
+
+    /// Waits until the model has other servers than these, or is gone.
+    pub(crate) async fn moved_on_from(&self, targets: &Arc<Targets>) {
+        let mut seen = self.lens.live().load();
+        while self.find().is_ok_and(|now| Arc::ptr_eq(&now, targets)) {
+            match self.lens.live().changed(&seen).await {
+                Ok(now) => seen = now,
+                // Nothing will change any more.
+                Err(_) => pending().await,
+            }
+        }
+    }
+}
+
+/// The model, if the caller sees it and it serves the route.
+fn find<'a>(sight: &'a Sight<&View>, name: &str, route: Route) -> Result<&'a Model, ApiError> {
+    let model = sight.model(name).ok_or_else(|| unknown(sight.is_ready(), name))?;
+    if model.kinds().contains(route.kind()) {
+        return Ok(model);
+    }
+    let routes: Vec<_> = Route::of(model.kinds()).map(Route::path).collect();
+    Err(ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!(
+            "The model '{name}' does not serve {}; it serves {}.",
+            route.path(),
+            routes.join(", ")
+        ),
+    )
+    .with_code("model_not_found")
+    .with_param("model"))
+}
+
+/// The answer for a model that the caller does not see. A model of another namespace gets the same
+/// answer as one that does not exist.
+pub(crate) fn unknown(is_ready: bool, name: &str) -> ApiError {
+    if !is_ready {
+        return ApiError::not_ready();
+    }
+    // A name that no one could register is not worth repeating, nor safe to.
+    let message = match check_model_name(name) {
+        Ok(()) => format!("The model '{name}' does not exist."),
+        Err(_) => "There can be no model of this name.".to_owned(),
+    };
+    ApiError::new(StatusCode::NOT_FOUND, message).with_code("model_not_found").with_param("model")
+}

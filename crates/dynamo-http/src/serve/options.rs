@@ -1,0 +1,37 @@
+//! The settings of a server.
+
+use std::time::Duration;
+
+use crate::config::config;
+use crate::threads::Threads;
+#[cfg(feature = "tls")]
+use crate::tls::ServerTls;
+
+config! {
+    /// Deadlines and limits of a server.
+    pub struct ServeOptions {
+        /// How long the head of a request may take, from its first byte, or from the connection's
+        /// beginning for the first one. Default 10 s.
+        header_timeout, with_header_timeout: Duration = Duration::from_secs(10);
+        /// The largest head of a request, in bytes; above, 431. Default 64 KiB, at least 8 KiB.
+        max_header_bytes, with_max_header_bytes: usize = 64 * 1024;
+        /// How many header fields a request may have; above, 431. Default 100.
+        max_headers, with_max_headers: usize = 100;
+        /// How long a connection may be idle between two requests. Default 75 s.
+        keep_alive_timeout, with_keep_alive_timeout: Duration = Duration::from_secs(75);
+        /// How long a client may take nothing of its answer. Default 300 s.
+        write_stall_timeout, with_write_stall_timeout: Duration = Duration::from_secs(300);
+        /// How many requests a client may have under way on one connection of HTTP/2. Default 200.
+        max_streams, with_max_streams: u32 = 200;
+        /// How long connections are still accepted after the shutdown: as long as load balancers need to
+        /// notice. Default 5 s.
+        drain_grace, with_drain_grace: Duration = Duration::from_secs(5);
+        /// How long requests may go on after that. Default 30 s.
+        drain_timeout, with_drain_timeout: Duration = Duration::from_secs(30);
+        /// The threads that serve connections. Default none: the runtime on which [`serve`](crate::serve) is called.
+        threads, with_threads: Option<Threads> = None;
+        #[cfg(feature = "tls")]
+        /// What makes connections TLS. Default none.
+        tls, with_tls: Option<ServerTls> = None;
+    }
+}

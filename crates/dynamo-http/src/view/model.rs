@@ -1,0 +1,117 @@
+//! A model: the facts that its instances in one scope have in common.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use dynamo_discovery::{Instance, Kind, Kinds, WorkerUrl};
+
+/// A model: what its instances in scope have in common.
+#[derive(Debug)]
+pub struct Model {
+    lineage: Arc<Lineage>,
+    generation: u64,
+    kinds: Kinds,
+    context_length: Option<u64>,
+    instances: Box<[Arc<Instance>]>,
+}
+
+/// The facts that stay the same while a model's instances come and go.
+///
+/// All versions of one model in one view share it, and no other model does.
+#[derive(Debug)]
+pub(crate) struct Lineage {
+    name: Arc<str>,
+    created: u64,
+}
+
+impl Model {
+    /// A model of these instances, which all open a route.
+    ///
+    /// It continues the lineage of `before`, the version that it replaces.
+    pub(crate) fn new(
+        name: Arc<str>,
+        instances: Vec<Arc<Instance>>,
+        before: Option<&Self>,
+        now: u64,
+    ) -> Self {
+        let entries = || instances.iter().map(|instance| instance.entry());
+        let lineage = before.map(|before| before.lineage.clone()).unwrap_or_else(|| {
+            let created = entries().filter_map(|entry| entry.created()).min().unwrap_or(now);
+            Arc::new(Lineage { name, created })
+        });
+        Self {
+            lineage,
+            generation: before.map_or(0, |before| before.generation + 1),
+            kinds: instances.iter().fold(Kinds::NONE, |kinds, i| kinds.union(i.kinds())),
+            context_length: entries().filter_map(|entry| entry.context_length()).min(),
+            instances: instances.into(),
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.lineage.name
+    }
+
+    pub(crate) fn shared_name(&self) -> &Arc<str> {
+        &self.lineage.name
+    }
+
+    /// The facts that all versions of this model share.
+    pub(crate) fn lineage(&self) -> &Arc<Lineage> {
+        &self.lineage
+    }
+
+    /// The number of this version among those of its lineage.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// When it was created, in unix seconds: as registered, else when it was first seen. It stays
+    /// the same for as long as the model is there.
+    #[must_use]
+    pub fn created(&self) -> u64 {
+        self.lineage.created
+    }
+
+    /// The kinds that any of its instances serves.
+    #[must_use]
+    pub fn kinds(&self) -> Kinds {
+        self.kinds
+    }
+
+    /// The smallest context length among its instances, in tokens.
+    #[must_use]
+    pub fn context_length(&self) -> Option<u64> {
+        self.context_length
+    }
+
+    /// Its instances, by key.
+    #[must_use]
+    pub fn instances(&self) -> &[Arc<Instance>] {
+        &self.instances
+    }
+
+    /// Whether its instances disagree on what they serve or on the context length.
+    ///
+    /// No instance hides another one: a request goes to an instance of its kind, and the list shows
+    /// the smallest length.
+    #[must_use]
+    pub fn disagrees(&self) -> bool {
+        let facts =
+            |instance: &Arc<Instance>| (instance.kinds(), instance.entry().context_length());
+        self.instances.windows(2).any(|pair| facts(&pair[0]) != facts(&pair[1]))
+    }
+
+    /// Where the model is served for a kind, each server once, in the order of the instances' keys:
+    /// for those who bring their own proxy. Which server's turn it is is up to the caller.
+    pub fn urls(&self, kind: Kind) -> impl Iterator<Item = &WorkerUrl> {
+        let mut known = BTreeSet::new();
+        self.instances
+            .iter()
+            .filter(move |instance| instance.kinds().contains(kind))
+            .filter_map(|instance| instance.entry().url())
+            .filter(move |url| known.insert(url.as_str()))
+    }
+}

@@ -1,0 +1,112 @@
+//! What one scope may see: models, instances, and which routes are open.
+
+use std::fmt;
+use std::sync::Arc;
+
+use dynamo_discovery::{ByKey, Instance, Key, Kind, Kinds};
+use dynamo_namespace::NamespaceScope;
+use imbl::{OrdMap, OrdSet};
+
+use super::model::Model;
+
+/// What one scope sees at one moment.
+///
+/// A view is immutable: a handler that holds one sees no route flap under it. Everything in it
+/// belongs to its scope, and whatever shows models is written against a view, so it cannot show
+/// more.
+#[derive(Clone)]
+pub struct View {
+    pub(super) scope: NamespaceScope,
+    /// The number of this publication. It orders the views of one scope.
+    pub(super) generation: u64,
+    pub(super) ready: bool,
+    pub(super) models: OrdMap<Arc<str>, Arc<Model>>,
+    /// How many models serve each kind.
+    pub(super) of_kind: [usize; Kind::ALL.len()],
+    pub(super) instances: OrdSet<ByKey>,
+    /// The keys of the instances that serve although the store has lost them.
+    pub(super) held: OrdSet<Key>,
+}
+
+impl View {
+    /// A view in which nothing is.
+    pub(crate) fn empty(scope: NamespaceScope) -> Self {
+        Self {
+            scope,
+            generation: 0,
+            ready: false,
+            models: OrdMap::new(),
+            of_kind: Default::default(),
+            instances: OrdSet::new(),
+            held: OrdSet::new(),
+        }
+    }
+
+    /// The scope whose view this is.
+    #[must_use]
+    pub fn scope(&self) -> &NamespaceScope {
+        &self.scope
+    }
+
+    /// Whether every source has told once what there is.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether a model of this kind is there.
+    #[must_use]
+    pub fn is_open(&self, kind: Kind) -> bool {
+        self.models_of(kind) > 0
+    }
+
+    /// The kinds of which a model is there.
+    #[must_use]
+    pub fn open_kinds(&self) -> Kinds {
+        Kind::ALL.iter().copied().filter(|kind| self.is_open(*kind)).collect()
+    }
+
+    /// How many models serve a kind.
+    #[must_use]
+    pub fn models_of(&self, kind: Kind) -> usize {
+        self.of_kind[index(kind)]
+    }
+
+    /// The model of this name, if an instance of it opens a route.
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
+        self.models.get(name)
+    }
+
+    /// The models that open a route, by name.
+    pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.models.values()
+    }
+
+    /// Every instance, by key; also those that open no route.
+    pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.instances.iter().map(|one| &one.0)
+    }
+
+    /// Whether an instance is held: the store has lost it, but its server answers.
+    #[must_use]
+    pub fn is_held(&self, instance: &Instance) -> bool {
+        self.held.contains(instance.key())
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("scope", &self.scope)
+            .field("ready", &self.ready)
+            .field("models", &self.models.len())
+            .field("open", &self.open_kinds())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The place of a kind in [`View::of_kind`].
+pub(super) fn index(kind: Kind) -> usize {
+    (kind as u16).trailing_zeros() as usize
+}
