@@ -134,7 +134,7 @@ pub enum EtcdConfigError {
     /// An endpoint is not a URL of a host.
     #[error("`{0}` is not an etcd endpoint of the form http://host:port")]
     Endpoint(String),
-    /// An endpoint has user info. Only what follows it is told.
+    /// An endpoint has user info. Only the part after it is told.
     #[error("the etcd endpoint at `{0}` has user info: give the credentials apart")]
     UserInfo(String),
     /// An endpoint is `https`, which this build cannot do.
@@ -149,16 +149,16 @@ pub enum EtcdConfigError {
     File {
         /// The file.
         path: std::path::PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is not what it is given as.
+    /// A file has another content than it should have.
     #[cfg(feature = "etcd-tls")]
     #[error("`{}` holds no {expected} in PEM", path.display())]
     Pem {
         /// The file.
         path: std::path::PathBuf,
-        /// What it should hold.
+        /// The content that it should have.
         expected: &'static str,
     },
 }
