@@ -58,6 +58,7 @@ fn all(steps: &mut Steps) -> Result<()> {
     steps.run("coverage", || {
         coverage::check(&[&TESTS[..], &itest::suites(false), &itest::suites(true)].concat())
     })?;
+    steps.run("troubleshooting page", crate::docs::check)?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--"];
     steps.run("clippy", || cargo(&[&clippy[..], &["-D", "warnings"]].concat()))?;
     for row in TESTS {

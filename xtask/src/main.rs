@@ -8,6 +8,7 @@ mod ci;
 mod compat;
 mod coverage;
 mod demo;
+mod docs;
 mod downstream;
 mod etcd;
 mod http;

@@ -42,6 +42,7 @@ const CRATES: [Crate; 3] = [
             "compat",
             "bench",
             "layering",
+            "docs",
             "downstream",
             "coverage",
             "row",
