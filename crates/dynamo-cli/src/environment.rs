@@ -2,19 +2,19 @@
 
 use std::collections::HashMap;
 
-/// A map of variables, taken once; tests pass their own.
+/// A map of variables, which is taken once at the start; tests pass a map of their own.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment(HashMap<String, String>);
 
 impl Environment {
-    /// The variables of this process. What is not UTF-8 is kept as far as it goes, to be refused
-    /// by whoever reads it.
+    /// The variables of this process. Bytes that are not UTF-8 are replaced, so that the parser of
+    /// the setting refuses the value.
     pub(crate) fn of_process() -> Self {
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         Self(std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
     }
 
-    /// The value of a variable; one that is empty or blank counts as unset.
+    /// The value of a variable; `None` if the variable is unset, empty or blank.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
     }

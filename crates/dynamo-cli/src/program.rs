@@ -1,4 +1,4 @@
-//! What every program does: parse its flags, do its work, say in one line why it could not.
+//! Shared by all programs: parse the flags, run, and report a failure in one line.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -37,13 +37,13 @@ pub(crate) fn run_with(
         Parsed::Help(text) => print(&text).map(|()| ExitCode::SUCCESS),
     });
     ended.unwrap_or_else(|failure| {
-        // Where stderr is closed, nobody listens.
+        // If stderr is closed, there is no reader for the line.
         let _ = writeln!(std::io::stderr(), "error: {failure}");
         failure.exit_code()
     })
 }
 
-/// Prints data.
+/// Prints data to stdout.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     stdout
@@ -53,16 +53,16 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
         .map_err(Failure::Running)
 }
 
-/// What the arguments ask for.
+/// The request of the command line.
 #[derive(Debug)]
 pub(crate) enum Parsed {
     /// To do the work, with these settings.
     Given(Given),
-    /// To see the help, or the version.
+    /// To print this text: the help, or the version.
     Help(String),
 }
 
-/// Parses a command line, the program's name first.
+/// Parses a command line, whose first argument is the program's name.
 fn parse(
     program: &Program,
     arguments: &[OsString],
@@ -122,7 +122,7 @@ fn refusal(error: &clap::Error, arguments: &[OsString]) -> String {
     in_one_line(&message)
 }
 
-/// clap's message without its usage, which takes many lines.
+/// clap's message on one line, without the usage.
 fn in_one_line(message: &str) -> String {
     let mut parts = message.split("\n\n").map(one_line);
     let first = parts.next().unwrap_or_default();

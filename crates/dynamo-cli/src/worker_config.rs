@@ -33,7 +33,7 @@ impl Format {
                 });
                 format!("{identity}\n")
             }
-            // No name has a character that a shell would take for its own.
+            // A name has no character that is special to a shell.
             Self::Env => [
                 ("NAMESPACE", id.namespace().as_str()),
                 ("COMPONENT", id.component()),

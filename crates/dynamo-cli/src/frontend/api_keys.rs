@@ -14,7 +14,8 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 ///
 /// # Errors
 ///
-/// In one line, what is wrong and where. No hash is repeated, since it may be a key.
+/// One line that names the fault and its place. The line repeats no hash, since the text may be a
+/// key that was put into the wrong field.
 pub(super) fn parse(text: &str, within: &NamespaceScope) -> anyhow::Result<KeyList> {
     let entries: Vec<Entry> = serde_json::from_str(text)
         .map_err(|error| anyhow::Error::msg(escaped(&error.to_string())))
@@ -32,7 +33,7 @@ pub(super) fn parse(text: &str, within: &NamespaceScope) -> anyhow::Result<KeyLi
     Ok(KeyList::new(keys, within)?)
 }
 
-/// What stands in the file is not to write into a terminal.
+/// Text of the file, escaped, since the text must not control a terminal.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for letter in text.chars() {
@@ -44,7 +45,7 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// An entry of the list, checked as far as it can be alone.
+/// An entry of the list, after the checks that need no other entry.
 #[derive(Deserialize)]
 #[serde(try_from = "Fields")]
 struct Entry(Unbound);
@@ -52,7 +53,7 @@ struct Entry(Unbound);
 struct Unbound {
     name: KeyName,
     hash: KeyHash,
-    /// None: all that the frontend discovers.
+    /// `None`: all namespaces that the frontend discovers.
     shows: Option<NamespaceScope>,
     requests_per_minute: Option<NonZeroU32>,
     concurrent: Option<NonZeroU32>,
@@ -74,8 +75,8 @@ struct Fields {
     concurrent: Option<NonZeroU32>,
 }
 
-/// A namespace that stands there by its name. An empty text, such as a template that was not filled
-/// in leaves, names none.
+/// A namespace by its name. An empty text is refused: a template that was not filled in leaves such
+/// a text.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Named(Namespace);
 

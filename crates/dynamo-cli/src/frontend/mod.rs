@@ -43,12 +43,13 @@ pub fn main() -> ExitCode {
 fn run(given: &Given) -> Result<ExitCode, Failure> {
     logging::start(given)?;
     let settings = settings::read(given)?;
-    // What is not a client's has threads beside theirs: one reads a long list, one takes it in.
+    // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
+    // list while the other stages its entries.
     runtime::block_on(NonZeroUsize::new(2), start(settings))
 }
 
 async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
-    // First, so that a signal is never too early.
+    // The handlers come first, so that an early signal does not end the process.
     let signals =
         || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
     let (mut stop, mut stop_at_once) = (signals()?, signals()?);
@@ -62,7 +63,7 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     if let Some(path) = settings.worker_key.take() {
         tokio::spawn(keys::worker_key(path, settings.config.worker_key().clone()).await?);
     }
-    // Before there are workers, which keep connections by thread.
+    // The threads come before the workers, whose connections are kept by thread.
     let threads = Threads::start(settings.threads).context("cannot start threads");
     let threads = Some(threads.map_err(Failure::Running)?);
     let sources = sources(&mut settings).await?;
@@ -89,9 +90,10 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     let service = match admin {
         Some((address, listener)) => {
             info!(%address, "the admin port listens");
-            // Apart from the threads that serve clients, which a long list of metrics would hold up.
+            // The admin port runs beside the threads that serve clients: a long list of metrics would
+            // delay them.
             let (router, options) = (frontend.admin_router(), settings.options.clone());
-            // Until the process ends: a drain is to be seen.
+            // The admin port serves until the process ends, so that operators see the drain.
             tokio::spawn(serve(listener, router, options, std::future::pending()));
             frontend.client_service()
         }
@@ -145,7 +147,7 @@ fn log_start(settings: &FrontendSettings, scope: &NamespaceScope) {
     );
 }
 
-/// Where models come from: a store, static workers, or both.
+/// The sources of models: a store, static workers, or both.
 async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure> {
     let ScopeSettings { scope, watch } = &settings.scope;
     let mut sources = Vec::new();

@@ -1,7 +1,7 @@
-//! Workers that need no registration: their models are read from themselves.
+//! Workers that need no registration: the frontend reads their models from their `/v1/models`.
 //!
-//! They go the way of all others, through a store, a watcher and its catalog; the store is the
-//! memory of this process.
+//! The entries of static workers pass through a store, a watcher and its catalog, as all entries;
+//! the store is the memory of this process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,17 +25,17 @@ use crate::engine::{Engine, HttpEngine, ListedModel};
 use crate::settings::scope;
 use crate::settings::static_worker::StaticWorker;
 
-/// So that no key is also one of etcd's.
+/// The root of the keys. It differs from etcd's root, so no key is in both stores.
 const PREFIX: &str = "static/";
-/// Between two looks at a worker's models.
+/// The interval between two reads of a worker's list of models.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// The same, until it has answered once.
+/// The same interval, until the worker has answered once.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What static workers serve, for as long as the stream is polled.
+/// The events about the models of static workers, for as long as the stream is polled.
 ///
-/// It begins when every worker was asked once, whether or not it answered. Those that name no
-/// namespace belong to the frontend's own.
+/// The stream begins when each worker was asked once, also if some did not answer. A worker that
+/// names no namespace belongs to the frontend's own.
 pub(crate) fn discover(
     workers: Vec<StaticWorker>,
     scope: NamespaceScope,
@@ -76,7 +76,8 @@ pub(crate) fn discover(
     .boxed()
 }
 
-/// Keeps one worker's shelf at what it lists. What it listed last stands while it does not answer.
+/// Keeps one worker's shelf equal to the worker's list of models. While the worker does not answer,
+/// the shelf keeps the last list.
 async fn keep(engine: impl Engine, mut shelf: Shelf, first: oneshot::Sender<()>) {
     let url = shelf.worker.url.clone();
     if let Some(name) = shelf.worker.model.clone() {
@@ -116,7 +117,7 @@ struct Shelf {
 }
 
 impl Shelf {
-    /// Makes these the entries; returns whether anything changed.
+    /// Replaces the entries by those of these models; returns whether an entry changed.
     fn put(&mut self, models: &[ListedModel]) -> bool {
         let wanted: BTreeMap<_, _> = models.iter().filter_map(|model| self.entry(model)).collect();
         for (key, value) in &wanted {
@@ -125,7 +126,8 @@ impl Shelf {
             }
         }
         for (key, value) in self.entries.iter().filter(|(key, _)| !wanted.contains_key(*key)) {
-            // As a worker withdraws: nothing that is no longer listed is taken for lost.
+            // A put as `draining` comes before the delete, as a worker withdraws. Otherwise the
+            // frontend would hold the instance as one that the store has lost.
             if let Ok(entry) = ModelEntry::from_json(value) {
                 self.store.put_unleased(key.as_str(), entry.with_state(State::Draining).to_json());
             }
@@ -142,7 +144,7 @@ impl Shelf {
             instance: self.instance,
             model: model.name.clone(),
         };
-        // Names and kinds were checked where they came from.
+        // `HttpEngine` and the settings have checked names and kinds.
         let entry = ModelEntry::new(&model.name, self.endpoint.clone(), self.worker.kinds).ok()?;
         let entry = entry.with_url(self.worker.url.clone()).with_created(self.created);
         let entry = match model.context_length {

@@ -1,4 +1,4 @@
-//! Follows an engine: what should be published now, from its health and its list of models.
+//! Follows an engine: derives the entries to publish from the engine's health and list of models.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use super::health::{Health, Turn};
 use super::offer::Offer;
 use crate::engine::Engine;
 
-/// How often an engine is asked.
+/// The intervals at which an engine is asked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Between two probes of an engine that is not in service.
+    /// The interval between two probes of an engine that is out of service.
     pub(crate) waiting: Duration,
-    /// Between two probes of one that is.
+    /// The interval between two probes of an engine in service.
     pub(crate) probe: Duration,
-    /// Between two looks at its models.
+    /// The interval between two reads of the engine's list of models.
     pub(crate) models: Duration,
-    /// How long it may be silent.
+    /// How long the engine may leave probes unanswered.
     pub(crate) silence: Duration,
 }
 
@@ -36,8 +36,8 @@ impl Pace {
     }
 }
 
-/// Keeps `wanted` at what should be published, for as long as it is polled: nothing while the
-/// engine is out of service.
+/// Keeps `wanted` equal to the entries that should be published, for as long as the future is
+/// polled. While the engine is out of service, `wanted` is empty.
 pub(crate) async fn follow(
     engine: impl Engine,
     offer: Offer,
@@ -79,7 +79,7 @@ pub(crate) async fn follow(
     }
 }
 
-/// What is known of an engine's models.
+/// Whether the engine's list of models was read, and when to read it again.
 #[derive(Clone, Copy, Debug)]
 enum Models {
     Unread,
@@ -116,7 +116,7 @@ async fn read_models(
             }
             entries
         }
-        // What was read last stands.
+        // The last list stays in use.
         (Err(why), Models::Known { .. }) => {
             said.once(&why, |why| warn!(why, "cannot read the engine's models again"));
             return next;
@@ -139,7 +139,7 @@ async fn read_models(
     next
 }
 
-/// What was said last, so that it is not said every second.
+/// The text of the last log line, so that the same line is not logged at each probe.
 #[derive(Default)]
 struct Said(Option<String>);
 
@@ -162,7 +162,7 @@ mod tests {
     use crate::engine::{ListedModel, Probe};
     use crate::settings::static_worker::default_kinds;
 
-    /// An engine whose answers are set from outside.
+    /// An engine whose answers the test sets.
     #[derive(Clone)]
     struct Fake(Arc<Mutex<Answers>>);
 
@@ -225,7 +225,7 @@ mod tests {
         waited.expect("in time").unwrap();
     }
 
-    /// Lets so much time pass, and everyone do what they do meanwhile.
+    /// Lets this many seconds pass in small steps, and lets the other tasks run at each step.
     async fn pass(seconds: u64) {
         for _ in 0..seconds * 4 {
             advance(Duration::from_millis(250)).await;

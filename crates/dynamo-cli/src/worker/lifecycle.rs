@@ -1,4 +1,4 @@
-//! A worker's life: start, serve, and an end in order.
+//! A worker's life: start, service, and an end in order.
 
 use std::pin::pin;
 use std::process::ExitCode;
@@ -23,11 +23,11 @@ use crate::engine::HttpEngine;
 use crate::failure::Failure;
 use crate::settings::table::Echo;
 
-/// How long a store that is away may delay the end.
+/// How long the withdrawal may take: a store that is away delays the end by this at most.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long all that an engine has started has to end, if the engine did not end by itself; or half
-/// of the whole time, if that is less.
+/// The part of `--stop-timeout` that is left when the worker sends SIGTERM to each process of the
+/// engine; half of `--stop-timeout`, if that is less.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
 /// A worker whose engine was started.
@@ -47,13 +47,14 @@ enum End {
 }
 
 impl Worker {
-    /// Starts the engine, if it is ours to start.
+    /// Starts the engine, if the settings name a command or the echo engine.
     ///
     /// # Errors
     ///
     /// When the command cannot be started, or the echo engine cannot listen.
     pub(crate) async fn start(settings: WorkerSettings) -> Result<Self, Failure> {
-        // First, so that no signal comes between the engine's start and the end in order.
+        // The handlers come before the engine, so that a signal after the engine's start ends the
+        // worker in order.
         let signals =
             Signals::new().context("cannot listen for signals").map_err(Failure::Running)?;
         let (engine, engine_url) = start_engine(&settings).await?;
@@ -61,7 +62,7 @@ impl Worker {
             endpoint: settings.endpoint.clone(),
             url: settings.advertise_url.clone().unwrap_or_else(|| engine_url.clone()),
             kinds: settings.kinds,
-            // The echo engine lists its models itself.
+            // The echo engine lists its models in `/v1/models`.
             names: match engine {
                 RunningEngine::Echo(_) => Vec::new(),
                 _ => settings.models.clone(),
@@ -72,11 +73,11 @@ impl Worker {
         Ok(Self { settings, engine, engine_url, offer, signals })
     }
 
-    /// Serves until it is asked to stop, or the engine ends.
+    /// Serves until a signal asks the worker to stop, or the engine ends.
     ///
     /// # Errors
     ///
-    /// When the engine does not get healthy within the time that it has.
+    /// When the engine is not healthy within `--start-timeout`.
     pub(crate) async fn run(self, registration: RegistrationConfig) -> Result<ExitCode, Failure> {
         let Self { settings, mut engine, engine_url, offer, mut signals } = self;
         info!(
@@ -96,7 +97,7 @@ impl Worker {
         let following = follow(asked, offer, pace, wanted);
         let (stop, stopped) = oneshot::channel::<()>();
         let mut registering = pin!(register(registration, published.clone(), async {
-            // Dropped is stopped as well.
+            // A dropped sender stops the registration as well.
             let _ = stopped.await;
         }));
 
@@ -105,14 +106,14 @@ impl Worker {
             never = following => match never {},
             () = &mut registering => unreachable!("it goes on until it is stopped"),
         };
-        // What no frontend knows needs no grace.
+        // Without published models no frontend sends requests, so the engine needs no grace.
         let is_published = !published.borrow().is_empty();
         drop(stop);
         match end {
             End::EngineEnded(ended) => {
                 error!(%ended, "the engine ended by itself");
                 withdraw(registering).await;
-                // What it may have left behind.
+                // Kills the processes that the engine may have left behind.
                 engine.kill();
                 Ok(ended.unasked())
             }
@@ -191,14 +192,14 @@ async fn serve(
     }
 }
 
-/// Lets the registration withdraw; what it does not manage in time, the lease does.
+/// Lets the registration withdraw; entries that it does not withdraw in time end with the lease.
 async fn withdraw(registering: impl Future<Output = ()>) {
     if timeout(WITHDRAW_TIMEOUT, registering).await.is_err() {
         warn!("the store does not answer: the models stay listed until their lease ends");
     }
 }
 
-/// Frontends send nothing new now: lets the engine go on for a while, then ends it.
+/// Lets the engine go on for `grace`, then ends it. Frontends send no new requests at this time.
 async fn drain(
     settings: &WorkerSettings,
     grace: Duration,
@@ -216,7 +217,7 @@ async fn drain(
     stop_engine(settings, engine, signals).await
 }
 
-/// SIGTERM, time to finish, SIGTERM to all that is there, SIGKILL.
+/// Sends SIGTERM to the engine, later SIGTERM to each process that is left, and at last SIGKILL.
 async fn stop_engine(
     settings: &WorkerSettings,
     engine: &mut RunningEngine,
@@ -233,8 +234,8 @@ async fn stop_engine(
         if in_time.is_ok() {
             return in_time;
         }
-        // A script with a trap heeds no signal while the engine runs in its foreground, and the
-        // engine has not heard of any.
+        // A shell script with a trap handles no signal while the engine runs in its foreground, so
+        // the engine may not have got a SIGTERM.
         info!("asking all that the engine has started to end");
         engine.terminate_all();
         timeout(last_call, engine.all_ended()).await
@@ -251,7 +252,7 @@ async fn stop_engine(
     engine.ended().await.as_asked()
 }
 
-/// Waits for another signal to stop: whoever sends it does not want to wait.
+/// Waits for another signal to stop, which skips the present wait.
 async fn hurry(signals: &mut Signals) {
     while signals.next().await != Asked::Stop {}
 }

@@ -1,7 +1,8 @@
-//! `dynamo-worker`: registers an engine for as long as it is healthy, and runs it if asked to.
+//! `dynamo-worker`: registers an engine for as long as the engine is healthy; on request runs it.
 //!
-//! Three parts that share one value, what should be published now: `follow` derives it from the
-//! engine, `register` brings the store to it, and `lifecycle` starts and ends all of them.
+//! Three parts share one value, the entries that should be published now: `follow` derives the
+//! value from the engine, `register` brings the store to it, and `lifecycle` starts and ends all
+//! parts.
 
 mod engine;
 mod follow;

@@ -1,4 +1,4 @@
-//! Keeps the store at what should be published, through every outage of the store.
+//! Keeps the store's entries equal to the wanted ones, through each outage of the store.
 
 use std::mem::{self, Discriminant};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-/// Publishes, updates and re-publishes until `stop`, then withdraws.
+/// Publishes, updates and publishes again until `stop`, then withdraws.
 ///
-/// What is under way at `stop` is finished first, so that nothing is left behind; the caller
-/// bounds the time.
+/// A call to the store that runs at `stop` is finished first, so that no entry is left behind; the
+/// caller bounds the time.
 pub(crate) async fn register(
     config: RegistrationConfig,
     mut wanted: watch::Receiver<Vec<ModelEntry>>,
@@ -65,7 +65,7 @@ pub(crate) async fn register(
     }
 }
 
-/// The future, if there is one; else never.
+/// Waits for the future; `None` is pending for ever.
 async fn resolve<F: Future<Output = ()>>(future: Option<F>) {
     match future {
         Some(future) => future.await,
@@ -83,11 +83,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     crate::failure::one_line(&ErrorChain(error).to_string())
 }
 
-/// How long to wait before the next try, and whether the outage was told already.
+/// The wait before the next try, and the failure that was logged last.
 #[derive(Debug, Default)]
 struct Retry {
     tries: u32,
-    /// Which failure was told; another kind is told as well.
+    /// The kind of the failure that was logged; a failure of another kind is logged as well.
     told: Option<Discriminant<StoreError>>,
 }
 
@@ -105,7 +105,7 @@ impl Retry {
         self.again()
     }
 
-    /// Doubles from 50 ms to a second, with jitter.
+    /// The next wait: it doubles from 50 ms to a second, with jitter.
     fn again(&mut self) -> Duration {
         let span = Duration::from_millis(50) * 2_u32.pow(self.tries.min(5));
         self.tries += 1;
@@ -148,7 +148,7 @@ mod tests {
         ModelEntry::new(name, endpoint, Kind::Chat.into()).unwrap()
     }
 
-    /// What a frontend sees next: `+name`, `~name` or `-name` and why.
+    /// The changes that a frontend sees next: `+name`, `~name`, or `-name` and the reason.
     async fn next(watcher: &mut ModelWatcher) -> Vec<String> {
         let told = timeout(Duration::from_secs(600), async {
             loop {

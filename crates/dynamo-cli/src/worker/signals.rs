@@ -5,22 +5,22 @@ use std::io;
 use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind, signal};
 
-/// What a signal asks for.
+/// The request that a signal stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
-    /// To stop, in order; once more, to stop sooner.
+    /// To stop in order; a further one skips a wait.
     Stop,
-    /// To hand this signal on to the engine.
+    /// To forward this signal to the engine.
     Forward(Signal),
 }
 
-/// The signals of this process from now on.
+/// The signals of this process from the constructor's call on.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: unix::Signal,
     interrupt: unix::Signal,
     quit: unix::Signal,
-    /// None where it is ignored, as `nohup` has it.
+    /// `None` if the process was started with the signal ignored, as `nohup` does.
     hang_up: Option<unix::Signal>,
     user1: unix::Signal,
     user2: unix::Signal,
@@ -39,7 +39,7 @@ impl Signals {
         })
     }
 
-    /// The next one. May be dropped and called again.
+    /// Waits for the next signal. The future may be dropped and created again.
     pub(crate) async fn next(&mut self) -> Asked {
         let hang_up = async {
             match &mut self.hang_up {
@@ -58,7 +58,7 @@ impl Signals {
     }
 }
 
-/// Whether whoever started us had this signal ignored.
+/// Whether the parent process started us with this signal ignored.
 fn is_ignored(signal: Signal) -> bool {
     let mask = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
