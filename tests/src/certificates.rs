@@ -1,4 +1,4 @@
-//! Certificates for one test, which nobody else trusts.
+//! Certificates for one test, by an authority that only this test trusts.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 pub struct Certificates(TempDir);
 
 impl Certificates {
-    /// Makes them.
+    /// Makes the files.
     #[must_use]
     pub fn new() -> Self {
         let certificates = Self(tempfile::Builder::new().prefix("dyn-tls-").tempdir().unwrap());
@@ -21,7 +21,7 @@ impl Certificates {
         certificates
     }
 
-    /// Makes all of them anew, by another authority, at the same places.
+    /// Makes all files again, by another authority, under the same paths.
     pub fn rotate(&self) {
         let key = KeyPair::generate().unwrap();
         let mut authority = params("the tests' authority", &[]);
@@ -36,7 +36,7 @@ impl Certificates {
         }
     }
 
-    /// Takes over what others have.
+    /// Copies the files of another instance.
     pub fn copy_from(&self, others: &Self) {
         for name in ["ca", "server", "server-key", "client", "client-key"] {
             fs::copy(others.path(name), self.path(name)).unwrap();
@@ -47,23 +47,23 @@ impl Certificates {
         fs::write(self.path(name), pem).unwrap();
     }
 
-    /// A file: `ca`, `server`, `server-key`, `client` or `client-key`.
+    /// The path of a file: `ca`, `server`, `server-key`, `client` or `client-key`.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(format!("{name}.pem"))
     }
 
-    /// The same as text.
+    /// The text of a file.
     ///
     /// # Panics
     ///
-    /// When it is not UTF-8.
+    /// When the file is not UTF-8.
     #[must_use]
     pub fn file(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// With which an etcd shows the server's certificate, and asks clients for theirs.
+    /// The arguments with which an etcd shows the server's certificate and asks clients for theirs.
     #[must_use]
     pub fn etcd_arguments(&self) -> Vec<String> {
         let flags = [("--cert-file", "server"), ("--key-file", "server-key")];
@@ -74,7 +74,7 @@ impl Certificates {
         arguments
     }
 
-    /// What a client of ours uses.
+    /// The TLS settings of a client of ours.
     #[must_use]
     pub fn tls(&self) -> Tls {
         let client = ClientIdentity::new(self.path("client"), self.path("client-key"));

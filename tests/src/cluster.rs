@@ -1,4 +1,4 @@
-//! An etcd of three nodes on loopback, each of which a test may stop.
+//! An etcd of three nodes on loopback; a test may stop each node.
 
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
@@ -7,11 +7,11 @@ use tokio::time::sleep;
 
 use crate::{Etcd, soon};
 
-/// Three nodes; they go by their number, from 0.
+/// Three nodes. Functions take a node by its number, from 0.
 pub struct Cluster([Etcd; 3]);
 
 impl Cluster {
-    /// Starts one, and waits until every node answers.
+    /// Starts a cluster, and waits until each node answers.
     pub async fn start() -> Self {
         // A port may be taken between the choice and the start.
         for _ in 0..5 {
@@ -37,14 +37,14 @@ impl Cluster {
         panic!("the cluster does not start")
     }
 
-    /// The URLs between commas, beginning with this node's.
+    /// The URLs of the nodes, separated by commas, beginning with this node's.
     #[must_use]
     pub fn endpoints_from(&self, first: usize) -> String {
         let nodes = self.0.iter().cycle().skip(first).take(self.0.len());
         nodes.map(Etcd::endpoint).collect::<Vec<_>>().join(",")
     }
 
-    /// Which node leads now. Asks only those that are not in `but`, since a stalled one says nothing.
+    /// The node that leads now. The nodes in `but` are not asked: a stalled node does not answer.
     pub async fn leader(&self, but: &[usize]) -> usize {
         soon("a leader", async {
             loop {
@@ -59,7 +59,7 @@ impl Cluster {
         .await
     }
 
-    /// The node after this one, which is another.
+    /// The next node, which is another one.
     #[must_use]
     pub fn after(&self, node: usize) -> usize {
         (node + 1) % self.0.len()

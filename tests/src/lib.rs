@@ -1,6 +1,6 @@
-//! What the integration tests share: stores, engines, front doors, programs and a client.
+//! The helpers of the integration tests: stores, engines, front doors, programs and a client.
 //!
-//! Every test has a root or a namespace of its own, so that all can run at once against one etcd.
+//! Each test has a root or a namespace of its own, so all tests can run at once against one etcd.
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 #![allow(missing_debug_implementations, reason = "nobody prints the fixtures")]

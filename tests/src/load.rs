@@ -1,4 +1,4 @@
-//! Requests that flow while something happens.
+//! Requests that flow during a fault.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub struct Load {
     _clients: JoinSet<()>,
 }
 
-/// What every client shares.
+/// The state that all clients share.
 #[derive(Clone)]
 struct Asking {
     client: Client,
@@ -36,7 +36,7 @@ impl Asking {
 }
 
 impl Load {
-    /// Begins with clients that ask without a pause, each as soon as it has its answer.
+    /// Starts clients that send without a pause, each as soon as it has its answer.
     #[must_use]
     pub fn on(client: &Client, model: &str, clients: usize) -> Self {
         let (asking, mut load) = Self::new(client, model);
@@ -51,7 +51,7 @@ impl Load {
         load
     }
 
-    /// Begins with so many requests a second, whether they are answered or not.
+    /// Starts this number of requests a second, whether or not earlier ones have been answered.
     #[must_use]
     pub fn paced(client: &Client, model: &str, per_second: u32) -> Self {
         let (asking, mut load) = Self::new(client, model);
@@ -81,7 +81,7 @@ impl Load {
         (asking, Self { answered, failures, _clients: JoinSet::new() })
     }
 
-    /// Waits until so many more requests were answered, well or not.
+    /// Waits until this number of further requests have been answered, with success or not.
     pub async fn flows(&self, more: usize) {
         let enough = *self.answered.borrow() + more;
         eventually("requests flow", async || *self.answered.borrow() >= enough).await;

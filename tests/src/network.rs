@@ -1,5 +1,5 @@
-//! A network between a client and a server that can be cut, lose everything without a word, or be
-//! slow.
+//! A network between a client and a server. A test can cut the network, darken it without a FIN or
+//! RST, or slow it down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,39 +14,39 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::soon;
 
-/// Forwards TCP connections to one address, as well as its [`Link`] lets it.
+/// Forwards TCP connections to one address; its [`Link`] says how.
 pub struct Network {
     endpoint: String,
     link: watch::Sender<Link>,
     attempts: Arc<AtomicUsize>,
 }
 
-/// What happens to the connections.
+/// The state of the link, which all connections share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Link {
-    /// All pass.
+    /// All bytes pass.
     Up,
-    /// Every connection is ended, and each new one at once.
+    /// Each connection is closed, also each new one.
     Cut,
-    /// Nothing passes in these directions, and nobody is told: no FIN and no RST, as after a power
-    /// loss. When that is over, a connection that lives on delivers what it held back, as TCP does.
+    /// No byte passes in these directions, and no FIN or RST either, as after a power loss.
+    /// Afterwards a surviving connection delivers the bytes that it held back, as TCP does.
     Dark {
         /// From the client to the server.
         requests: bool,
         /// From the server to the client.
         answers: bool,
     },
-    /// Every piece is late by this, in each direction. Of a hundred pieces, so many are lost: they,
-    /// and all behind them, come only when TCP has sent them again.
+    /// Each piece is late by `delay`, in each direction. A share of the pieces is lost: these
+    /// pieces, and all behind them, arrive only when TCP has sent them again.
     Slow {
-        /// For all.
+        /// The delay of each piece.
         delay: Duration,
-        /// In percent.
+        /// The share of lost pieces, in percent.
         loss: u8,
     },
 }
 
-/// How long TCP takes at least to send something again (the least of Linux), beside the way itself.
+/// The shortest retransmission time of TCP on Linux, without the round trip itself.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -56,7 +56,7 @@ enum Way {
 }
 
 impl Link {
-    /// Dark in both directions.
+    /// A link that is dark in both directions.
     pub const BLACK_HOLE: Self = Self::Dark { requests: true, answers: true };
 
     fn lets_pass(self, way: Way) -> bool {
@@ -68,7 +68,7 @@ impl Link {
         }
     }
 
-    /// How late one piece is.
+    /// The delay of one piece.
     fn lateness(self) -> Duration {
         let Self::Slow { delay, loss } = self else { return Duration::ZERO };
         let lost = fastrand::u8(..100) < loss;
@@ -77,7 +77,7 @@ impl Link {
 }
 
 impl Network {
-    /// A network that leads to the server at this URL, which need not be there yet.
+    /// A network that leads to the server at this URL. The server may start later.
     pub async fn to(url: &str) -> Self {
         let (scheme, target) = url.split_once("://").unwrap();
         let (scheme, target) = (scheme.to_owned(), target.to_owned());
@@ -102,23 +102,23 @@ impl Network {
         &self.endpoint
     }
 
-    /// How many connections were asked for.
+    /// The number of connections that clients have opened.
     #[must_use]
     pub fn attempts(&self) -> usize {
         self.attempts.load(Ordering::SeqCst)
     }
 
-    /// From now on, this happens.
+    /// Sets the state of the link.
     pub fn set(&self, link: Link) {
         self.link.send_replace(link);
     }
 
-    /// Ends every connection, and each new one at once.
+    /// Closes each connection, also each new one.
     pub fn cut(&self) {
         self.set(Link::Cut);
     }
 
-    /// Lets everything through again.
+    /// Lets all bytes pass again.
     pub fn heal(&self) {
         self.set(Link::Up);
     }
@@ -126,7 +126,7 @@ impl Network {
 
 async fn forward(near: TcpStream, target: String, link: watch::Receiver<Link>) {
     let both = async {
-        // What cannot reach the server does not even connect to it.
+        // In the dark, a new connection does not reach the server.
         let mut requests = link.clone();
         requests.wait_for(|link| link.lets_pass(Way::Request)).await.unwrap();
         let Ok(far) = TcpStream::connect(target).await else { return };
@@ -147,7 +147,7 @@ async fn forward(near: TcpStream, target: String, link: watch::Receiver<Link>) {
     }
 }
 
-/// Carries one direction until it ends.
+/// Forwards one direction until it ends.
 async fn carry(
     way: Way,
     mut from: OwnedReadHalf,
@@ -180,14 +180,14 @@ async fn carry(
     tokio::join!(read, write);
 }
 
-/// An address where nothing answers, not even to refuse.
+/// An address that neither accepts nor refuses connections.
 pub struct BlackHole {
     endpoint: String,
     _full: (TcpListener, Vec<TcpStream>),
 }
 
 impl BlackHole {
-    /// A port whose queue of connections is full: the system drops whoever asks for one more.
+    /// A port whose accept queue is full: the system drops the packets of further connections.
     pub async fn open() -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -212,7 +212,7 @@ impl BlackHole {
     }
 }
 
-/// An address where connections are refused: no one listens on a port of so old a service.
+/// An address that refuses connections: no program listens on the port of such an old service.
 pub const REFUSED: &str = "http://127.0.0.1:1";
 
 /// An address with a name that does not exist (RFC 6761).

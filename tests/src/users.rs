@@ -5,7 +5,7 @@ use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
 
 use crate::Etcd;
 
-/// The users of an etcd; `root` may everything. A password is the user's name.
+/// The users of an etcd; `root` has all permissions. A user's password is the user's name.
 pub struct Users {
     endpoint: String,
     root: Client,
@@ -32,20 +32,20 @@ impl Users {
         self.root.user_grant_role(name, name).await.unwrap();
     }
 
-    /// Lets a user read all keys that begin so, and write them as well if `write`.
+    /// Grants a user to read all keys with this prefix, and also to write them if `write`.
     pub async fn grant(&mut self, name: &str, prefix: &str, write: bool) {
         let what = if write { PermissionType::Readwrite } else { PermissionType::Read };
         let permission = Permission::new(what, prefix).with_prefix();
         self.root.role_grant_permission(name, permission).await.unwrap();
     }
 
-    /// Takes that back.
+    /// Revokes that permission.
     pub async fn revoke(&mut self, name: &str, prefix: &str) {
         let options = etcd_client::RoleRevokePermissionOptions::new().with_prefix();
         self.root.role_revoke_permission(name, prefix, Some(options)).await.unwrap();
     }
 
-    /// The configuration of someone who comes as this user.
+    /// The configuration of a client with this user's credentials.
     #[must_use]
     pub fn config(&self, name: &str) -> EtcdConfig {
         EtcdConfig::new([self.endpoint.clone()]).with_credentials(Credentials::new(name, name))

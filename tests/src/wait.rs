@@ -1,10 +1,10 @@
-//! Waiting for what must happen, with a deadline.
+//! Waiting for an event, with a deadline.
 
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-/// Generous: it only ends tests that would hang.
+/// The deadline. It is generous, since it only ends tests that would hang.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 const TICK: Duration = Duration::from_millis(10);
@@ -21,7 +21,7 @@ pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Asks again and again until it holds.
+/// Asks again and again until the condition holds.
 ///
 /// # Panics
 ///

@@ -90,8 +90,8 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     let service = match admin {
         Some((address, listener)) => {
             info!(%address, "the admin port listens");
-            // The admin port runs beside the threads that serve clients: a long list of metrics would
-            // delay them.
+            // The admin port runs beside the threads that serve clients: a long list of metrics
+            // would delay them.
             let (router, options) = (frontend.admin_router(), settings.options.clone());
             // The admin port serves until the process ends, so that operators see the drain.
             tokio::spawn(serve(listener, router, options, std::future::pending()));
