@@ -66,7 +66,8 @@ fn all(steps: &mut Steps) -> Result<()> {
         steps.run(&process::shown(&command), || process::run(&mut command))?;
     }
     steps.run("seeds of the fuzz targets", || {
-        // The versions and the target directory of all, so that most of it is built already.
+        // The lockfile and the target directory are those of the workspace, so that most crates are
+        // built already.
         let lock = workspace::root().join("Cargo.lock");
         fs::copy(lock, workspace::root().join("fuzz/Cargo.lock"))?;
         let target = workspace::target()?.display().to_string();
