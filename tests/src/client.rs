@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::{eventually, soon};
+use crate::{becomes, eventually, soon};
 
 /// The route that most tests use.
 const CHAT: &str = "/v1/chat/completions";
@@ -151,7 +151,8 @@ impl Client {
 
 /// Waits until a front door lists exactly these models.
 pub async fn lists(client: &Client, models: &[&str]) {
-    eventually("the right models are listed", async || client.models().await == models).await;
+    let models = models.iter().map(|&model| model.to_owned()).collect();
+    becomes("the models that are listed", models, async || client.models().await).await;
 }
 
 /// Waits until the front door says that its store is connected, or that it is not.

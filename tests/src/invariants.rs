@@ -92,13 +92,11 @@ impl Witness {
                 .map(|(key, it)| (key.clone(), it.entry().clone()))
                 .collect::<BTreeMap<_, _>>()
         };
-        let equal = timeout(DEADLINE, async {
-            while known() != expected {
-                grown.changed().await.unwrap();
+        while known() != expected {
+            // The deadline is for the next event.
+            if timeout(DEADLINE, grown.changed()).await.is_err() {
+                assert_eq!(known(), expected, "what is known is what the list says");
             }
-        });
-        if equal.await.is_err() {
-            assert_eq!(known(), expected, "what is known is what the list says");
         }
     }
 
@@ -218,15 +216,16 @@ pub async fn registered(worker: &Program, times: usize) -> Instant {
 
 /// R: prints the time that a recovery took beside the bound of its row, and checks the time.
 ///
-/// The check is generous, since a machine that is busy with other tests proves nothing. The values
-/// in `docs/testing.md` are those that this function printed on an idle machine.
+/// The check is generous, since a busy machine with a slow disk proves nothing: it finds a recovery
+/// that waits for a time-out or a long back-off instead of its event. The figures of
+/// `docs/testing.md` are those that it printed on an idle machine.
 ///
 /// # Panics
 ///
-/// When the recovery took longer than twice the bound and two seconds more.
+/// When it took longer than five times the bound and ten seconds more.
 #[expect(clippy::print_stdout, reason = "the figures are read with --nocapture")]
 pub fn assert_within(row: &str, what: &str, bound: Duration, took: Duration) {
     println!("row {row}: {what}: {:.2} s (bound {:.1} s)", took.as_secs_f64(), bound.as_secs_f64());
-    let limit = 2 * bound + Duration::from_secs(2);
+    let limit = 5 * bound + Duration::from_secs(10);
     assert!(took <= limit, "row {row}: {what} took {took:?}, the bound is {bound:?}");
 }

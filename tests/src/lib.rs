@@ -36,4 +36,4 @@ pub use network::{BlackHole, Link, Network, REFUSED, UNKNOWN};
 pub use program::Program;
 pub use space::{Space, Worker, unique};
 pub use users::Users;
-pub use wait::{eventually, soon};
+pub use wait::{becomes, eventually, reaches, soon};

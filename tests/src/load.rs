@@ -7,11 +7,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{Answer, Client, eventually};
+use crate::{Answer, Client, reaches};
 
 /// Requests to one model, whose answers are counted.
 pub struct Load {
-    answered: watch::Receiver<usize>,
+    answered: watch::Receiver<u64>,
     failures: Arc<Mutex<Vec<Answer>>>,
     _clients: JoinSet<()>,
 }
@@ -21,7 +21,7 @@ pub struct Load {
 struct Asking {
     client: Client,
     model: String,
-    answered: watch::Sender<usize>,
+    answered: watch::Sender<u64>,
     failures: Arc<Mutex<Vec<Answer>>>,
 }
 
@@ -53,11 +53,11 @@ impl Load {
 
     /// Starts this number of requests a second, whether or not earlier ones have been answered.
     #[must_use]
-    pub fn paced(client: &Client, model: &str, per_second: u32) -> Self {
+    pub fn paced(client: &Client, model: &str, per_second: u64) -> Self {
         let (asking, mut load) = Self::new(client, model);
         load._clients.spawn(async move {
             let mut clients = JoinSet::new();
-            let mut ticks = interval(Duration::from_secs(1) / per_second);
+            let mut ticks = interval(Duration::from_nanos(1_000_000_000 / per_second));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
@@ -81,10 +81,10 @@ impl Load {
         (asking, Self { answered, failures, _clients: JoinSet::new() })
     }
 
-    /// Waits until this number of further requests have been answered, with success or not.
-    pub async fn flows(&self, more: usize) {
+    /// Waits until so many more requests were answered, well or not.
+    pub async fn flows(&self, more: u64) {
         let enough = *self.answered.borrow() + more;
-        eventually("requests flow", async || *self.answered.borrow() >= enough).await;
+        reaches("answers", enough, async || *self.answered.borrow()).await;
     }
 
     /// The answers so far that were not 200.

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_discovery::{
-    EtcdConfig, EtcdStore, Key, LeaseId, LeaseStore as _, MODEL_ROOT_PATH, ModelEntry,
-    NetworkPrefix, Registration, RegistrationConfig, Revision, Snapshot, WatchStore as _,
-    WatcherConfig,
+    EtcdConfig, EtcdStore, InstanceId, Key, LeaseId, LeaseStore as _, MODEL_ROOT_PATH, ModelEntry,
+    NetworkPrefix, Registration, RegistrationConfig, Revision, Snapshot, StoreError,
+    WatchStore as _, WatcherConfig,
 };
 use dynamo_namespace::NamespaceScope;
+use tokio::time::sleep;
 
-use crate::{Engine, Etcd, Frontend, SharedEtcd, create_test_model_entry};
+use crate::{Engine, Etcd, Frontend, SharedEtcd, create_test_model_entry, soon};
 
 /// The time of the leases of tests. The entries of a test end with its lease, also in an etcd that
 /// outlives the tests. The time is longer than a test takes, and longer than a machine stalls.
@@ -61,7 +62,7 @@ impl Space {
     }
 
     async fn through(store: Arc<EtcdStore>, root: NetworkPrefix) -> Self {
-        let lease = store.grant(TTL).await.unwrap().id;
+        let lease = patiently("a lease", async || store.grant(TTL).await).await.id;
         Self { store, root, lease, _shared: None }
     }
 
@@ -103,7 +104,8 @@ impl Space {
 
     /// Puts a key below the root, as any script can.
     pub async fn put(&self, key: &str, value: impl Into<Bytes>) {
-        self.store.put(&self.key(key), value.into(), self.lease).await.unwrap();
+        let (key, value) = (self.key(key), value.into());
+        patiently("a put", async || self.store.put(&key, value.clone(), self.lease).await).await;
     }
 
     /// Deletes a key below the root.
@@ -117,7 +119,8 @@ impl Space {
 
     /// All entries of the space, read linearizably.
     pub async fn list(&self) -> Snapshot {
-        self.store.list(&self.root.range()).await.unwrap()
+        let range = self.root.range();
+        patiently("a list", async || self.store.list(&range).await).await
     }
 
     /// The store's revision.
@@ -134,8 +137,12 @@ impl Space {
     pub async fn register_for(&self, ttl: Duration, entries: Vec<ModelEntry>) -> Registration {
         let config = RegistrationConfig::new(self.store.clone())
             .with_network_prefix(self.root.clone())
+            .with_instance(InstanceId::random())
             .with_ttl(ttl);
-        Registration::publish(config, entries).await.unwrap()
+        patiently("a registration", async || {
+            Registration::publish(config.clone(), entries.clone()).await
+        })
+        .await
     }
 
     /// A registered engine with one model for chats. The engine's name is the model's.
@@ -175,6 +182,19 @@ impl Worker {
         self.registration.withdraw().await.unwrap();
         self.engine
     }
+}
+
+/// Asks the store again while it does not answer in time: a slow disk is none of the test's faults.
+async fn patiently<T>(what: &str, ask: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    soon(what, async {
+        loop {
+            match ask().await {
+                Err(StoreError::Unavailable(_)) => sleep(Duration::from_millis(50)).await,
+                answer => return answer.unwrap(),
+            }
+        }
+    })
+    .await
 }
 
 fn store_at(endpoints: &str) -> Arc<EtcdStore> {

@@ -5,7 +5,6 @@ mod process;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
-use std::time::Duration;
 
 use process::{FRONTEND, Running, WORKER, WORKER_CONFIG, finish, is_running, until};
 use serde_json::{Value, json};
@@ -377,7 +376,8 @@ fn an_engine_is_told_even_if_the_script_that_waits_for_it_does_not_tell_it() {
     let engine = "trap \"echo engine told >&2; exit 0\" TERM; echo up >&2; \
                   while :; do sleep 0.05; done";
     let script = format!("trap 'exit 6' TERM; sh -c '{engine}'");
-    let worker = run_script(&script, &["--stop-timeout", "4"]);
+    // It is told after half of that, and has the other half to end.
+    let worker = run_script(&script, &["--stop-timeout", "10"]);
     worker.wait_for("up");
     worker.signal("TERM");
     let ended = worker.end();
@@ -410,14 +410,15 @@ fn no_process_of_the_engine_is_left_behind() {
 
 #[test]
 fn another_signal_speeds_the_end_up() {
-    let worker = run_script("trap '' TERM; echo up >&2; while :; do sleep 0.05; done", &[]);
+    // Without the second signal it would outlast the test's patience.
+    let deaf = "trap '' TERM; echo up >&2; while :; do sleep 0.05; done";
+    let worker = run_script(deaf, &["--stop-timeout", "600"]);
     worker.wait_for("up");
     worker.signal("TERM");
     worker.wait_for("asking the engine to end");
     worker.signal("INT");
     let ended = worker.end();
     assert_eq!(ended.code, 137, "{ended:?}");
-    assert!(ended.took < Duration::from_secs(30), "{ended:?}");
 }
 
 #[test]

@@ -52,8 +52,9 @@ fn connects(address: &str) -> bool {
 
 #[test]
 fn a_drain_says_so_first_then_takes_no_one_new_and_lets_streams_end() {
-    let (_worker, url) = echo("100");
-    let (frontend, address) = frontend(&url, &["--drain-grace", "1"], &[]);
+    // The stream takes longer than the grace, and the grace longer than what is asked in it.
+    let (_worker, url) = echo("300");
+    let (frontend, address) = frontend(&url, &["--drain-grace", "4"], &[]);
     until("the frontend is ready", || status(&address, "/ready") == 200);
     let words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen \
                  fifteen sixteen seventeen eighteen nineteen twenty";

@@ -66,7 +66,7 @@ async fn a_gate_opens_and_closes_with_the_entries_of_a_store() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), answered).await.expect("it happens");
+        tokio::time::timeout(Duration::from_secs(60), answered).await.expect("it happens");
     };
     until(StatusCode::SERVICE_UNAVAILABLE).await;
     store.put_unleased("models/theirs", entry("b", "Chat").to_json());
