@@ -6,7 +6,8 @@ use dynamo_discovery::{Gone, Instance, Key, Kind, Kinds, ModelEntry, ModelUpdate
 use dynamo_namespace::NamespaceScope;
 
 use super::*;
-use crate::view::{Switchboard, SwitchboardWriter, update_http_endpoints};
+use crate::meter::Metrics;
+use crate::view::{LiveView, Switchboard, SwitchboardWriter, update_http_endpoints};
 
 impl Default for Fleet {
     fn default() -> Self {

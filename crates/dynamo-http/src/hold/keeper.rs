@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::Hold;
 use super::ask::Ask;
+use super::config::Hold;
 use super::remembered::Remembered;
 use super::state::{Holding, Outcome};
 use crate::feed::{DiscoveryStatus, Keep};

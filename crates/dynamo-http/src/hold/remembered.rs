@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dynamo_discovery::{Gone, Instance, Key, ModelUpdate, WorkerUrl};
 use tokio::time::Instant;
 
-use super::state::{ASKED_AT_ONCE, again};
+use super::pace::{ASKED_AT_ONCE, again};
 use crate::fleet::{Finding, Fleet, Upstream};
 
 /// The instances that one source remembers. Each serves once its server has answered a probe.

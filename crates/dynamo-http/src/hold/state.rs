@@ -2,18 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use dynamo_discovery::{Gone, Instance, Key, ModelUpdate, WorkerUrl};
 use tokio::time::Instant;
 
-use super::Hold;
+use super::config::Hold;
+use super::pace::{ASK_AGAIN, ASKED_AT_ONCE, again};
 use crate::fleet::{Finding, Fleet, Upstream};
-
-/// How long after an answer a server is asked again, at least; and at most twice that.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How many servers are asked at one time.
-pub(super) const ASKED_AT_ONCE: usize = 256;
 
 /// The instances that have vanished from their store and serve nevertheless.
 pub(crate) struct Holding {
@@ -224,11 +219,6 @@ impl Holding {
         }
         ask
     }
-}
-
-/// Spread, since all frontends ask the same servers.
-pub(super) fn again() -> Duration {
-    ASK_AGAIN.mul_f64(1.0 + fastrand::f64())
 }
 
 /// Whether two instances are one model of one namespace; their server is the same already.

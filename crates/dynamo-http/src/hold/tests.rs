@@ -10,8 +10,8 @@ use dynamo_namespace::NamespaceScope;
 use futures_util::future::{FutureExt as _, ready};
 use tokio::time::{Instant, timeout_at};
 
-use super::Hold;
 use super::ask::MockAsk;
+use super::config::Hold;
 use super::keeper::Keeper;
 use crate::feed::{DiscoveryStatus, Keep as _};
 use crate::fleet::{Finding, Fleet, Targets, Upstream};

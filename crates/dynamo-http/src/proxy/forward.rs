@@ -199,7 +199,7 @@ impl Forwarder {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
             upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait)
         };
-        self.fleet.attend(upstream);
+        self.fleet.attention().attend(upstream);
         let mut answer = exchange(Some(MAX_IDLE)).await;
         if matches!(answer, Err(ExchangeError::Lost { reused: true, .. })) {
             answer = exchange(None).await;
@@ -224,7 +224,7 @@ impl Forwarder {
                 (change, Err(AttemptError::Exchange(error)))
             }
         };
-        self.fleet.note(upstream, change);
+        self.fleet.attention().note(upstream, change);
         outcome
     }
 }
