@@ -32,14 +32,12 @@ async fn door_by(config: &FrontendConfig, options: ServeOptions) -> Door {
 
 /// A head may take this long. Where one must come in time, it is long enough for any machine.
 fn head_within(time: Duration) -> ServeOptions {
-    let options = ServeOptions::new().with_header_timeout(time);
-    options
+    ServeOptions::new().with_header_timeout(time)
 }
 
 /// Drains without a grace.
 fn at_once() -> ServeOptions {
-    let options = ServeOptions::new().with_drain_grace(Duration::ZERO);
-    options
+    ServeOptions::new().with_drain_grace(Duration::ZERO)
 }
 
 /// Reads until the server closes.
