@@ -32,7 +32,7 @@ pub use error_chain::ErrorChain;
 #[cfg(feature = "etcd-tls")]
 pub use etcd::{ClientIdentity, Tls};
 #[cfg(feature = "etcd")]
-pub use etcd::{Credentials, EtcdConfig, EtcdConfigError, EtcdStore};
+pub use etcd::{Credentials, EtcdConfig, EtcdConfigError, EtcdStore, Password};
 pub use instance::Instance;
 pub use kind::{Kind, Kinds, ParsedKinds};
 pub use memory::MemoryStore;

@@ -251,6 +251,10 @@ pub enum StoreError {
     /// The store refused us: wrong credentials, or no permission for the range.
     #[error("the store denied access")]
     Denied(#[source] Cause),
+    /// The store takes no puts and grants no leases, since its space is used up. It is there: lists,
+    /// watches, renewals and deletions go on.
+    #[error("the store has no space left")]
+    Full(#[source] Cause),
     /// The store could not be reached or did not answer.
     #[error("the store is unavailable")]
     Unavailable(#[source] Cause),

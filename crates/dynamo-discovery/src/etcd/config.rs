@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Scheme;
 
+use super::Password;
+
 use crate::authority::host_and_port;
 
 /// How to reach etcd.
@@ -102,12 +104,13 @@ impl Default for EtcdConfig {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub(super) username: String,
-    pub(super) password: String,
+    pub(super) password: Password,
 }
 
 impl Credentials {
-    /// The user of this name, with this password.
-    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+    /// The user of this name, with this password, or with one in a file
+    /// ([`Password::File`](super::Password::File)).
+    pub fn new(username: impl Into<String>, password: impl Into<Password>) -> Self {
         Self { username: username.into(), password: password.into() }
     }
 
@@ -144,13 +147,18 @@ pub enum EtcdConfigError {
     #[error("the etcd endpoint `{0}` is not https, though TLS is asked for")]
     NotHttps(String),
     /// A file cannot be read.
-    #[cfg(feature = "etcd-tls")]
     #[error("cannot read `{}`", path.display())]
     File {
         /// The file.
         path: std::path::PathBuf,
         /// The system's error.
         source: std::io::Error,
+    },
+    /// The file of a password is empty.
+    #[error("`{}` holds no password", path.display())]
+    NoPassword {
+        /// The file.
+        path: std::path::PathBuf,
     },
     /// A file has another content than it should have.
     #[cfg(feature = "etcd-tls")]

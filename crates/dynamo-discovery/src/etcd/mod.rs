@@ -3,6 +3,7 @@
 mod config;
 mod connection;
 mod failure;
+mod password;
 #[cfg(feature = "etcd-tls")]
 mod tls;
 mod watch;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 pub use self::config::{Credentials, EtcdConfig, EtcdConfigError};
 use self::connection::{Clients, Connection};
 use self::failure::{Failure, Meaning};
+pub use self::password::Password;
 #[cfg(feature = "etcd-tls")]
 pub use self::tls::{ClientIdentity, Tls};
 use crate::store::{
@@ -395,8 +397,10 @@ mod tests {
         drop(listener);
         let store = store_at(&format!("http://{address}"));
         for error in every_call_fails(&store, Duration::from_secs(1)).await {
-            let expected = "the store is unavailable: tcp connect error: Connection refused";
-            assert!(error.starts_with(expected), "{error}");
+            let expected = format!(
+                "the store is unavailable: http://{address}: tcp connect error: Connection refused"
+            );
+            assert!(error.starts_with(&expected), "{error}");
         }
     }
 
@@ -404,14 +408,17 @@ mod tests {
     async fn a_server_that_never_answers_fails_within_the_call_timeout() {
         // The system accepts the connection; nobody reads from it.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let config = EtcdConfig {
-            endpoints: vec![listener.local_addr().unwrap().to_string()],
+            endpoints: vec![endpoint.clone()],
             call_timeout: Duration::from_millis(100),
             ..EtcdConfig::default()
         };
         let store = EtcdStore::new(config).unwrap();
         for error in every_call_fails(&store, Duration::from_secs(1)).await {
-            assert_eq!(error, "the store is unavailable: etcd did not answer within 100ms");
+            let expected = "the store is unavailable: ";
+            assert!(error.starts_with(expected) && error.contains(&endpoint), "{error}");
+            assert!(error.contains("etcd did not answer within 100ms"), "{error}");
         }
     }
 
