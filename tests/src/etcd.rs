@@ -198,6 +198,36 @@ impl Etcd {
         .await
     }
 
+    /// Starts something else that the same binary is, such as `grpc-proxy start`, before this etcd,
+    /// and returns it with its URL when it takes connections.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be executed.
+    pub async fn start_before(&self, command: &[&str]) -> (Before, String) {
+        let address = format!("127.0.0.1:{}", free_port());
+        let directory = tempfile::Builder::new().prefix("dyn-etcd-").tempdir().unwrap();
+        let log = File::create(directory.path().join("log")).unwrap();
+        let process = Command::new(&self.binary)
+            .args(command)
+            .args(["--listen-addr", &address])
+            .arg(format!("--endpoints={}", self.endpoint.trim_start_matches("http://")))
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let before = Before { process, _directory: directory };
+        soon("what stands before etcd listens", async {
+            while tokio::net::TcpStream::connect(&address).await.is_err() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        (before, format!("http://{address}"))
+    }
+
     /// Sends SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -310,6 +340,26 @@ impl Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A process before an etcd. Dropped, it is killed.
+pub struct Before {
+    process: Child,
+    _directory: TempDir,
+}
+
+impl Before {
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

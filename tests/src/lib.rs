@@ -28,7 +28,7 @@ pub use cluster::Cluster;
 pub use compose::ComposeCluster;
 pub use engine::{Engine, Generation};
 pub use entry::{create_test_model_entry, flat_key, native_key};
-pub use etcd::{Etcd, SharedEtcd};
+pub use etcd::{Before, Etcd, SharedEtcd};
 pub use frontend::Frontend;
 pub use load::Load;
 pub use logs::Logs;

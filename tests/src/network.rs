@@ -1,8 +1,8 @@
 //! A network between a client and a server. A test can cut the network, darken it without a FIN or
 //! RST, or slow it down.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -44,6 +44,11 @@ pub enum Link {
         /// The share of lost pieces, in percent.
         loss: u8,
     },
+    /// So many bytes pass in a second, in each direction.
+    Narrow(u32),
+    /// A connection on which nothing has passed for so long is forgotten, as balancers and firewalls
+    /// do: nobody is told, and nothing passes on it any more.
+    Forgetful(Duration),
 }
 
 /// The shortest retransmission time of TCP on Linux, without the round trip itself.
@@ -68,8 +73,11 @@ impl Link {
         }
     }
 
-    /// The delay of one piece.
-    fn lateness(self) -> Duration {
+    /// How late a piece of so many bytes is, after the one before.
+    fn lateness(self, bytes: usize) -> Duration {
+        if let Self::Narrow(rate) = self {
+            return Duration::from_secs(1).mul_f64(bytes as f64 / f64::from(rate));
+        }
         let Self::Slow { delay, loss } = self else { return Duration::ZERO };
         let lost = fastrand::u8(..100) < loss;
         delay + if lost { RETRANSMISSION + 2 * delay } else { Duration::ZERO }
@@ -135,9 +143,10 @@ async fn forward(near: TcpStream, target: String, link: watch::Receiver<Link>) {
         }
         let ((near_read, near_write), (far_read, far_write)) =
             (near.into_split(), far.into_split());
+        let passed = Arc::new(Mutex::new(Instant::now()));
         tokio::join!(
-            carry(Way::Request, near_read, far_write, link.clone()),
-            carry(Way::Answer, far_read, near_write, link.clone()),
+            carry(Way::Request, near_read, far_write, link.clone(), passed.clone()),
+            carry(Way::Answer, far_read, near_write, link.clone(), passed),
         );
     };
     let mut cut = link.clone();
@@ -153,14 +162,20 @@ async fn carry(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut link: watch::Receiver<Link>,
+    passed: Arc<Mutex<Instant>>,
 ) {
     let (underway, mut arriving) = mpsc::unbounded_channel();
     let weather = link.clone();
     let read = async move {
+        let mut due = Instant::now();
         loop {
             let mut piece = BytesMut::with_capacity(64 << 10);
             let end = !matches!(from.read_buf(&mut piece).await, Ok(1..));
-            let due = Instant::now() + weather.borrow().lateness();
+            let now = Instant::now();
+            let weather = *weather.borrow();
+            // A narrow line sends one piece after the other.
+            let begin = if matches!(weather, Link::Narrow(_)) { now.max(due) } else { now };
+            due = begin + weather.lateness(piece.len());
             if underway.send((due, piece)).is_err() || end {
                 return;
             }
@@ -169,6 +184,15 @@ async fn carry(
     let write = async move {
         while let Some((due, piece)) = arriving.recv().await {
             sleep_until(due).await;
+            let forgets = match *link.borrow() {
+                Link::Forgetful(after) => Some(after),
+                _ => None,
+            };
+            if forgets.is_some_and(|after| passed.lock().unwrap().elapsed() > after) {
+                // For ever, in both directions: the one who sends learns nothing.
+                std::future::pending::<()>().await;
+            }
+            *passed.lock().unwrap() = Instant::now();
             if link.wait_for(|link| link.lets_pass(way)).await.is_err()
                 || piece.is_empty()
                 || to.write_all(&piece).await.is_err()
