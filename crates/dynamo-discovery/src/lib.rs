@@ -41,8 +41,8 @@ pub use network_prefix::{InvalidPrefix, MODEL_ROOT_PATH, NetworkPrefix};
 pub use registration::{Registration, RegistrationConfig};
 pub use saved::{CatalogOrigin, SavedCatalog, SavedCatalogError};
 pub use store::{
-    Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Page,
-    Revision, Snapshot, Stamp, StoreError, WatchItem, WatchStore,
+    Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Listing,
+    Page, Revision, Snapshot, Stamp, StoreError, WatchItem, WatchStore,
 };
 #[cfg(any(test, feature = "test-util"))]
 pub use store::{MockLeaseStore, MockWatchStore};

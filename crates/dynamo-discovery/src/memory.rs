@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::store::{
-    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Revision, Snapshot, Stamp,
-    StoreError, WatchItem, WatchStore,
+    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Revision,
+    Snapshot, Stamp, StoreError, WatchItem, WatchStore,
 };
 
 /// How long a watch stays silent: under the 5 seconds of [`WatchItem::Alive`].
@@ -215,13 +215,7 @@ impl LeaseStore for MemoryStore {
     }
 
     async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError> {
-        self.call(|state| {
-            if !state.leases.contains_key(&lease) {
-                return Err(StoreError::LeaseGone);
-            }
-            state.put(key.clone(), value, Some(lease));
-            Ok(())
-        })
+        self.write(&[LeasedWrite::Put(key.clone(), value)], lease).await.map(drop)
     }
 
     async fn put_if_leased(
@@ -230,20 +224,66 @@ impl LeaseStore for MemoryStore {
         value: Bytes,
         lease: LeaseId,
     ) -> Result<bool, StoreError> {
-        self.call(|state| {
-            let ours = state.is_leased(key, lease);
-            if ours {
-                state.put(key.clone(), value, Some(lease));
-            }
-            Ok(ours)
-        })
+        let done = self.write(&[LeasedWrite::PutIfLeased(key.clone(), value)], lease).await?;
+        Ok(done == [true])
     }
 
     async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError> {
+        let done = self.write(&[LeasedWrite::DeleteIfLeased(key.clone())], lease).await?;
+        Ok(done == [true])
+    }
+
+    async fn write(&self, writes: &[LeasedWrite], lease: LeaseId) -> Result<Vec<bool>, StoreError> {
         self.call(|state| {
-            let ours = state.is_leased(key, lease);
-            state.delete(Vec::from_iter(ours.then(|| key.clone())));
-            Ok(ours)
+            let puts = writes.iter().any(|write| matches!(write, LeasedWrite::Put(..)));
+            if puts && !state.leases.contains_key(&lease) {
+                return Err(StoreError::LeaseGone);
+            }
+            let mut write = |write: &LeasedWrite| {
+                let (LeasedWrite::Put(key, _)
+                | LeasedWrite::PutIfLeased(key, _)
+                | LeasedWrite::DeleteIfLeased(key)) = write;
+                let ours = matches!(write, LeasedWrite::Put(..)) || state.is_leased(key, lease);
+                match write {
+                    _ if !ours => {}
+                    LeasedWrite::Put(_, value) | LeasedWrite::PutIfLeased(_, value) => {
+                        state.put(key.clone(), value.clone(), Some(lease));
+                    }
+                    LeasedWrite::DeleteIfLeased(_) => state.delete(vec![key.clone()]),
+                }
+                ours
+            };
+            Ok(writes.iter().map(&mut write).collect())
+        })
+    }
+
+    async fn strays(
+        &self,
+        keys: &[Key],
+        lease: LeaseId,
+    ) -> Result<Vec<(Key, Option<Entry>)>, StoreError> {
+        self.call(|state| {
+            let strays = keys.iter().filter(|key| !state.is_leased(key, lease));
+            let found = |key| state.entries.get(key).map(|stored| stored.entry.clone());
+            Ok(strays.map(|key| (key.clone(), found(key))).collect())
+        })
+    }
+
+    async fn put_if_unleased(
+        &self,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<bool, StoreError> {
+        self.call(|state| {
+            if !state.leases.contains_key(&lease) {
+                return Err(StoreError::LeaseGone);
+            }
+            let free = state.entries.get(key).is_none_or(|stored| stored.lease.is_none());
+            if free {
+                state.put(key.clone(), value, Some(lease));
+            }
+            Ok(free)
         })
     }
 

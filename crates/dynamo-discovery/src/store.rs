@@ -343,8 +343,18 @@ pub struct Lease {
     pub ttl: Duration,
 }
 
+/// One of several writes under one lease ([`LeaseStore::write`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeasedWrite {
+    /// As [`LeaseStore::put`].
+    Put(Key, Bytes),
+    /// As [`LeaseStore::put_if_leased`].
+    PutIfLeased(Key, Bytes),
+    /// As [`LeaseStore::delete_if_leased`].
+    DeleteIfLeased(Key),
+}
+
 /// All that a worker does with a store.
-#[cfg_attr(any(test, feature = "test-util"), mockall::automock)]
 #[async_trait]
 pub trait LeaseStore: Send + Sync + 'static {
     /// Grants a lease that lives for about `ttl` without being renewed.
@@ -395,12 +405,100 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
     async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError>;
 
+    /// Does several writes under one lease, and returns for each whether it was done; a
+    /// [`LeasedWrite::Put`] always is. No key comes twice.
+    ///
+    /// Each write is atomic with its condition. All of them together are not: a store may do them in
+    /// parts, one part after the other in the order of the writes, and somebody else may write in
+    /// between. Without an implementation of its own, each write is a part.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::LeaseGone`] when the lease has ended and there is a [`LeasedWrite::Put`]; else as
+    /// of the single writes. Any part of the writes may have been done.
+    async fn write(&self, writes: &[LeasedWrite], lease: LeaseId) -> Result<Vec<bool>, StoreError> {
+        let mut done = Vec::with_capacity(writes.len());
+        for write in writes {
+            done.push(match write {
+                LeasedWrite::Put(key, value) => {
+                    self.put(key, value.clone(), lease).await?;
+                    true
+                }
+                LeasedWrite::PutIfLeased(key, value) => {
+                    self.put_if_leased(key, value.clone(), lease).await?
+                }
+                LeasedWrite::DeleteIfLeased(key) => self.delete_if_leased(key, lease).await?,
+            });
+        }
+        Ok(done)
+    }
+
+    /// Finds those of these keys that are not under this lease, each with its entry, if it has one.
+    ///
+    /// Without an implementation of its own a store finds none: then a worker does not notice that
+    /// somebody has deleted its keys, or has put them without a lease.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
+    async fn strays(
+        &self,
+        _keys: &[Key],
+        _lease: LeaseId,
+    ) -> Result<Vec<(Key, Option<Entry>)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Puts a key under a lease if it is under none, and returns whether it was put: nobody has the
+    /// key, or somebody has put it without a lease.
+    ///
+    /// It is needed by a store that finds [`strays`](Self::strays). Without an implementation of its
+    /// own a store puts nothing.
+    ///
+    /// # Errors
+    ///
+    /// As of [`put`](Self::put).
+    async fn put_if_unleased(
+        &self,
+        _key: &Key,
+        _value: Bytes,
+        _lease: LeaseId,
+    ) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Ends a lease and deletes its keys. One that is gone already is no error.
     ///
     /// # Errors
     ///
     /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+}
+
+#[cfg(any(test, feature = "test-util"))]
+mockall::mock! {
+    /// A [`LeaseStore`] with expectations. Several writes are single ones, and nothing strays.
+    pub LeaseStore {}
+
+    #[async_trait]
+    impl LeaseStore for LeaseStore {
+        async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError>;
+
+        async fn renew(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError>;
+
+        async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError>;
+
+        async fn put_if_leased(
+            &self,
+            key: &Key,
+            value: Bytes,
+            lease: LeaseId,
+        ) -> Result<bool, StoreError>;
+
+        async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError>;
+
+        async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+    }
 }
 
 #[cfg(test)]

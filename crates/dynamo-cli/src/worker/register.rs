@@ -23,13 +23,7 @@ pub(crate) async fn register(
     loop {
         let entries = wanted.borrow_and_update().clone();
         let names = names(&entries);
-        let done = match registration.as_mut() {
-            None if entries.is_empty() => Ok(()),
-            None => Registration::publish(config.clone(), entries)
-                .await
-                .map(|published| registration = Some(published)),
-            Some(registration) => registration.update(entries).await,
-        };
+        let done = bring(&mut registration, &config, entries).await;
         let pause = match done {
             Ok(()) => {
                 retry = Retry::default();
@@ -63,6 +57,23 @@ pub(crate) async fn register(
             Err(error) => warn!(error = %chain(&error), "not withdrawn; the lease will end it"),
         }
     }
+}
+
+/// Brings the store to these entries.
+///
+/// The lease comes first and is kept when a put fails: the registration then still knows what the store
+/// may have got.
+async fn bring(
+    registration: &mut Option<Registration>,
+    config: &RegistrationConfig,
+    entries: Vec<ModelEntry>,
+) -> Result<(), StoreError> {
+    let registration = match registration {
+        None if entries.is_empty() => return Ok(()),
+        None => registration.insert(Registration::publish(config.clone(), Vec::new()).await?),
+        Some(registration) => registration,
+    };
+    registration.update(entries).await
 }
 
 /// Waits for the future; `None` is pending for ever.

@@ -125,10 +125,11 @@ impl Failure {
 /// Most answers are told apart by their text only: several share a code, and a canceled watch has
 /// none. The texts are those of etcd's `rpctypes` and, for the size, of tonic.
 fn of_status(code: i32, message: &str) -> Meaning {
-    const TEXTS: [(&str, Meaning); 11] = [
+    const TEXTS: [(&str, Meaning); 12] = [
         ("required revision has been compacted", Meaning::Compacted),
         ("required revision is a future revision", Meaning::Replaced),
         ("message length too large", Meaning::TooLarge),
+        ("too many operations in txn request", Meaning::TooLarge),
         ("requested lease not found", Meaning::LeaseGone),
         ("invalid auth token", Meaning::TokenExpired),
         ("revision of auth store is old", Meaning::TokenExpired),
@@ -248,6 +249,7 @@ mod tests {
                 "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes",
                 Meaning::TooLarge,
             ),
+            (3, "etcdserver: too many operations in txn request", Meaning::TooLarge),
             (5, "etcdserver: requested lease not found", Meaning::LeaseGone),
             (16, "etcdserver: invalid auth token", Meaning::TokenExpired),
             (16, "", Meaning::TokenExpired),

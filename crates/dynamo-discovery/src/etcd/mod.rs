@@ -6,6 +6,7 @@ mod failure;
 mod password;
 #[cfg(feature = "etcd-tls")]
 mod tls;
+mod transaction;
 mod watch;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::proto::PbKeyValue;
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use etcd_client::{GetOptions, KeyValue};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -28,8 +29,8 @@ pub use self::password::Password;
 #[cfg(feature = "etcd-tls")]
 pub use self::tls::{ClientIdentity, Tls};
 use crate::store::{
-    Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Page, Revision, Snapshot,
-    StoreError, WatchItem, WatchStore,
+    Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Listing, Page, Revision,
+    Snapshot, StoreError, WatchItem, WatchStore,
 };
 
 /// How many entries the first page of a list has, unless an earlier page of this size was too slow.
@@ -72,21 +73,6 @@ impl EtcdStore {
     pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
         let connection = Arc::new(Connection::new(config)?);
         Ok(Self { connection, first_page: Arc::new(AtomicUsize::new(FIRST_PAGE)) })
-    }
-
-    /// Does something to a key if it is under this lease, and returns whether it was.
-    async fn if_leased(&self, key: &Key, lease: LeaseId, then: TxnOp) -> Result<bool, Failure> {
-        let ours = Compare::lease(key.as_bytes(), CompareOp::Equal, lease.0);
-        let transaction = Txn::new().when([ours]).and_then([then]);
-        let call = |mut clients: Clients| {
-            let transaction = transaction.clone();
-            async move { Ok(clients.kv.txn(transaction).await?.succeeded()) }
-        };
-        match self.connection.call(call).await {
-            // Its keys went with it.
-            Err(failure) if failure.meaning() == Meaning::LeaseGone => Ok(false),
-            result => result,
-        }
     }
 }
 
@@ -266,13 +252,8 @@ impl LeaseStore for EtcdStore {
     }
 
     async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError> {
-        let value = &value;
-        let call = move |mut clients: Clients| async move {
-            let options = PutOptions::new().with_lease(lease.0);
-            clients.kv.put(key.as_bytes(), value.as_ref(), Some(options)).await?;
-            Ok(())
-        };
-        Ok(self.connection.call(call).await?)
+        let put = [LeasedWrite::Put(key.clone(), value)];
+        Ok(transaction::write(&self.connection, &put, lease).await.map(drop)?)
     }
 
     async fn put_if_leased(
@@ -281,13 +262,34 @@ impl LeaseStore for EtcdStore {
         value: Bytes,
         lease: LeaseId,
     ) -> Result<bool, StoreError> {
-        let options = PutOptions::new().with_lease(lease.0);
-        let put = TxnOp::put(key.as_bytes(), value.as_ref(), Some(options));
-        Ok(self.if_leased(key, lease, put).await?)
+        let put = [LeasedWrite::PutIfLeased(key.clone(), value)];
+        Ok(transaction::write(&self.connection, &put, lease).await? == [true])
     }
 
     async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError> {
-        Ok(self.if_leased(key, lease, TxnOp::delete(key.as_bytes(), None)).await?)
+        let delete = [LeasedWrite::DeleteIfLeased(key.clone())];
+        Ok(transaction::write(&self.connection, &delete, lease).await? == [true])
+    }
+
+    async fn write(&self, writes: &[LeasedWrite], lease: LeaseId) -> Result<Vec<bool>, StoreError> {
+        Ok(transaction::write(&self.connection, writes, lease).await?)
+    }
+
+    async fn strays(
+        &self,
+        keys: &[Key],
+        lease: LeaseId,
+    ) -> Result<Vec<(Key, Option<Entry>)>, StoreError> {
+        Ok(transaction::strays(&self.connection, keys, lease).await?)
+    }
+
+    async fn put_if_unleased(
+        &self,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<bool, StoreError> {
+        Ok(transaction::put_if_unleased(&self.connection, key, &value, lease).await?)
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
