@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use dynamo_discovery::{ModelEntry, State};
 use dynamo_tests::invariants::assert_serves;
-use dynamo_tests::{Etcd, Link, Load, Network, Program, Space, eventually, lists};
+use dynamo_tests::{
+    Etcd, Link, Load, Network, Program, Space, create_test_model_entry, eventually, lists,
+};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client};
 use rustix::process::Signal;
 use tokio::time::sleep;
@@ -38,6 +40,8 @@ async fn an_etcd_without_space_is_named_once_and_loses_what_is_withdrawn_until_i
     let leaving = worker(etcd.endpoint(), "leaving", "60");
     lists(&client, &["leaving", "staying"]).await;
     let load = Load::on(&client, "staying", 2);
+    let entry = |name| create_test_model_entry(name, "team-b", "backend", "generate", "Chat");
+    let mut registration = space.register(vec![entry("kept"), entry("unloaded")]).await;
 
     let mut operator = Client::connect([etcd.endpoint()], None).await.unwrap();
     let megabyte = vec![b'x'; 1 << 20];
@@ -52,11 +56,14 @@ async fn an_etcd_without_space_is_named_once_and_loses_what_is_withdrawn_until_i
     let error = said["error"].as_str().unwrap();
     assert!(error.contains("NOSPACE") && error.contains("etcdctl alarm disarm"), "{error}");
     assert_eq!(stop(leaving).await, Some(0));
-    let gone = async || {
-        let entries = space.list().await.entries;
-        !entries.iter().any(|entry| entry.key.to_string().ends_with("/leaving"))
-    };
-    assert!(gone().await, "its key outlives it");
+    registration.update(vec![entry("kept")]).await.unwrap();
+    let entries = space.list().await.entries;
+    let names: Vec<_> = entries.iter().map(|entry| entry.key.to_string()).collect();
+    for (name, stays) in
+        [("staying", true), ("leaving", false), ("kept", true), ("unloaded", false)]
+    {
+        assert_eq!(names.iter().any(|key| key.ends_with(&format!("/{name}"))), stays, "{names:?}");
+    }
     lists(&client, &["staying"]).await;
     // Renewals go on, and nobody takes the store for lost.
     sleep(Duration::from_secs(4)).await;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
 
 use super::connection::{Clients, Connection};
 use super::entry;
@@ -69,6 +71,9 @@ async fn write_part(
         {
             Ok(vec![false; writes.len()])
         }
+        Err(failure) if failure.meaning() == Meaning::NoSpace => {
+            delete_one_by_one(connection, writes, lease).await.unwrap_or(Err(failure))
+        }
         Err(failure) => Err(failure),
         Ok(answer) => {
             let done: Vec<_> = answer.op_responses().iter().map(was_done).collect();
@@ -79,6 +84,46 @@ async fn write_part(
             }
         }
     }
+}
+
+/// Does deletions where etcd has no space; none, if there is a put among them.
+///
+/// Without space etcd 3.5 takes no transaction, not even one that only deletes, but it takes deletions.
+/// So the lease is looked at first, and a put that comes in between is deleted as well. Our own puts
+/// do not come in between: a worker makes them one after the other.
+async fn delete_one_by_one(
+    connection: &Arc<Connection>,
+    writes: &[LeasedWrite],
+    lease: LeaseId,
+) -> Option<Result<Vec<bool>, Failure>> {
+    let key_of = |write: &LeasedWrite| match write {
+        LeasedWrite::DeleteIfLeased(key) => Some(key.clone()),
+        LeasedWrite::Put(..) | LeasedWrite::PutIfLeased(..) => None,
+    };
+    let keys: Vec<_> = writes.iter().map(key_of).collect::<Option<_>>()?;
+    let delete = async |key: &Key| {
+        let get = |mut clients: Clients| async move {
+            let options = GetOptions::new().with_keys_only();
+            Ok(clients.kv.get(key.as_bytes(), Some(options)).await?)
+        };
+        let found = connection.call(get).await?;
+        let ours = found.kvs().first().is_some_and(|kv| kv.lease() == lease.0);
+        if ours {
+            let delete = |mut clients: Clients| async move {
+                Ok(clients.kv.delete(key.as_bytes(), None).await?)
+            };
+            connection.call(delete).await?;
+        }
+        Ok(ours)
+    };
+    let mut done = Vec::with_capacity(keys.len());
+    for key in &keys {
+        match delete(key).await {
+            Ok(deleted) => done.push(deleted),
+            Err(failure) => return Some(Err(failure)),
+        }
+    }
+    Some(Ok(done))
 }
 
 /// A write as part of a transaction. One with a condition is a transaction of its own: those of the
