@@ -3,6 +3,7 @@
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
+use etcd_client::{Client, ClusterClient};
 use tokio::time::sleep;
 
 use crate::{Etcd, soon};
@@ -57,6 +58,46 @@ impl Cluster {
             }
         })
         .await
+    }
+
+    /// Replaces a node by a new member without data at the same addresses, as an operator does whose
+    /// machine is gone.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be removed or added.
+    pub async fn replace(&mut self, number: usize) {
+        let peer = self.0[number].peer().to_owned();
+        self.0[number].wipe();
+        let others = Client::connect([self.0[self.after(number)].endpoint()], None).await.unwrap();
+        let mut others = others.cluster_client();
+        let members = others.member_list().await.unwrap();
+        let gone = members.members().iter().find(|member| member.peer_urls().contains(&peer));
+        let gone = gone.unwrap().id();
+        // While the others elect a leader they refuse, or do it and do not say so.
+        let has = async |members: &ClusterClient, id: Option<u64>| {
+            let members = members.clone().member_list().await.unwrap();
+            let mut members = members.members().iter();
+            members.any(|member| {
+                member.peer_urls().contains(&peer) && id.is_none_or(|id| member.id() == id)
+            })
+        };
+        soon("the removal of a member", async {
+            while has(&others, Some(gone)).await {
+                let _ = others.member_remove(gone).await;
+                sleep(Duration::from_millis(200)).await;
+            }
+        })
+        .await;
+        soon("a new member", async {
+            while !has(&others, None).await {
+                let _ = others.member_add([peer.clone()], None).await;
+                sleep(Duration::from_millis(200)).await;
+            }
+        })
+        .await;
+        self.0[number].join();
+        self.0[number].launch().await;
     }
 
     /// The next node, which is another one.

@@ -124,6 +124,11 @@ impl Etcd {
         self.arguments = arguments;
     }
 
+    /// From now on it joins a cluster that is there.
+    pub(crate) fn join(&mut self) {
+        self.arguments.push("--initial-cluster-state=existing".to_owned());
+    }
+
     /// Its URL.
     #[must_use]
     pub fn endpoint(&self) -> &str {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dynamo_discovery::{EtcdConfig, EtcdStore, WatchStore as _};
 use dynamo_tests::invariants::assert_serves;
-use dynamo_tests::{Etcd, Link, Load, Network, Program, Space, connected, lists};
+use dynamo_tests::{Cluster, Etcd, Link, Load, Network, Program, Space, connected, lists};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -117,4 +117,28 @@ async fn a_defragmentation_ends_no_lease_and_no_request() {
     let _late = Program::worker(etcd.endpoint(), &late, &[]);
     lists(&client, &["late", "m"]).await;
     assert_serves(&load).await;
+}
+
+#[tokio::test]
+async fn a_member_that_is_replaced_costs_no_request_and_serves_when_another_one_goes() {
+    let mut cluster = Cluster::start().await;
+    let endpoints = cluster.endpoints_from(0);
+    let (frontend, client) = Program::frontend(&endpoints, &TEAM_A, &[]).await;
+    let worker = Program::worker(&endpoints, &[&TEAM_A[..], &["--model", "m"]].concat(), &[]);
+    lists(&client, &["m"]).await;
+    assert_eq!(frontend.says("etcd answers").await["endpoint"], cluster[0].endpoint());
+    let load = Load::on(&client, "m", 2);
+
+    cluster.replace(0).await;
+    let moved = frontend.says("moved to another endpoint of etcd").await;
+    assert_eq!(moved["from"], cluster[0].endpoint());
+    connected(&client, true).await;
+    // Without the new member there is no quorum now.
+    cluster[1].kill();
+    let late = [&TEAM_A[..], &["--model", "late"]].concat();
+    let _late = Program::worker(&endpoints, &late, &[]);
+    lists(&client, &["late", "m"]).await;
+    connected(&client, true).await;
+    assert_serves(&load).await;
+    assert_eq!(worker.logged("registered").len(), 1);
 }
