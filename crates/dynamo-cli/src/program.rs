@@ -10,6 +10,7 @@ use clap::{Arg, Command};
 
 use crate::environment::Environment;
 use crate::failure::{Failure, one_line};
+use crate::logging;
 use crate::settings::given::{COMMAND, Given};
 use crate::settings::table::{Program, instead_of};
 
@@ -37,8 +38,7 @@ pub(crate) fn run_with(
         Parsed::Help(text) => print(&text).map(|()| ExitCode::SUCCESS),
     });
     ended.unwrap_or_else(|failure| {
-        // If stderr is closed, there is no reader for the line.
-        let _ = writeln!(std::io::stderr(), "error: {failure}");
+        logging::last_line(&format!("error: {failure}"));
         failure.exit_code()
     })
 }

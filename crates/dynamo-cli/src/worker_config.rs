@@ -47,7 +47,7 @@ impl Format {
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
-    logging::start(given)?;
+    let _logging = logging::start(given)?;
     let format = Output::read(given)?.format.take();
     let id = identity::read(given)?;
     identity::log(&id);

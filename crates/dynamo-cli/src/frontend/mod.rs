@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
-    logging::start(given)?;
+    let _logging = logging::start(given)?;
     let settings = settings::read(given)?;
     // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
     // list while the other stages its entries.

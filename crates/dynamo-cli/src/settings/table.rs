@@ -94,6 +94,9 @@ impl Program {
     }
 }
 
+/// The variable for the filter of logs that an engine may read as well.
+pub(crate) const RUST_LOG: &str = "RUST_LOG";
+
 /// What is said of flags that other programs have, and ours do not.
 pub(crate) fn instead_of(flag: &str) -> Option<String> {
     (flag == "--endpoint").then(|| {
@@ -326,7 +329,7 @@ settings! {
 
     Logs "Logs" {
         /// Which logs are written to stderr, such as `debug` or `info,dynamo_http=debug`
-        log: String = variable("DYN_LOG", "FILTER").or("RUST_LOG").default("info");
+        log: String = variable("DYN_LOG", "FILTER").or(RUST_LOG).default("info");
         /// Logs as one JSON object a line
         logging_jsonl: YesNo = variable("DYN_LOGGING_JSONL", "YES|NO").default("0");
     }

@@ -36,7 +36,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
-    logging::start(given)?;
+    let _logging = logging::start(given)?;
     let settings = settings::read(given)?;
     runtime::block_on(None, start(settings))
 }
