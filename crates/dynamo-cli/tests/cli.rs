@@ -429,3 +429,41 @@ fn an_engine_that_does_not_get_healthy_in_time_is_one_line_and_exit_1() {
     let last = ended.stderr.lines().last().unwrap();
     assert_eq!(last, "error: the engine at http://127.0.0.1:1 was not ready within 0.3 s");
 }
+
+#[test]
+fn a_frontend_goes_on_after_a_hang_up_whether_or_not_it_has_keys() {
+    let (frontend, base) = frontend(&[&NO_ETCD[..], &AT_ONCE].concat(), &[]);
+    frontend.signal("HUP");
+    frontend.wait_for("SIGHUP");
+    assert_eq!(ureq::get(format!("{base}/live")).call().unwrap().status(), 200);
+    frontend.signal("TERM");
+    assert_eq!(frontend.end().code, 0);
+}
+
+#[test]
+fn a_worker_without_a_terminal_goes_on_after_a_hang_up() {
+    let command = [&[WORKER, "--echo", "--drain-grace", "0"][..], &NO_ETCD].concat();
+    let worker = Running::start("setsid", &command, &[]);
+    worker.wait_for("following the engine");
+    worker.signal("HUP");
+    worker.wait_for("SIGHUP");
+    worker.signal("TERM");
+    assert_eq!(worker.end().code, 0);
+}
+
+#[test]
+fn an_engine_inherits_the_environment_without_our_secrets() {
+    let environment = [
+        ("ETCD_AUTH_USERNAME", "worker"),
+        ("ETCD_AUTH_PASSWORD", "hunter2"),
+        ("HF_TOKEN", "its own"),
+    ];
+    let script = "echo \"inherits ${ETCD_AUTH_PASSWORD-none}, ${HF_TOKEN-none}, \
+                  ${ETCD_AUTH_USERNAME-none}\" >&2; exit 5";
+    let url = ["--url", "http://127.0.0.1:1"];
+    let command = ["--", "sh", "-c", script];
+    let arguments = [&url, &NO_ETCD[..], &command].concat();
+    let ended = Running::start(WORKER, &arguments, &environment).end();
+    assert!(ended.stderr.contains("inherits none, its own, worker"), "{ended:?}");
+    assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
+}

@@ -54,6 +54,8 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
         || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
     let (mut stop, mut stop_at_once) = (signals()?, signals()?);
 
+    heed_hang_up().context("cannot listen for signals").map_err(Failure::Running)?;
+
     let scope = settings.scope.scope.clone();
     log_start(&settings, &scope);
     let client_keys = match settings.api_keys.take() {
@@ -205,6 +207,18 @@ async fn listen(
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .with_context(|| format!("cannot listen on {host}:{port}, which {} sets", setting.label()))
         .map_err(Failure::Running)
+}
+
+/// From now on SIGHUP asks for what can change to be read again, and never ends the process. Files of
+/// keys hear it themselves.
+fn heed_hang_up() -> std::io::Result<()> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            info!("SIGHUP: what can change is read again");
+        }
+    });
+    Ok(())
 }
 
 /// SIGTERM and SIGINT.

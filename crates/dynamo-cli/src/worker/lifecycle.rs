@@ -187,6 +187,7 @@ async fn serve(
             asked = signals.next() => match asked {
                 Asked::Stop => return End::Asked,
                 Asked::Forward(signal) => engine.forward(signal),
+                Asked::Reload => info!("SIGHUP: files are read again whenever they change"),
             },
         }
     }

@@ -12,6 +12,8 @@ pub(crate) enum Asked {
     Stop,
     /// To forward this signal to the engine.
     Forward(Signal),
+    /// To read again what can change.
+    Reload,
 }
 
 /// The signals of this process from the constructor's call on.
@@ -22,6 +24,9 @@ pub(crate) struct Signals {
     quit: unix::Signal,
     /// `None` if the process was started with the signal ignored, as `nohup` does.
     hang_up: Option<unix::Signal>,
+    /// What SIGHUP asks for. A terminal that closes sends it, and must leave no engine behind; without
+    /// a terminal, it comes from an operator.
+    on_hang_up: Asked,
     user1: unix::Signal,
     user2: unix::Signal,
 }
@@ -34,6 +39,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             hang_up: hang_up.then(|| signal(SignalKind::hangup())).transpose()?,
+            on_hang_up: if has_terminal() { Asked::Stop } else { Asked::Reload },
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
         })
@@ -51,14 +57,19 @@ impl Signals {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.quit.recv() => Asked::Stop,
-            _ = hang_up => Asked::Stop,
+            _ = hang_up => self.on_hang_up,
             _ = self.user1.recv() => Asked::Forward(Signal::USR1),
             _ = self.user2.recv() => Asked::Forward(Signal::USR2),
         }
     }
 }
 
-/// Whether the parent process started us with this signal ignored.
+/// Whether this process has a controlling terminal.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// Whether whoever started us had this signal ignored.
 fn is_ignored(signal: Signal) -> bool {
     let mask = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
