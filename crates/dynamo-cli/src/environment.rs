@@ -14,7 +14,12 @@ impl Environment {
         Self(std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
     }
 
-    /// The value of a variable; `None` if the variable is unset, empty or blank.
+    /// The names of the variables that are set.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str).filter(|name| self.get(name).is_some())
+    }
+
+    /// The value of a variable; one that is empty or blank counts as unset.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
     }

@@ -10,8 +10,9 @@ use clap::{Arg, Command};
 
 use crate::environment::Environment;
 use crate::failure::{Failure, one_line};
-use crate::logging;
+use crate::logging::{self, Logging};
 use crate::settings::given::{COMMAND, Given};
+use crate::settings::strangers;
 use crate::settings::table::{Program, instead_of};
 
 const HOW_SETTINGS_RANK: &str = "A flag wins over its variable, and a variable over the default. \
@@ -43,7 +44,18 @@ pub(crate) fn run_with(
     })
 }
 
-/// Prints data to stdout.
+/// Starts logging, and tells which variables may be misspelt.
+///
+/// # Errors
+///
+/// When a variable of the logs is invalid.
+pub(crate) fn start(given: &Given) -> Result<Logging, Failure> {
+    let logging = logging::start(given)?;
+    strangers::warn_of_misspelt(&given.environment);
+    Ok(logging)
+}
+
+/// Prints data.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     stdout

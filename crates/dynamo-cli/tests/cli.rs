@@ -73,6 +73,17 @@ fn wrong_usage_is_one_line_and_exit_2() {
         (FRONTEND, &[], &[("DYN_LOG", "dynamo=loud")], "DYN_LOG=\"dynamo=loud\""),
         (WORKER_CONFIG, &[], &[("DYN_LOGGING_JSONL", "maybe")], "DYN_LOGGING_JSONL=\"maybe\""),
         (WORKER_CONFIG, &["--format", "xml"], &[], "expected json or env"),
+        (FRONTEND, &[], &[("DYN_HTTP_PORT", "tcp://192.0.2.1:8000")], "enableServiceLinks: false"),
+        (FRONTEND, &[], &[("DYN_TLS_CLIENT_CA_CERT_PATH", "/ca.pem")], "asks no client for"),
+        (FRONTEND, &[], &[("DYN_TLS_MIN_VERSION", "1.3")], "DYN_TLS_MIN_VERSION is set"),
+        (FRONTEND, &["--all-namespaces", "--namespace", "a"], &[], "leave one of the two out"),
+        (FRONTEND, &["--state-file", "/dev/null"], &[], "/dev/null: it is no regular file"),
+        (WORKER, &["--url", "http://$(POD_IP):8001"], &[], "variable was not replaced"),
+        (WORKER, &["--echo", "--advertise-url", "http://$(POD_IP):1"], &[], "was not replaced"),
+        (WORKER, &["--echo", "--advertise-url", "http://0.0.0.0:8001"], &[], "for listening"),
+        (WORKER, &["--echo", "--advertise-url", "http://[::]:8001"], &[], "for listening"),
+        (WORKER, &["--echo", "--advertise-url", "http://192.0.2.1:0"], &[], "port 0"),
+        (FRONTEND, &[], &[("DYN_LOG", "verbose")], "DYN_LOG=\"verbose\": there is no level"),
         (WORKER, &[], &[], "no engine is given"),
         (WORKER, &["--", "true"], &[], "--url is needed"),
         (WORKER, &["--echo", "--lease-ttl", "1"], &[], "from 2"),
@@ -94,6 +105,26 @@ fn wrong_usage_is_one_line_and_exit_2() {
         assert_eq!(ended.stdout, "", "{shown}");
         assert!(ended.stderr.starts_with("error: ") && ended.stderr.contains(part), "{shown}");
         assert_eq!(ended.stderr.lines().count(), 1, "{shown}");
+    }
+}
+
+#[test]
+fn no_program_repeats_a_password_that_it_is_given() {
+    let secret = "http://user:hunter2@192.0.2.1:1";
+    for (program, arguments, variables) in [
+        (WORKER, &["--url", secret][..], &[][..]),
+        (WORKER, &["--echo", "--advertise-url", secret], &[]),
+        (WORKER, &["--urls", secret], &[]),
+        (WORKER, &["--echo", secret], &[]),
+        (FRONTEND, &["--worker-url", secret], &[]),
+        (FRONTEND, &["--worker-url", "m=http://h;key=user:hunter2@h"], &[]),
+        (FRONTEND, &["--etcd-endpoints", secret], &[]),
+        (FRONTEND, &[], &[("ETCD_ENDPOINTS", secret)]),
+        (FRONTEND, &[], &[("DYN_ROUTER_MODE", secret)]),
+    ] {
+        let ended = finish(program, arguments, variables);
+        assert_eq!(ended.code, 2, "{ended:?}");
+        assert!(!(ended.stderr + &ended.stdout).contains("hunter2"), "{arguments:?}");
     }
 }
 
@@ -466,4 +497,50 @@ fn an_engine_inherits_the_environment_without_our_secrets() {
     let ended = Running::start(WORKER, &arguments, &environment).end();
     assert!(ended.stderr.contains("inherits none, its own, worker"), "{ended:?}");
     assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
+}
+
+#[test]
+fn a_variable_that_is_nearly_one_of_ours_is_named_once() {
+    let ended = finish(WORKER_CONFIG, &[], &[("DYN_NAMESPCE", "team-a")]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let told: Vec<_> = ended.stderr.lines().filter(|line| line.contains("DYN_NAMESPCE")).collect();
+    assert_eq!(told.len(), 1, "{ended:?}");
+    assert!(told[0].contains("WARN") && told[0].contains("is DYN_NAMESPACE meant?"), "{told:?}");
+}
+
+#[test]
+fn a_suffix_that_is_no_generation_is_warned_of() {
+    let config = |suffix| {
+        let variables = [("DYN_NAMESPACE", "team-a"), ("DYN_NAMESPACE_WORKER_SUFFIX", suffix)];
+        finish(WORKER_CONFIG, &[], &variables).stderr
+    };
+    let log = config("v2");
+    assert!(log.contains("WARN") && log.contains("--namespace-prefix team-a does not"), "{log}");
+    assert!(!config("0f3c9a1b").contains("WARN"));
+}
+
+#[test]
+fn a_frontend_that_discovers_all_namespaces_unasked_warns_of_it() {
+    for (arguments, warns) in [(&[][..], true), (&["--all-namespaces"], false)] {
+        let (frontend, _) = frontend(&[&NO_ETCD[..], &AT_ONCE, arguments].concat(), &[]);
+        frontend.signal("TERM");
+        let ended = frontend.end();
+        assert_eq!(
+            ended.stderr.contains("all namespaces: no namespace is given"),
+            warns,
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
+fn the_version_in_a_base_url_is_dropped_and_an_engine_that_is_not_there_is_told_by_its_url() {
+    let url = ["--url", "http://127.0.0.1:1/v1", "--start-timeout", "0.5"];
+    let ended = finish(WORKER, &[&url[..], &NO_ETCD].concat(), &[]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    let dropped = ended.stderr.lines().filter(|line| line.contains("/v1 at its end"));
+    assert_eq!(dropped.count(), 1, "{ended:?}");
+    let waiting =
+        ended.stderr.lines().find(|line| line.contains("waiting for the engine")).unwrap();
+    assert!(waiting.contains("http://127.0.0.1:1/health"), "{waiting}");
 }

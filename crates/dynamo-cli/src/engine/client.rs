@@ -57,6 +57,11 @@ impl Client {
         Self { url, key, tls }
     }
 
+    /// What is asked for a path below the engine's URL.
+    pub(crate) fn asked(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
     /// Gets a path below the engine's URL.
     pub(crate) async fn get(&self, path: &str, timeout: Duration) -> Result<Answer, NoAnswer> {
         match tokio::time::timeout(timeout, self.ask(path)).await {

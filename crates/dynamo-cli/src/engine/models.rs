@@ -21,13 +21,15 @@ pub(crate) struct ListedModel {
 
 /// Reads `/v1/models`.
 pub(super) async fn read(client: &Client, timeout: Duration) -> Result<Vec<ListedModel>, String> {
-    let answer = client.get("/v1/models", timeout).await.map_err(|error| error.to_string())?;
+    let asked = client.asked("/v1/models");
+    let answer = client.get("/v1/models", timeout).await;
+    let answer = answer.map_err(|error| format!("{error}, from {asked}"))?;
     match answer.status {
-        StatusCode::OK => parse(&answer.body),
+        StatusCode::OK => parse(&answer.body).map_err(|why| format!("{asked} {why}")),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Err(format!("{} from /v1/models: the engine wants a key", answer.status.as_u16()))
+            Err(format!("{} from {asked}: the engine wants a key", answer.status.as_u16()))
         }
-        status => Err(format!("{} from /v1/models", status.as_u16())),
+        status => Err(format!("{} from {asked}", status.as_u16())),
     }
 }
 
@@ -46,8 +48,8 @@ struct Model {
 }
 
 fn parse(body: &[u8]) -> Result<Vec<ListedModel>, String> {
-    let list: List = serde_json::from_slice(body)
-        .map_err(|_| "/v1/models is not a list of models in JSON".to_owned())?;
+    let list: List =
+        serde_json::from_slice(body).map_err(|_| "is not a list of models in JSON".to_owned())?;
     let mut seen = HashSet::new();
     Ok(list
         .data

@@ -16,20 +16,22 @@ pub(crate) enum Probe {
     Loading,
     /// It refuses, breaks off, or answers that it is broken; in one line.
     Failed(String),
-    /// It did not answer in time, which proves nothing: a burst of requests blocks some engines.
-    Silent,
+    /// It did not answer in time, which proves nothing: a burst of requests blocks some engines. What
+    /// was asked.
+    Silent(String),
 }
 
 /// Asks `/health`, and where there is none `/v1/models`.
 pub(super) async fn probe(client: &Client, timeout: Duration) -> Probe {
-    match status(client, "/health", timeout).await {
-        Ok(StatusCode::NOT_FOUND) => match status(client, "/v1/models", timeout).await {
+    let [health, models] = ["/health", "/v1/models"];
+    match status(client, health, timeout).await {
+        Ok(StatusCode::NOT_FOUND) => match status(client, models, timeout).await {
             Ok(StatusCode::NOT_FOUND) => {
-                Probe::Failed("404 from /health and from /v1/models".to_owned())
+                Probe::Failed(format!("404 from {} and from {models}", client.asked(health)))
             }
-            answer => judge(answer, "/v1/models"),
+            answer => judge(answer, client.asked(models)),
         },
-        answer => judge(answer, "/health"),
+        answer => judge(answer, client.asked(health)),
     }
 }
 
@@ -37,7 +39,7 @@ async fn status(client: &Client, path: &str, timeout: Duration) -> Result<Status
     client.get(path, timeout).await.map(|answer| answer.status)
 }
 
-fn judge(answer: Result<StatusCode, NoAnswer>, path: &str) -> Probe {
+fn judge(answer: Result<StatusCode, NoAnswer>, asked: String) -> Probe {
     match answer {
         Ok(status) if status.is_success() => Probe::Healthy,
         // It wants a key, or less of us: it is there.
@@ -45,9 +47,9 @@ fn judge(answer: Result<StatusCode, NoAnswer>, path: &str) -> Probe {
             Probe::Healthy
         }
         Ok(StatusCode::SERVICE_UNAVAILABLE) => Probe::Loading,
-        Ok(status) => Probe::Failed(format!("{} from {path}", status.as_u16())),
-        Err(NoAnswer::Silence) => Probe::Silent,
-        Err(NoAnswer::Broken(error)) => Probe::Failed(error.to_string()),
+        Ok(status) => Probe::Failed(format!("{} from {asked}", status.as_u16())),
+        Err(NoAnswer::Silence) => Probe::Silent(asked),
+        Err(NoAnswer::Broken(error)) => Probe::Failed(format!("{error}, from {asked}")),
     }
 }
 
@@ -58,7 +60,7 @@ impl fmt::Display for Probe {
             Self::Healthy => f.write_str("healthy"),
             Self::Loading => f.write_str("503, not ready yet"),
             Self::Failed(why) => f.write_str(why),
-            Self::Silent => f.write_str("no answer in time"),
+            Self::Silent(asked) => write!(f, "no answer in time from {asked}"),
         }
     }
 }

@@ -30,14 +30,18 @@ async fn health_is_asked_first_and_the_models_where_there_is_none() {
         ("/health", StatusCode::OK, Probe::Healthy),
         ("/health", StatusCode::SERVICE_UNAVAILABLE, Probe::Loading),
         ("/health", StatusCode::UNAUTHORIZED, Probe::Healthy),
-        ("/health", StatusCode::INTERNAL_SERVER_ERROR, failed("500 from /health")),
+        ("/health", StatusCode::INTERNAL_SERVER_ERROR, failed("500 from URL/health")),
         ("/v1/models", StatusCode::OK, Probe::Healthy),
         ("/v1/models", StatusCode::UNAUTHORIZED, Probe::Healthy),
         ("/v1/models", StatusCode::SERVICE_UNAVAILABLE, Probe::Loading),
-        ("/other", StatusCode::OK, failed("404 from /health and from /v1/models")),
+        ("/other", StatusCode::OK, failed("404 from URL/health and from /v1/models")),
     ] {
         let url = serve(answers(path, status)).await;
-        assert_eq!(engine(&url).probe().await, expected, "{path} {status}");
+        let probe = match engine(&url).probe().await {
+            Probe::Failed(why) => failed(&why.replace(url.as_str(), "URL")),
+            probe => probe,
+        };
+        assert_eq!(probe, expected, "{path} {status}");
     }
 }
 
@@ -45,7 +49,7 @@ async fn health_is_asked_first_and_the_models_where_there_is_none() {
 async fn redirects_are_not_followed() {
     let redirect = || async { (StatusCode::TEMPORARY_REDIRECT, [("location", "/v1/models")]) };
     let url = serve(answers("/v1/models", StatusCode::OK).route("/health", get(redirect))).await;
-    assert_eq!(engine(&url).probe().await, Probe::Failed("307 from /health".into()));
+    assert_eq!(engine(&url).probe().await, Probe::Failed(format!("307 from {url}/health")));
 }
 
 #[tokio::test]
@@ -55,10 +59,13 @@ async fn a_closed_port_is_a_failure_and_a_mute_one_is_silence() {
     let client = Client::new(url.clone(), WorkerKey::default(), WorkerTls::default());
     // It is accepted by the kernel, and nobody answers.
     let mute = probe::probe(&client, Duration::from_millis(100)).await;
-    assert_eq!(mute, Probe::Silent);
+    assert_eq!(mute, Probe::Silent(format!("{url}/health")));
     drop(listener);
     let closed = engine(&url).probe().await;
-    assert!(matches!(&closed, Probe::Failed(why) if why.contains("refused")), "{closed:?}");
+    assert!(
+        matches!(&closed, Probe::Failed(why) if why.contains("refused") && why.contains(url.as_str())),
+        "{closed:?}"
+    );
 }
 
 #[tokio::test]
@@ -76,7 +83,7 @@ async fn the_key_and_the_path_of_the_url_are_used() {
     let listed = HttpEngine::new(url.clone(), key, WorkerTls::default()).models().await.unwrap();
     assert_eq!(listed[0].name, "m");
     let refused = engine(&url).models().await.unwrap_err();
-    assert_eq!(refused, "401 from /v1/models: the engine wants a key");
+    assert_eq!(refused, format!("401 from {url}/v1/models: the engine wants a key"));
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use crate::settings::Setting;
 use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::table::{FRONTEND, HASH_KEY, Listening};
-use crate::{hash_key, logging, program, runtime};
+use crate::{hash_key, program, runtime};
 
 use apart::apart;
 use keys::ClientKeys;
@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
-    let _logging = logging::start(given)?;
+    let _logging = program::start(given)?;
     let settings = settings::read(given)?;
     // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
     // list while the other stages its entries.
@@ -147,11 +147,18 @@ fn log_start(settings: &FrontendSettings, scope: &NamespaceScope) {
         %scope,
         "starting"
     );
+    // Where keys are needed, each has its own scope.
+    if settings.scope.is_all_unsaid && settings.etcd.is_some() && settings.api_keys.is_none() {
+        warn!(
+            "all namespaces: no namespace is given, so that whoever reaches the port may use the \
+             models of all; --namespace narrows it down, and --all-namespaces says that it is meant"
+        );
+    }
 }
 
 /// The sources of models: a store, static workers, or both.
 async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure> {
-    let ScopeSettings { scope, watch } = &settings.scope;
+    let ScopeSettings { scope, watch, .. } = &settings.scope;
     let mut sources = Vec::new();
     let state_file = settings.state_file.take();
     if let Some(path) = state_file.as_ref().filter(|_| settings.etcd.is_none()) {
@@ -174,10 +181,13 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
             Some(path) => {
                 let mut endpoints = etcd.endpoints.clone();
                 endpoints.sort_unstable();
-                let file =
-                    StateFile::new(path, CatalogOrigin::new(endpoints.join(","), scope.clone()));
-                let remembered = file.recall().await;
-                Source::new("etcd", apart(file.keep(watcher))).with_remembered(remembered)
+                let origin = CatalogOrigin::new(endpoints.join(","), scope.clone());
+                let (remembered, file) = StateFile::new(path, origin)?.recall().await;
+                let events = match file {
+                    Some(file) => file.keep(watcher),
+                    None => watcher.into_stream(),
+                };
+                Source::new("etcd", apart(events)).with_remembered(remembered)
             }
             None => Source::new("etcd", apart(watcher.into_stream())),
         });

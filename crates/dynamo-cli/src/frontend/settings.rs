@@ -14,7 +14,7 @@ use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::static_worker::StaticWorker;
 use crate::settings::store::{self, Etcd, Store};
 use crate::settings::table::{self, Balancing, Keys, Limits, Listening, Workers};
-use crate::settings::{authorities, pair};
+use crate::settings::{authorities, pair, strangers, url};
 
 /// A frontend's settings, checked.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ pub(crate) struct FrontendSettings {
 ///
 /// When something is invalid or does not go together.
 pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
+    strangers::refuse_tls(&given.environment)?;
     let (listening, limits) = (Listening::read(given)?, Limits::read(given)?);
     let (keys, workers) = (Keys::read(given)?, Workers::read(given)?);
     let etcd = match store::read(given)? {
@@ -82,12 +83,18 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         worker_key: keys.worker_api_key_file.take(),
         admin: admin(listening.admin_host, *listening.admin_port)?,
         etcd,
-        workers: workers.worker_url.take(),
+        workers: static_workers(workers.worker_url),
         hold: Hold::new().with_longest(workers.hold.0),
         state_file: workers.state_file.take(),
         config,
         options,
     })
+}
+
+fn static_workers(given: Value<Vec<StaticWorker>>) -> Vec<StaticWorker> {
+    let label = given.setting.label();
+    let base = |worker: StaticWorker| StaticWorker { url: url::base(worker.url, &label), ..worker };
+    given.take().into_iter().map(base).collect()
 }
 
 fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {

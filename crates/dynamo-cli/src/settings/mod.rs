@@ -8,7 +8,9 @@ pub(crate) mod identity;
 pub(crate) mod scope;
 pub(crate) mod static_worker;
 pub(crate) mod store;
+pub(crate) mod strangers;
 pub(crate) mod table;
+pub(crate) mod url;
 pub(crate) mod value;
 
 use std::path::PathBuf;

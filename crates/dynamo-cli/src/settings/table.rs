@@ -118,6 +118,8 @@ settings! {
         /// updates make them. Wins over a namespace from the same source (flags, or variables); empty
         /// or `global` discovers all
         namespace_prefix: Option<String> = flag("PREFIX").or(env::NAMESPACE_PREFIX);
+        /// Discover the models of all namespaces, whatever the variables say
+        all_namespaces: bool = switch();
         /// Take the prefix literally: `team` also discovers `teamwork`
         namespace_prefix_literal: bool = switch();
         /// 0 takes the prefix literally, as the flag --namespace-prefix-literal does; 1 means
@@ -169,8 +171,8 @@ settings! {
 
     Workers "Workers" {
         /// A worker that needs no registration; repeatable. Its models are read from its `/v1/models`,
-        /// every 10 seconds; `MODEL=` says that it serves this model, without asking. KINDS is a list
-        /// such as `chat,embedding`, by default `chat,completions`. It belongs to NAMESPACE, by default
+        /// every 10 seconds; `MODEL=` says that it serves this model, without asking. Those that
+        /// answer serve at once; `/ready` waits for the others for 10 seconds. KINDS is a list such as `chat,embedding`, by default `chat,completions`. It belongs to NAMESPACE, by default
         /// the frontend's own. Without any setting of etcd, no store is used
         worker_url: Vec<StaticWorker> =
             flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE]");

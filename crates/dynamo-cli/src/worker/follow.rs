@@ -253,7 +253,7 @@ mod tests {
         let (engine, mut wanted) = start(&["m"]);
         engine.probes(Probe::Healthy);
         until(&mut wanted, &["m"]).await;
-        engine.probes(Probe::Silent);
+        engine.probes(Probe::Silent("http://192.0.2.1:8001/health".into()));
         pass(50).await;
         assert_eq!(wanted.borrow().len(), 1);
         until(&mut wanted, &[]).await;

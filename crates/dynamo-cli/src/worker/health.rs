@@ -50,7 +50,7 @@ impl Health {
             }
             (Self::Out, _) => return None,
             (Self::In { failures, heard }, Probe::Healthy) => (*failures, *heard) = (0, now),
-            (Self::In { .. }, Probe::Silent) => {}
+            (Self::In { .. }, Probe::Silent(_)) => {}
             (Self::In { failures, .. }, Probe::Loading | Probe::Failed(_)) => *failures += 1,
         }
         let Self::In { failures, heard } = *self else { return None };
@@ -72,6 +72,10 @@ mod tests {
 
     const SILENCE: Duration = Duration::from_secs(60);
     const INTERVAL: Duration = Duration::from_secs(2);
+
+    fn silent() -> Probe {
+        Probe::Silent("http://192.0.2.1:8001/health".into())
+    }
 
     fn failed() -> Probe {
         Probe::Failed("connection refused".into())
@@ -99,14 +103,8 @@ mod tests {
 
     #[test]
     fn an_engine_is_in_service_from_its_first_good_answer_on() {
-        let probes = [
-            failed(),
-            Probe::Loading,
-            Probe::Silent,
-            Probe::Loading,
-            Probe::Healthy,
-            Probe::Healthy,
-        ];
+        let probes =
+            [failed(), Probe::Loading, silent(), Probe::Loading, Probe::Healthy, Probe::Healthy];
         assert_eq!(kinds(&turns(&probes)), "....+.");
     }
 
@@ -133,14 +131,14 @@ mod tests {
 
     #[test]
     fn silence_between_failures_neither_adds_to_them_nor_forgives_them() {
-        let probes = [Probe::Healthy, failed(), Probe::Silent, failed(), Probe::Silent, failed()];
+        let probes = [Probe::Healthy, failed(), silent(), failed(), silent(), failed()];
         assert_eq!(kinds(&turns(&probes)), "+....-");
     }
 
     #[test]
     fn silence_alone_ends_the_service_only_after_its_own_time() {
         let mut probes = vec![Probe::Healthy];
-        probes.extend(std::iter::repeat_n(Probe::Silent, 30));
+        probes.extend(std::iter::repeat_n(silent(), 30));
         let turns = turns(&probes);
         assert_eq!(kinds(&turns), format!("+{}-", ".".repeat(29)));
         assert_eq!(turns[30], Some(Turn::Out("no probe was answered for 60 s".into())));

@@ -25,7 +25,7 @@ use crate::settings::given::Given;
 use crate::settings::table::WORKER;
 use crate::settings::value::LeaseTtl;
 use crate::settings::{identity, store};
-use crate::{logging, program, runtime};
+use crate::{program, runtime};
 
 use lifecycle::Worker;
 use settings::WorkerSettings;
@@ -36,7 +36,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
-    let _logging = logging::start(given)?;
+    let _logging = program::start(given)?;
     let settings = settings::read(given)?;
     runtime::block_on(None, start(settings))
 }

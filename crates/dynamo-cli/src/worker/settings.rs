@@ -16,7 +16,7 @@ use crate::settings::static_worker::default_kinds;
 use crate::settings::store::{self, Etcd, Store};
 use crate::settings::table::{self, Echo, Engine, Lease, Models};
 use crate::settings::value::ModelName;
-use crate::settings::{authorities, identity};
+use crate::settings::{authorities, identity, url};
 
 /// A worker's settings, checked.
 #[derive(Debug)]
@@ -64,7 +64,18 @@ pub(crate) fn read(given: &Given) -> Result<WorkerSettings, Failure> {
             table::Store::discovery_backend.label()
         )));
     };
-    let place = place(echo, engine.url.take(), given.command())?;
+    let advertise_url = url::published(&engine.advertise_url)?;
+    let url_label = engine.url.setting.label();
+    let engine_url = engine.url.take().map(|url| url::base(url, &url_label));
+    if let (Some(url), None) = (&engine_url, &advertise_url)
+        && let Some(why) = url::why_unreachable(url)
+    {
+        return Err(Failure::usage(format!(
+            "{url_label}: no frontend can reach {url}: {why}, with {}",
+            engine.advertise_url.setting.label()
+        )));
+    }
+    let place = place(echo, engine_url, given.command())?;
     let is_echo = matches!(place, EngineSettings::Echo { .. });
     let kinds = models.model_type.unwrap_or_else(|| {
         let more = if is_echo { Kind::Embedding.into() } else { Kinds::NONE };
@@ -77,7 +88,7 @@ pub(crate) fn read(given: &Given) -> Result<WorkerSettings, Failure> {
     Ok(WorkerSettings {
         endpoint,
         engine: place,
-        advertise_url: engine.advertise_url.take(),
+        advertise_url,
         engine_key: engine_key(&engine.engine_api_key_file)?,
         engine_tls: authorities(engine.engine_ca)?,
         models: names,
