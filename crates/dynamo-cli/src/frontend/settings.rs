@@ -57,7 +57,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         }
         Store::Memory { .. } => None,
         Store::Etcd { named: false, .. } if !workers.worker_url.is_empty() => None,
-        Store::Etcd { etcd, .. } => Some(etcd),
+        Store::Etcd { etcd, .. } => Some(*etcd),
     };
     let scope = scope::read(given)?;
     let mut named = workers.worker_url.iter().filter_map(|worker| worker.namespace.as_ref());
@@ -99,7 +99,7 @@ fn static_workers(given: Value<Vec<StaticWorker>>) -> Vec<StaticWorker> {
 
 fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
     let probe = balancing.worker_probe_interval.0;
-    let config = FrontendConfig::new()
+    FrontendConfig::new()
         .with_router_mode(*balancing.router_mode)
         .with_affinity_header(balancing.affinity_header.take())
         .with_worker_concurrency(*balancing.worker_concurrency)
@@ -113,12 +113,11 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
         .with_body_stall_timeout(limits.http_body_stall_timeout.0)
         .with_connect_timeout(limits.connect_timeout.0)
         .with_first_byte_timeout(limits.first_byte_timeout.0)
-        .with_idle_stream_timeout(limits.stream_idle_timeout.0);
-    config
+        .with_idle_stream_timeout(limits.stream_idle_timeout.0)
 }
 
 fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
-    let options = ServeOptions::new()
+    ServeOptions::new()
         .with_header_timeout(limits.http_header_timeout.0)
         .with_max_header_bytes(limits.http_header_limit_kb.bytes())
         .with_max_headers(limits.http_header_count.get())
@@ -126,8 +125,7 @@ fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
         .with_write_stall_timeout(limits.http_write_stall_timeout.0)
         .with_max_streams(limits.http2_streams.get())
         .with_drain_grace(listening.drain_grace.0)
-        .with_drain_timeout(listening.drain_timeout.0);
-    options
+        .with_drain_timeout(listening.drain_timeout.0)
 }
 
 /// Where operators are listened to. Images set the host for frontends without an admin port as well.

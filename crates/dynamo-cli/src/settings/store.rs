@@ -31,7 +31,7 @@ impl FromStr for Endpoints {
 pub(crate) enum Store {
     /// etcd.
     Etcd {
-        etcd: Etcd,
+        etcd: Box<Etcd>,
         /// Whether anyone said so, or it is only the default.
         named: bool,
     },
@@ -70,7 +70,7 @@ pub(crate) fn read(given: &Given) -> Result<Store, Failure> {
     let named = named || credentials.is_some() || tls.is_some();
     let Endpoints(endpoints) = store.etcd_endpoints.take();
     let config = EtcdConfig::new(endpoints.clone()).with_credentials(credentials).with_tls(tls);
-    Ok(Store::Etcd { etcd: Etcd { endpoints, config }, named })
+    Ok(Store::Etcd { etcd: Box::new(Etcd { endpoints, config }), named })
 }
 
 impl Etcd {

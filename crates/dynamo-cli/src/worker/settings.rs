@@ -94,7 +94,7 @@ pub(crate) fn read(given: &Given) -> Result<WorkerSettings, Failure> {
         models: names,
         kinds,
         context_length: models.context_length.map(u64::from),
-        etcd,
+        etcd: *etcd,
         lease_ttl: lease.lease_ttl.0,
         start_timeout: engine.start_timeout.map(|timeout| timeout.0),
         silence_timeout: engine.silence_timeout.0,
