@@ -8,6 +8,7 @@ mod by_key;
 mod catalog;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
+mod control_url;
 mod entry;
 mod error_chain;
 #[cfg(feature = "etcd")]
@@ -26,7 +27,10 @@ mod watcher;
 mod worker_url;
 
 pub use by_key::ByKey;
-pub use catalog::{Applied, Catalog, Gone, ModelUpdate, Refusal, Refused, Relist, StoreEvent};
+pub use catalog::{
+    Applied, Catalog, Gone, Ignored, ModelUpdate, Refusal, Refused, Relist, StoreEvent,
+};
+pub use control_url::ControlUrl;
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
 pub use error_chain::ErrorChain;
 #[cfg(feature = "etcd-tls")]

@@ -196,6 +196,12 @@ pub enum InvalidUrl {
     /// Its host is a link-local address.
     #[error("its host is a link-local address")]
     LinkLocal,
+    /// It has a path, and is a [`ControlUrl`](crate::ControlUrl).
+    #[error("it has a path")]
+    Path,
+    /// It is no string, as a field of an entry.
+    #[error("it is not a string")]
+    NotText,
 }
 
 #[cfg(test)]
