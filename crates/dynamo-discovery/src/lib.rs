@@ -14,6 +14,7 @@ mod error_chain;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod instance;
+mod instance_status;
 mod kind;
 mod memory;
 mod model_key;
@@ -38,6 +39,7 @@ pub use etcd::{ClientIdentity, Tls};
 #[cfg(feature = "etcd")]
 pub use etcd::{Credentials, EtcdConfig, EtcdConfigError, EtcdStore, Password};
 pub use instance::Instance;
+pub use instance_status::{EngineState, InstanceStatus, InvalidStatus, WorkerState};
 pub use kind::{Kind, Kinds, ParsedKinds};
 pub use memory::MemoryStore;
 pub use model_key::{InstanceId, InvalidKey, ModelKey};
