@@ -84,7 +84,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         admin: admin(listening.admin_host, *listening.admin_port)?,
         etcd,
         workers: static_workers(workers.worker_url),
-        hold: Hold::new().with_longest(workers.hold.0),
+        hold: Hold::new().with_longest(workers.hold.0).with_unproven(*workers.hold_unproven),
         state_file: workers.state_file.take(),
         config,
         options,

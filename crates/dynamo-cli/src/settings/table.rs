@@ -171,9 +171,10 @@ settings! {
 
     Workers "Workers" {
         /// A worker that needs no registration; repeatable. Its models are read from its `/v1/models`,
-        /// every 10 seconds; `MODEL=` says that it serves this model, without asking. Those that
-        /// answer serve at once; `/ready` waits for the others for 10 seconds. KINDS is a list such as `chat,embedding`, by default `chat,completions`. It belongs to NAMESPACE, by default
-        /// the frontend's own. Without any setting of etcd, no store is used
+        /// every 10 seconds; `MODEL=` says that it serves this model, without asking. Workers that
+        /// answer serve at once; `/ready` waits for the others for 10 seconds. KINDS is a list such as
+        /// `chat,embedding`, by default `chat,completions`. It belongs to NAMESPACE, by default the
+        /// frontend's own. Without any setting of etcd, no store is used
         worker_url: Vec<StaticWorker> =
             flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE]");
         /// A network in which workers may be, such as 192.0.2.0/24; can be given several times.
@@ -183,10 +184,16 @@ settings! {
         /// Authorities that `https` workers are trusted by, PEM, beside those of the system
         worker_ca: Option<PathBuf> = flag("FILE").reloadable();
         /// How long the instances of a worker that vanishes from the store without having withdrawn
-        /// serve on while it answers: stores lose live leases now and then; 0 turns it off
+        /// are held while the worker's control port answers for them: stores lose live leases now
+        /// and then; 0 turns it off
         hold: Seconds = flag("SECONDS").default("30");
+        /// Also hold instances of workers without a control port, and serve them from the state file,
+        /// if their server lists the model and no other worker names its URL. Another engine at a
+        /// reused address may list the same model
+        hold_unproven: bool = switch();
         /// Keep what the store said in FILE, so that a frontend that starts while the store is away
-        /// serves what it knew, each worker once it has answered. One file for each frontend
+        /// serves what it knew, each worker once its control port has answered. One file for each
+        /// frontend
         state_file: Option<PathBuf> = flag("FILE").or("DYN_STATE_FILE");
     }
 

@@ -91,6 +91,12 @@ impl ModelEntry {
         Self { url: Some(url), ..self }
     }
 
+    /// The same entry without a server: it is listed, and no request is sent to it.
+    #[must_use]
+    pub fn without_url(self) -> Self {
+        Self { url: None, ..self }
+    }
+
     /// The same entry, whose worker's control port answers at `control`.
     #[must_use]
     pub fn with_control(self, control: ControlUrl) -> Self {

@@ -14,6 +14,7 @@ mod patience;
 mod place;
 mod pool;
 mod probe;
+mod question;
 mod relay;
 mod rotation;
 mod targets;

@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use dynamo_discovery::WorkerUrl;
+use dynamo_discovery::{ControlUrl, InstanceId, WorkerUrl};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::fleet::Fleet;
-use super::probe::{Finding, probe};
+use super::probe::{Finding, ask_control, ask_for_model, probe};
 use super::rotation::PROBE_TIMEOUT;
 use super::upstream::Upstream;
 
@@ -30,6 +30,26 @@ impl Fleet {
     /// Asks a server whether it answers.
     pub(crate) async fn probe(&self, url: &WorkerUrl, patience: Duration) -> Finding {
         probe(self.connector(), url, self.worker_key().header(), patience).await
+    }
+
+    /// Asks a worker's control port whether it knows an instance, and offers it.
+    pub(crate) async fn ask_control(
+        &self,
+        control: &ControlUrl,
+        id: InstanceId,
+        patience: Duration,
+    ) -> Finding {
+        ask_control(self.connector(), control, id, patience).await
+    }
+
+    /// Asks a server whether it lists a model.
+    pub(crate) async fn ask_for_model(
+        &self,
+        url: &WorkerUrl,
+        model: &str,
+        patience: Duration,
+    ) -> Finding {
+        ask_for_model(self.connector(), url, model, self.worker_key().header(), patience).await
     }
 
     fn begin_probe(&self, upstream: Arc<Upstream>) {

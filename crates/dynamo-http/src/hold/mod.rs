@@ -11,6 +11,7 @@ mod remembered;
 mod state;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 pub use self::config::Hold;
 use self::keeper::Keeper;

@@ -134,6 +134,16 @@ impl Staged<'_> {
     }
 }
 
+impl Staged<'_> {
+    /// Whether another worker than that of `one` names its URL, in any namespace. `but` are
+    /// instances that do not count.
+    pub(crate) fn names(self, one: &Instance, but: impl Fn(&Instance) -> bool) -> bool {
+        let names =
+            |other: &Instance| other.id() != one.id() && other.url() == one.url() && !but(other);
+        self.0.iter().any(|draft| draft.instances().any(|other| names(&other.0)))
+    }
+}
+
 impl fmt::Debug for Staged<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Staged").finish_non_exhaustive()
