@@ -6,13 +6,15 @@ use std::str::FromStr;
 use dynamo_discovery::{ClientIdentity, Credentials, EtcdConfig, Tls};
 
 use super::given::{Given, Origin};
-use super::value::Backend;
+use super::value::{Backend, from_text};
 use super::{pair, table};
 use crate::failure::Failure;
 
 /// The members of a cluster, between commas; the store checks each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoints(pub(crate) Vec<String>);
+
+from_text!(Endpoints);
 
 impl FromStr for Endpoints {
     type Err = &'static str;

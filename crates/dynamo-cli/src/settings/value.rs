@@ -12,9 +12,6 @@ use dynamo_discovery::{Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
 use dynamo_http::{Network, RouterMode};
 use http::HeaderName;
 
-use super::static_worker::StaticWorker;
-use super::store::Endpoints;
-
 /// One value, read from a text as a source has it.
 pub(crate) trait FromText: Sized {
     /// # Errors
@@ -86,16 +83,18 @@ impl FromText for PathBuf {
 /// Types that are read as they parse.
 macro_rules! from_text {
     ($($type:ty),+) => { $(
-        impl FromText for $type {
-            fn from_text(text: &OsStr) -> Result<Self, String> {
+        impl $crate::settings::value::FromText for $type {
+            fn from_text(text: &std::ffi::OsStr) -> Result<Self, String> {
                 let text = text.to_str().ok_or("it is not UTF-8")?;
-                text.parse().map_err(|error: <Self as FromStr>::Err| error.to_string())
+                text.parse().map_err(|error: <Self as std::str::FromStr>::Err| error.to_string())
             }
         }
     )+ };
 }
+pub(crate) use from_text;
+
 from_text!(String, u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
-from_text!(HeaderName, Network, RouterMode, StaticWorker, WorkerUrl, Endpoints);
+from_text!(HeaderName, Network, RouterMode, WorkerUrl);
 from_text!(Seconds, Timeout, LeaseTtl, Mebibytes, Kibibytes, YesNo, Percent, ModelName);
 
 /// Types of which each value has a name.
