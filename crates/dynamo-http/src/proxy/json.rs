@@ -1,6 +1,7 @@
 //! Walks through JSON text: checks all of it, builds nothing of it.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
@@ -17,24 +18,25 @@ pub(crate) struct Invalid {
     pub(crate) at: usize,
 }
 
-/// Reads one value that is all of the text. The members of an object are handed over as they come,
-/// each as its raw name and its raw value.
+/// Reads one value that is all of the text. `member` gets each member of an object in the order of
+/// the text: the raw name, and the place of the raw value.
 ///
-/// Returns whether it is an object.
+/// Returns the place just behind the opening brace, if the value is an object. Places are in bytes
+/// from the beginning of the text.
 pub(crate) fn walk<'a>(
     text: &'a str,
-    mut member: impl FnMut(&'a str, &'a str),
-) -> Result<bool, Invalid> {
+    mut member: impl FnMut(&'a str, Range<usize>),
+) -> Result<Option<usize>, Invalid> {
     let mut cursor = Cursor { text, at: 0 };
     cursor.blanks();
-    let is_object = cursor.peek() == Some(b'{');
-    if is_object {
+    let members = (cursor.peek() == Some(b'{')).then_some(cursor.at + "{".len());
+    if members.is_some() {
         cursor.object(MAX_DEPTH - 1, &mut member)?;
     } else {
         cursor.value(MAX_DEPTH)?;
     }
     cursor.blanks();
-    if cursor.at == text.len() { Ok(is_object) } else { Err(cursor.invalid()) }
+    if cursor.at == text.len() { Ok(members) } else { Err(cursor.invalid()) }
 }
 
 /// The string that a raw value is, if it is one.
@@ -101,7 +103,7 @@ impl<'a> Cursor<'a> {
     fn object(
         &mut self,
         depth: usize,
-        member: &mut impl FnMut(&'a str, &'a str),
+        member: &mut impl FnMut(&'a str, Range<usize>),
     ) -> Result<(), Invalid> {
         self.expect("{")?;
         self.blanks();
@@ -117,7 +119,7 @@ impl<'a> Cursor<'a> {
             self.blanks();
             let value = self.at;
             self.value(depth)?;
-            member(name, &self.text[value..self.at]);
+            member(name, value..self.at);
             self.blanks();
             if self.peek() == Some(b'}') {
                 return self.expect("}");

@@ -1,6 +1,7 @@
 //! What must be known of a request's body, read in one pass without building a document.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use dynamo_discovery::{ModelEntry, check_model_name};
 use http::StatusCode;
@@ -11,54 +12,81 @@ use crate::error::ApiError;
 #[cfg(test)]
 mod tests;
 
-/// The longest raw string that is read: one of a model's length, every byte of it escaped.
+/// The longest raw string that is read, in bytes: a name of the greatest length with each byte
+/// escaped.
 const MAX_STRING: usize = ModelEntry::MAX_NAME_LEN * "\\u0061".len() + "\"\"".len();
 
-/// What the body asks for.
+/// The members of a request's body that the proxy reads.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Peeked<'a> {
     pub(crate) model: Cow<'a, str>,
+    /// Whether the member `stream` is `true`.
     pub(crate) stream: bool,
-    /// For whom, if that is told in a string that is not overly long.
+    /// The member `user`, if it is a string of at most [`MAX_STRING`] raw bytes.
     pub(crate) user: Option<Cow<'a, str>>,
-    /// What the model is to work on: the first of `messages`, `prompt` and `input`, as raw JSON.
+    /// The input of the model: the first of `messages`, `prompt` and `input`, as raw JSON.
     pub(crate) prompt: Option<&'a str>,
+    pub(crate) places: Places,
 }
 
-/// Reads the members of a JSON object that matter here.
+/// The places in a body that [edits](super::edit::Edits) change, in bytes from its beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// The raw value of `model`, with its quotes.
+    pub(crate) model: Range<usize>,
+    /// The raw value of `stream_options`, if the body has that member. Of several it is the last,
+    /// which is the one that engines take.
+    pub(crate) stream_options: Option<Range<usize>>,
+    /// Just behind the opening brace. The body has a model, so a comma must follow each member that
+    /// is inserted here.
+    pub(crate) first_member: usize,
+}
+
+/// Reads the members of a JSON object that the proxy needs.
 ///
-/// All of it must be JSON. A duplicate of `model` or `stream` is refused: engines take the last
-/// one, so a gateway that takes the first would route one model and have another answer.
+/// All of the body must be JSON. A second `model` or `stream` is refused, because engines take the
+/// last one: a gateway that took the first would choose a worker for one model and have another
+/// model answer.
 pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
     let text = simdutf8::basic::from_utf8(body)
         .map_err(|_| invalid("The request body is not valid UTF-8."))?;
 
-    let (mut model, mut stream, mut user, mut prompt) = (None, None, None, None);
+    let (mut model, mut stream, mut stream_options) = (None, None, None);
+    let (mut user, mut prompt) = (None, None);
     let mut duplicate = None;
-    let is_object = json::walk(text, |name, value| match json::string(name).as_deref() {
-        Some("model") if model.replace(value).is_some() => duplicate = Some("model"),
-        Some("stream") if stream.replace(value).is_some() => duplicate = Some("stream"),
-        Some("user") => user = Some(value),
-        Some("messages" | "prompt" | "input") => prompt = prompt.or(Some(value)),
-        _ => {}
+    let first_member = json::walk(text, |name, place| {
+        let value = &text[place.clone()];
+        match json::string(name).as_deref() {
+            Some("model") if model.replace(place.clone()).is_some() => duplicate = Some("model"),
+            Some("stream") if stream.replace(value).is_some() => duplicate = Some("stream"),
+            Some("stream_options") => stream_options = Some(place),
+            Some("user") => user = Some(value),
+            Some("messages" | "prompt" | "input") => prompt = prompt.or(Some(value)),
+            _ => {}
+        }
     })
-    .map_err(|json::Invalid { at }| invalid(not_json(&body[..at])))?;
+    .map_err(|json::Invalid { at }| invalid(not_json(&body[..at])))?
+    .ok_or_else(|| invalid("The request body must be a JSON object."))?;
 
-    if !is_object {
-        return Err(invalid("The request body must be a JSON object."));
-    }
     if let Some(field) = duplicate {
         return Err(invalid(format!("The field '{field}' appears more than once.")));
     }
     let about_model = |message: &'static str| invalid(message).with_param("model");
     let not_a_name = || about_model("The field 'model' is not a valid model name.");
-    let model = match model {
-        Some(raw) if raw.starts_with('"') => short_string(raw).ok_or_else(not_a_name)?,
-        Some(_) => return Err(about_model("The field 'model' must be a string.")),
-        None => return Err(about_model("The field 'model' is missing.")),
-    };
+    let place = model.ok_or_else(|| about_model("The field 'model' is missing."))?;
+    let raw = &text[place.clone()];
+    if !raw.starts_with('"') {
+        return Err(about_model("The field 'model' must be a string."));
+    }
+    let model = short_string(raw).ok_or_else(not_a_name)?;
     check_model_name(&model).map_err(|_| not_a_name())?;
-    Ok(Peeked { model, stream: stream == Some("true"), user: user.and_then(short_string), prompt })
+    Ok(Peeked {
+        model,
+        stream: stream == Some("true"),
+        user: user.and_then(short_string),
+        prompt,
+        places: Places { model: place, stream_options, first_member },
+    })
 }
 
 fn invalid(message: impl Into<Cow<'static, str>>) -> ApiError {
@@ -69,7 +97,7 @@ fn short_string(raw: &str) -> Option<Cow<'_, str>> {
     if raw.len() > MAX_STRING { None } else { json::string(raw) }
 }
 
-/// Quotes nothing of the body.
+/// The message for a body that is JSON up to here. It repeats no byte of the body.
 fn not_json(valid: &[u8]) -> String {
     let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
     let column = 1 + valid.iter().rev().take_while(|byte| **byte != b'\n').count();

@@ -1,9 +1,13 @@
 //! What is read of a body, and where it stands.
 
+use std::fmt::Write as _;
+
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::proxy::edit::Edits;
 
 fn ok(body: &str) -> (String, bool) {
     let peeked = peek(body.as_bytes()).unwrap();
@@ -97,6 +101,30 @@ fn the_user_and_the_prompt_are_found_in_the_same_pass() {
 }
 
 #[test]
+fn the_places_are_those_of_the_outermost_members_in_bytes() {
+    let place = |body: &'static str| {
+        let Places { model, stream_options, first_member } = peek(body.as_bytes()).unwrap().places;
+        (&body[model], stream_options.map(|at| &body[at]), &body[..first_member])
+    };
+    assert_eq!(place(r#"{"model":"m"}"#), (r#""m""#, None, "{"));
+    assert_eq!(
+        place(
+            " \n{ \"é\" : {\"model\":\"x\",\"stream_options\":1} , \"mod\\u0065l\":\t\"\\u00e9\" }"
+        ),
+        (r#""\u00e9""#, None, " \n{")
+    );
+    assert_eq!(
+        place(r#"{"stream_options":{ "include_usage":true },"model":"m"}"#),
+        (r#""m""#, Some(r#"{ "include_usage":true }"#), "{")
+    );
+    assert_eq!(
+        place(r#"{"stream_options":{},"model":"m","stream\u005foptions":null}"#).1,
+        Some("null"),
+        "engines take the last"
+    );
+}
+
+#[test]
 fn nesting_is_bounded() {
     let deep = format!(r#"{{"model":"m","a":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert!(error(&deep).len() < 200);
@@ -120,7 +148,85 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A string as raw JSON, in which each character is escaped whose bit is set.
+fn spelled(text: &str, escaped: u32) -> String {
+    let mut raw = String::from("\"");
+    for (at, character) in text.chars().enumerate() {
+        if escaped >> (at % 32) & 1 == 1 {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(raw, "\\u{unit:04x}").unwrap();
+            }
+        } else {
+            let quoted = Value::from(character.to_string()).to_string();
+            raw.push_str(&quoted[1..quoted.len() - 1]);
+        }
+    }
+    raw + "\""
+}
+
+/// Members that are no model, some of which look like one.
+fn other_members() -> impl Strategy<Value = Vec<String>> {
+    let name = prop_oneof![
+        proptest::sample::select(vec!["Model", "model ", "mödel", "\\model", "a\"model", "user"])
+            .prop_map(str::to_owned),
+        "[a-z\"\\\\é😀]{0,6}",
+    ]
+    .prop_filter("it is read", |name| name != "model" && name != "stream");
+    let value = prop_oneof![
+        any_json().prop_map(|value| value.to_string()),
+        any_json().prop_map(|value| format!("{:#}", json!({ "é": value, "model": "x" }))),
+        Just(r#"[{"model":"x","stream_options":{}},"\"model\":\"x\""]"#.to_owned()),
+    ];
+    let member = (name, any::<u32>(), "[ \n\r\t]{0,2}", value);
+    let member = member.prop_map(|(name, escaped, blank, value)| {
+        format!("{blank}{}{blank}:{blank}{value}{blank}", spelled(&name, escaped))
+    });
+    proptest::collection::vec(member, 0..4)
+}
+
 proptest! {
+    #[test]
+    fn another_model_in_the_place_of_the_model_changes_no_other_byte(
+        (before, after) in (other_members(), other_members()),
+        (old, new) in ("[a-z/é😀\"\\\\.-]{1,20}", "[a-z/é😀\"\\\\.-]{1,20}"),
+        escaped in any::<[u32; 3]>(),
+        blank in "[ \n\r\t]{0,2}",
+        options in proptest::option::of(any_json()),
+        options_first in any::<bool>(),
+    ) {
+        const HERE: &str = "\u{1}";
+        let options = options.map(|options| options.to_string());
+        let options_member = options.as_ref().map(|raw| format!("{blank}\"stream_options\":{raw}"));
+        let model = format!("{blank}{}{blank}:{blank}{HERE}{blank}", spelled("model", escaped[0]));
+        let mut members = before;
+        members.push(model);
+        members.extend(after);
+        if let Some(member) = options_member {
+            members.insert(if options_first { 0 } else { members.len() }, member);
+        }
+        // No member has a raw control character, so this one stands for the model's value alone.
+        let text = format!("{blank}{{{}}}{blank}", members.join(","));
+        let with = |model: &str| text.replace(HERE, model);
+        let (raw_old, raw_new) = (spelled(&old, escaped[1]), spelled(&new, escaped[2]));
+        let body = Bytes::from(with(&raw_old));
+
+        let peeked = peek(&body).unwrap();
+        prop_assert_eq!(&*peeked.model, &old);
+        let mut edits = Edits::default();
+        edits.replace(peeked.places.model, raw_new.clone().into_bytes());
+        prop_assert_eq!(edits.apply(&body), with(&raw_new));
+
+        let found = peeked.places.stream_options.map(|at| body[at].to_vec());
+        prop_assert_eq!(found, options.map(String::into_bytes));
+
+        let mut edits = Edits::default();
+        let at = peeked.places.first_member;
+        edits.replace(at..at, "\"inserted\":1,");
+        let mut inserted: Value = serde_json::from_slice(&edits.apply(&body)).unwrap();
+        prop_assert_eq!(inserted.as_object_mut().unwrap().remove("inserted"), Some(1.into()));
+        prop_assert_eq!(inserted, serde_json::from_slice::<Value>(&body).unwrap());
+    }
+
     #[test]
     fn what_is_read_is_what_a_whole_document_would_say(
         fields in proptest::collection::btree_map("[a-z]{0,6}", any_json(), 0..6),
