@@ -54,16 +54,18 @@ pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
     let (mut model, mut stream, mut stream_options) = (None, None, None);
     let (mut user, mut prompt) = (None, None);
     let mut duplicate = None;
-    let first_member = json::walk(text, |name, place| {
-        let value = &text[place.clone()];
-        match json::string(name).as_deref() {
-            Some("model") if model.replace(place.clone()).is_some() => duplicate = Some("model"),
-            Some("stream") if stream.replace(value).is_some() => duplicate = Some("stream"),
-            Some("stream_options") => stream_options = Some(place),
-            Some("user") => user = Some(value),
-            Some("messages" | "prompt" | "input") => prompt = prompt.or(Some(value)),
-            _ => {}
+    let mut once = |seen: &mut Option<Range<usize>>, field, place| {
+        if seen.replace(place).is_some() {
+            duplicate = Some(field);
         }
+    };
+    let first_member = json::walk(text, |name, place| match json::string(name).as_deref() {
+        Some("model") => once(&mut model, "model", place),
+        Some("stream") => once(&mut stream, "stream", place),
+        Some("stream_options") => stream_options = Some(place),
+        Some("user") => user = Some(place),
+        Some("messages" | "prompt" | "input") if prompt.is_none() => prompt = Some(place),
+        _ => {}
     })
     .map_err(|json::Invalid { at }| invalid(not_json(&body[..at])))?
     .ok_or_else(|| invalid("The request body must be a JSON object."))?;
@@ -82,9 +84,9 @@ pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
     check_model_name(&model).map_err(|_| not_a_name())?;
     Ok(Peeked {
         model,
-        stream: stream == Some("true"),
-        user: user.and_then(short_string),
-        prompt,
+        stream: stream.is_some_and(|place| &text[place] == "true"),
+        user: user.and_then(|place| short_string(&text[place])),
+        prompt: prompt.map(|place| &text[place]),
         places: Places { model: place, stream_options, first_member },
     })
 }

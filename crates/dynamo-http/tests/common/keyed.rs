@@ -93,7 +93,7 @@ impl Door {
     }
 }
 
-async fn listen(router: axum::Router) -> String {
+pub async fn listen(router: axum::Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(serve(listener, router, ServeOptions::default(), std::future::pending()));
