@@ -1,20 +1,16 @@
-//! Routes that open and close with the models behind them, and a streaming OpenAI-compatible proxy.
-//!
-//! Data runs one way: discovery → [`Feed`] → [`Switchboard`] → [`View`] → route → worker.
-//!
-//! - [`Switchboard`] turns model updates into views; readers take no lock.
-//! - [`gate`] is a layer that toggles the routes of anyone's own axum `Router`.
-//! - [`Frontend`], behind the default feature `proxy`, is the whole front door, and [`serve`] serves
-//!   it with deadlines and limits.
-//!
-//! This crate knows discovery's types and no storage backend.
-
+// The front page of the documentation is the README. Its examples need the feature `proxy`.
+#![cfg_attr(feature = "proxy", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "proxy"),
+    doc = "Routes that open and close with the models behind them, without the feature `proxy`."
+)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(feature = "proxy"),
     allow(dead_code, unused_imports, reason = "the lower layers have parts for the proxy")
 )]
 
-// From the ground up: a module uses those above it in this list and no other.
+// Each module imports from the modules below it in the table of `xtask/src/modules/mod.rs` alone.
 #[cfg(feature = "proxy")]
 mod access;
 #[cfg(feature = "proxy")]
@@ -75,7 +71,3 @@ pub use serve::{ServeOptions, serve};
 pub use threads::Threads;
 #[cfg(feature = "tls")]
 pub use tls::{ServerTls, TlsError, WorkerTls};
-
-#[cfg(all(doctest, feature = "proxy"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
