@@ -304,7 +304,7 @@ mod tests {
             };
             added.extend(batch.updates.iter().map(|update| match update {
                 dynamo_discovery::ModelUpdate::Added(new) => {
-                    (new.model().to_owned(), new.entry().endpoint().to_string())
+                    (new.model().to_owned(), new.endpoint().to_string())
                 }
                 other => panic!("{other:?}"),
             }));

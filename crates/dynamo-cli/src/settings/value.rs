@@ -276,7 +276,7 @@ pub(crate) fn kinds(text: &str) -> Result<Kinds, Expected> {
     let kinds = text
         .split(['|', ','])
         .map(str::trim)
-        .try_fold(Kinds::NONE, |kinds, name| Some(kinds.union(kind(name)?)));
+        .try_fold(Kinds::NONE, |kinds, name| Some(kinds | kind(name)?));
     kinds.ok_or_else(|| {
         let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         Expected(format!("some of {}", names.join(", ")))

@@ -57,7 +57,7 @@ pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) ->
     let view = state.all.load();
     let fleet = &state.proxy.forwarder.fleet;
     let mut endpoints: Vec<String> =
-        view.instances().map(|instance| instance.entry().endpoint().as_url()).collect();
+        view.instances().map(|instance| instance.endpoint().as_url()).collect();
     endpoints.sort_unstable();
     endpoints.dedup();
     let instances: Vec<Value> =
@@ -93,7 +93,7 @@ pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) ->
 }
 
 fn describe_instance(view: &View, fleet: &Fleet, instance: &Instance) -> Value {
-    let endpoint = instance.entry().endpoint();
+    let endpoint = instance.endpoint();
     let mut value = json!({
         "namespace": endpoint.namespace().as_str(),
         "component": endpoint.component(),
@@ -102,7 +102,7 @@ fn describe_instance(view: &View, fleet: &Fleet, instance: &Instance) -> Value {
         "instance_id": instance.id().as_ref().map(InstanceId::to_string),
         "model": instance.model(),
     });
-    if instance.entry().url().is_none() {
+    if instance.url().is_none() {
         value["unroutable"] = true.into();
     }
     if view.is_held(instance) {

@@ -87,7 +87,7 @@ impl Fleet {
 
     /// Why an instance's server is out of rotation, if it is.
     pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Out> {
-        self.0.servers.find(instance.entry().url()?)?.rotation.out()
+        self.0.servers.find(instance.url()?)?.rotation.out()
     }
 
     /// The servers of a model that a view shows.

@@ -114,7 +114,7 @@ impl Rig {
         let model = live.load().model(instance.model()).cloned();
         // It is held, so that the server outlives this look at it.
         self.targets.extend(model.map(|model| self.keeper.fleet.targets(&live, &model)));
-        self.keeper.fleet.server(instance.entry().url().unwrap())
+        self.keeper.fleet.server(instance.url().unwrap())
     }
 }
 

@@ -65,7 +65,7 @@ impl Draft {
             }
             let scope = &self.view.scope;
             let of_scope =
-                |instance: &&Arc<Instance>| scope.contains(instance.entry().endpoint().namespace());
+                |instance: &&Arc<Instance>| scope.contains(instance.endpoint().namespace());
             let (old, new) = (old.filter(of_scope), new.filter(of_scope));
             self.changed |= old.or(new).is_some();
             if let Some(old) = old {
@@ -116,8 +116,7 @@ impl Draft {
     ) -> impl Iterator<Item = &'a Arc<Instance>> {
         let published = || self.view.models.get(model).map(|model| model.instances());
         let instances = self.touched.get(model).map(Vec::as_slice).or_else(published);
-        let of_namespace =
-            move |one: &&Arc<Instance>| one.entry().endpoint().namespace() == namespace;
+        let of_namespace = move |one: &&Arc<Instance>| one.endpoint().namespace() == namespace;
         instances.unwrap_or_default().iter().filter(of_namespace)
     }
 

@@ -95,7 +95,7 @@ impl<V: Deref<Target = View>> Sight<V> {
     pub fn open_kinds(&self) -> Kinds {
         match self.names {
             None => self.view.open_kinds(),
-            Some(_) => self.models().fold(Kinds::NONE, |kinds, one| kinds.union(one.kinds())),
+            Some(_) => self.models().fold(Kinds::NONE, |kinds, one| kinds | one.kinds()),
         }
     }
 

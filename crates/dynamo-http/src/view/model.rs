@@ -42,7 +42,7 @@ impl Model {
         Self {
             lineage,
             generation: before.map_or(0, |before| before.generation + 1),
-            kinds: instances.iter().fold(Kinds::NONE, |kinds, i| kinds.union(i.kinds())),
+            kinds: instances.iter().fold(Kinds::NONE, |kinds, one| kinds | one.kinds()),
             context_length: entries().filter_map(|entry| entry.context_length()).min(),
             instances: instances.into(),
         }
@@ -111,7 +111,7 @@ impl Model {
         self.instances
             .iter()
             .filter(move |instance| instance.kinds().contains(kind))
-            .filter_map(|instance| instance.entry().url())
+            .filter_map(|instance| instance.url())
             .filter(move |url| known.insert(url.as_str()))
     }
 }

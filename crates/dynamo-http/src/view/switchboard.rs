@@ -125,11 +125,11 @@ impl Staged<'_> {
     /// Whether another instance than `one` serves its model, at its URL and in its namespace, to
     /// anyone. `but` are instances that do not count.
     pub(crate) fn has_another(self, one: &Instance, but: impl Fn(&Instance) -> bool) -> bool {
-        let namespace = one.entry().endpoint().namespace();
+        let namespace = one.endpoint().namespace();
         self.0.iter().find(|draft| draft.scope().contains(namespace)).is_some_and(|draft| {
-            draft.instances_of(namespace, one.model()).any(|other| {
-                other.key() != one.key() && other.entry().url() == one.entry().url() && !but(other)
-            })
+            draft
+                .instances_of(namespace, one.model())
+                .any(|other| other.key() != one.key() && other.url() == one.url() && !but(other))
         })
     }
 }
@@ -197,7 +197,7 @@ impl SwitchboardWriter {
             if !self.unseen.is_empty() {
                 self.unseen.remove(one.key());
             }
-            let namespace = one.entry().endpoint().namespace();
+            let namespace = one.endpoint().namespace();
             let is_shown = |draft: &Draft| draft.scope().contains(namespace);
             let is_gone = matches!(update, ModelUpdate::Removed(..));
             if !is_gone && !self.permanent().iter().any(is_shown) {
