@@ -1,4 +1,4 @@
-//! Asking for a key before anything else is told.
+//! The check of the key, which comes before any other answer.
 
 use http::Request;
 
@@ -7,10 +7,11 @@ use super::keys::{ApiKeys, take_out};
 use crate::error::{ApiError, ErrorShape};
 use crate::route::Route;
 
-/// What probes ask, which have no key.
+/// The paths of probes, which have no key.
 const OPEN: [&str; 2] = ["/live", "/ready"];
 
-/// Lets in only what has a valid key, and notes whose it is. The key goes no further.
+/// Admits a request with a valid key, and puts its [`Caller`] into the extensions. The key is
+/// removed from the request, so that no worker gets it.
 ///
 /// # Errors
 ///

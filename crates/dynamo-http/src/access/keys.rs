@@ -1,4 +1,4 @@
-//! The keys that are valid now, and what each of them opens.
+//! The keys that are valid now, with the lens and the limits of each.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use super::list::{ApiKey, KeyList, KeyName};
 use crate::error::ApiError;
 use crate::view::{FeedEnded, Lens, LiveView, Scopes};
 
-/// Where Anthropic's clients, and some others, put their key.
+/// The header in which Anthropic's clients, and some others, send their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The keys that open a front door. A clone is the same set of keys.
@@ -59,7 +59,7 @@ struct Inner {
     began: Instant,
 }
 
-/// Who has a key.
+/// The owner of a key.
 pub(crate) struct Tenant {
     pub(crate) name: KeyName,
     pub(crate) lens: Lens,
@@ -70,7 +70,7 @@ pub(crate) struct Tenant {
 }
 
 impl ApiKeys {
-    /// No keys yet: nobody gets in. `scopes` opens the views of those that come.
+    /// A set without keys, which admits no request. `scopes` opens the views of later keys.
     #[must_use]
     pub fn new(scopes: Scopes) -> Self {
         let inner = Inner {
@@ -82,15 +82,15 @@ impl ApiKeys {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Makes these the keys, all at once. What is not among them opens nothing from then on;
-    /// requests that have begun go on.
+    /// Replaces all keys at once. From then on a key that is not among them is invalid; requests
+    /// that have begun go on.
     ///
-    /// A key that keeps its name keeps what was counted, so that a change of the list gives nobody
-    /// a full minute again. Calls must not overlap.
+    /// A key that keeps its name keeps its counters, so that a change of the list gives no key a
+    /// full minute again. Calls must not overlap.
     ///
     /// # Errors
     ///
-    /// When the feed has ended; nothing changes then.
+    /// When the feed has ended. The keys stay as they were.
     pub async fn replace(&self, keys: &KeyList) -> Result<(), FeedEnded> {
         let scopes = keys.iter().map(|key| key.scope.clone()).collect();
         let views = self.inner.scopes.open(scopes).await?;
@@ -113,14 +113,14 @@ impl ApiKeys {
         Ok(())
     }
 
-    /// Whose key a request has.
+    /// The owner of a request's key.
     ///
-    /// It takes as long whether or not the key is nearly right: keys are found by their hash, and
-    /// hashes are compared in constant time.
+    /// The time does not depend on how much of a wrong key is right: keys are found by their hash,
+    /// and hashes are compared in constant time.
     ///
     /// # Errors
     ///
-    /// 401 when it has none, or one that is not valid.
+    /// 401 when the request has no key, or an invalid one.
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Tenant>, ApiError> {
         let refused = |message| {
             self.inner.unauthorized.fetch_add(1, Ordering::Relaxed);
@@ -134,7 +134,7 @@ impl ApiKeys {
             .ok_or_else(|| refused("The API key is not valid."))
     }
 
-    /// Who has a key now, by name.
+    /// The owners of all keys, by name.
     pub(crate) fn tenants(&self) -> Vec<Arc<Tenant>> {
         let mut tenants: Vec<_> = self.inner.tenants.load().values().cloned().collect();
         tenants.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -158,7 +158,7 @@ impl Tenant {
     ///
     /// # Errors
     ///
-    /// 429 while there are too many.
+    /// 429 while the requests of the key are at a limit.
     pub(crate) fn begin(&self) -> Result<Permit, ApiError> {
         let limits = (self.requests_per_minute, self.concurrent);
         self.usage.begin(limits.0, limits.1, self.began.elapsed()).map_err(|exceeded| {
@@ -187,8 +187,8 @@ impl fmt::Debug for Tenant {
     }
 }
 
-/// The key of a request: a bearer's, else that in `x-api-key`. A header that is there twice has
-/// none, since others might read the other one.
+/// The key of a request: the bearer token, else the value of `x-api-key`. A header that is there
+/// twice gives no key, since another program might read its other value.
 fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = single(headers, &AUTHORIZATION)?.map(HeaderValue::as_bytes).and_then(bearer);
     match bearer {
@@ -197,7 +197,8 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     }
 }
 
-/// The one value of a header, if any; none at all where there are several.
+/// The value of a header, if the request has it; none at all where the header is there several
+/// times.
 #[expect(clippy::option_option, reason = "the outer one is `?` where a header is ambiguous")]
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Option<&'a HeaderValue>> {
     let mut values = headers.get_all(name).iter();
@@ -211,7 +212,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(SCHEME).then(|| key.trim_ascii())
 }
 
-/// Takes the key out of a request: it is for us and for nobody behind us.
+/// Removes the key from a request, since no worker may learn it.
 pub(super) fn take_out(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
     headers.remove(X_API_KEY);

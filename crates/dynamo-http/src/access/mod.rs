@@ -1,7 +1,8 @@
-//! Who may ask, for which models, and how often.
+//! API keys: the callers that are admitted, the models that each caller sees, and the limits of
+//! each.
 //!
-//! Without keys everyone may ask for everything in the frontend's scope. With them a request's key
-//! decides which view it gets; whatever has no key gets a view in which nothing is.
+//! Without keys every request sees all models in the frontend's scope. With keys the key of a
+//! request decides its lens, and a request without a key sees no model.
 
 mod admit;
 mod caller;

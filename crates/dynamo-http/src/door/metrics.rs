@@ -1,4 +1,4 @@
-//! The page `/metrics`: what is counted, and the state of things as it is now.
+//! The page `/metrics`: the counters, and the state of the view and the sources as it is now.
 
 use prometheus::{
     Encoder as _, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
@@ -10,7 +10,7 @@ use crate::fleet::Out;
 use crate::meter::{opts, valid};
 use crate::route::Route;
 
-/// Everything, in Prometheus' text format.
+/// The page in Prometheus' text format.
 pub(super) fn text(state: &State, reader: Reader) -> Vec<u8> {
     let mut families = state.proxy.forwarder.metrics.families();
     families.extend(facts(state, reader).gather());
@@ -23,7 +23,8 @@ pub(super) fn text(state: &State, reader: Reader) -> Vec<u8> {
     text
 }
 
-/// What a view and the sources say, as metrics. Derived when asked for, so it cannot drift.
+/// The state of the view and the sources as metrics. Each scrape derives them anew, so they cannot
+/// drift.
 fn facts(state: &State, reader: Reader) -> Registry {
     let (view, discovery) = (state.all.load(), &state.discovery);
     let fleet = &state.proxy.forwarder.fleet;

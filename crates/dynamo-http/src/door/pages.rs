@@ -1,7 +1,7 @@
-//! What a front door says about itself: its models, its health, its metrics.
+//! The pages of a front door: models, health, readiness and metrics.
 //!
-//! Everything here is written against a view, so it shows nothing of another scope: models against
-//! that of the caller, health and metrics against that of the frontend.
+//! The pages of models are made from the caller's sight, health and metrics from the view of the
+//! frontend's scope. So no page shows anything of another scope.
 
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ fn describe(model: &Model) -> Value {
     value
 }
 
-/// `GET /health`: always 200, in Dynamo's shape with our own fields beside it.
+/// `GET /health`: always 200, in Dynamo's shape with further fields.
 pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) -> Json<Value> {
     let view = state.all.load();
     let fleet = &state.proxy.forwarder.fleet;
@@ -98,7 +98,7 @@ fn describe_instance(view: &View, fleet: &Fleet, instance: &Instance) -> Value {
         "namespace": endpoint.namespace().as_str(),
         "component": endpoint.component(),
         "endpoint": endpoint.name(),
-        // As text: ids are beyond what a double holds.
+        // As text, since an id is larger than the integers that a double holds.
         "instance_id": instance.id().as_ref().map(InstanceId::to_string),
         "model": instance.model(),
     });
@@ -119,9 +119,11 @@ pub(super) async fn live() -> Json<Value> {
     Json(json!({ "status": "live" }))
 }
 
-/// `GET /ready`: every source has told once what there is, and we do not drain.
+/// `GET /ready`: 200 when every source has delivered its first list and the front door does not
+/// drain.
 ///
-/// An outage of the store never turns it off: else all frontends would be restarted at once.
+/// An outage of the store leaves it at 200: otherwise an orchestrator would restart all frontends
+/// at once.
 pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
     let (status, text) = if state.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")

@@ -10,21 +10,20 @@ use crate::view::LiveView;
 /// The state behind all pages of a front door.
 pub(super) struct State {
     pub(super) proxy: Proxy,
-    /// All of the front door's scope: for operators, and for pages that name no caller's models.
+    /// The view of the front door's scope, for operators and for pages that are not about a caller.
     pub(super) all: LiveView,
     pub(super) discovery: DiscoveryStatus,
-    /// The keys that let callers in; none where no key is required.
+    /// The keys that admit callers; none where no key is required.
     pub(super) keys: Option<ApiKeys>,
     draining: AtomicBool,
 }
 
-/// Who reads a page about the frontend.
+/// The reader of a page about the frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reader {
-    /// Anyone who reaches the port. What happens in other namespaces is not theirs to know, so
-    /// nothing is told that moves with it.
+    /// A client of the port. The page leaves out every value that changes with other namespaces.
     Client,
-    /// Whoever reaches the admin port.
+    /// A client of the admin port.
     Operator,
 }
 

@@ -1,7 +1,7 @@
 //! The series of one frontend, under Dynamo's names.
 //!
-//! Whoever sends requests for a model keeps the handles of its series, so a request finds them
-//! without a lock.
+//! Code that sends requests for a model keeps the handles of its series, so a request takes no lock
+//! for them.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,14 +16,14 @@ use prometheus::{
 use super::names::{opts, valid};
 use crate::route::Route;
 
-/// The label of requests for models that are not there.
+/// The label of requests for unknown models.
 const UNKNOWN_MODEL: &str = "unknown_model";
-/// The label of models past the first [`MAX_MODELS`] that were ever asked for.
+/// The label of each model after the first [`MAX_MODELS`] models that were asked for.
 const OTHER_MODELS: &str = "other_models";
-/// How many models have series of their own.
+/// The most models that have series of their own.
 const MAX_MODELS: usize = 1000;
 
-/// Seconds, from a cached answer to a long generation.
+/// Buckets in seconds, from a cached answer to a long generation.
 const DURATION: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
 ];
@@ -43,7 +43,7 @@ pub(crate) struct Metrics {
     queued: IntGauge,
     /// The models that have series of their own.
     labelled: Mutex<HashSet<Box<str>>>,
-    /// Of requests for no model that is there.
+    /// The series of requests for unknown models.
     unknown: ModelSeries,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct RouteMeter {
     pub(super) inflight: IntGauge,
     pub(super) duration: Histogram,
     pub(super) first_byte: Histogram,
-    /// Answers with 200, plain and streamed: nearly all.
+    /// The counters of answers with 200, unary and streamed: nearly all answers.
     pub(super) ok: [OnceLock<IntCounter>; 2],
 }
 
@@ -116,14 +116,15 @@ impl Metrics {
         valid(registry.register(Box::new(ejections.clone())));
         valid(registry.register(Box::new(resent.clone())));
         valid(registry.register(Box::new(queued.clone())));
-        // Seen at 0 as well, so that a rate can be told from the first one on.
+        // The counters exist at 0, so that a rate sees the first increment.
         for outcome in [true, false] {
             metrics.resent_counter(outcome);
         }
         metrics
     }
 
-    /// The counter of workers that are put out of rotation for a reason. It is seen from now on.
+    /// The counter of workers that leave the rotation for a reason. The page shows it from this
+    /// call on.
     pub(crate) fn ejections(&self, reason: &str) -> IntCounter {
         self.ejections.with_label_values(&[reason])
     }
@@ -133,12 +134,12 @@ impl Metrics {
         &self.queued
     }
 
-    /// Every family that is counted here.
+    /// All families of metrics.
     pub(crate) fn families(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }
 
-    /// A request was to be sent again, and was or, for want of a budget, was not.
+    /// Counts a request that had to be sent again; `was` is whether the budget allowed it.
     pub(crate) fn resent(&self, was: bool) {
         self.resent_counter(was).inc();
     }
@@ -147,17 +148,16 @@ impl Metrics {
         self.resent.with_label_values(&[if was { "sent" } else { "over_budget" }])
     }
 
-    /// The series of a model, for as long as someone keeps them. Two series of one name count into
-    /// the same metrics.
+    /// Handles of the series of a model. All handles of one name count into the same series.
     pub(crate) fn model(&self, name: &str) -> Arc<ModelSeries> {
         let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
-        // A model may be known to several views, and may have been away.
+        // Several views may show the model, and a model may come back.
         let own = labelled.contains(name)
             || (labelled.len() < MAX_MODELS && labelled.insert(name.into()));
         Arc::new(ModelSeries::new(if own { name } else { OTHER_MODELS }))
     }
 
-    /// The series of requests for models that are not there.
+    /// The series of requests for unknown models.
     pub(super) fn unknown(&self) -> &ModelSeries {
         &self.unknown
     }
