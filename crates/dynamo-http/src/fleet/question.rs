@@ -47,7 +47,7 @@ impl Question<'_> {
 
     async fn exchange(self, connector: &Connector) -> Result<Answer, NoAnswer> {
         let uri = self.url.to_uri();
-        let transport = connector.connect(&uri).await.map_err(|error| match error.kind() {
+        let transport = connector.connect(self.url).await.map_err(|error| match error.kind() {
             // A listener whose queue is full drops packets: it is as silent as a stopped one.
             std::io::ErrorKind::TimedOut => NoAnswer::Silent,
             _ => NoAnswer::Refused,
