@@ -10,8 +10,9 @@ use dynamo_discovery::{
     WatchStore as _, WatcherConfig,
 };
 use dynamo_namespace::NamespaceScope;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use crate::wait::DEADLINE;
 use crate::{Engine, Etcd, Frontend, SharedEtcd, create_test_model_entry, soon};
 
 /// The time of the leases of tests. The entries of a test end with its lease, also in an etcd that
@@ -186,15 +187,15 @@ impl Worker {
 
 /// Asks the store again while it does not answer in time: a slow disk is none of the test's faults.
 async fn patiently<T>(what: &str, ask: impl AsyncFn() -> Result<T, StoreError>) -> T {
-    soon(what, async {
-        loop {
-            match ask().await {
-                Err(StoreError::Unavailable(_)) => sleep(Duration::from_millis(50)).await,
-                answer => return answer.unwrap(),
+    let began = Instant::now();
+    loop {
+        match soon(what, ask()).await {
+            Err(StoreError::Unavailable(_)) if began.elapsed() < DEADLINE => {
+                sleep(Duration::from_millis(50)).await;
             }
+            answer => return answer.unwrap_or_else(|error| panic!("{what}: {error:?}")),
         }
-    })
-    .await
+    }
 }
 
 fn store_at(endpoints: &str) -> Arc<EtcdStore> {
