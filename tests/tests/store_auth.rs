@@ -4,19 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 
 use std::fs;
-use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_discovery::{
-    Credentials, EtcdConfig, EtcdStore, KeyRange, Password, Registration, RegistrationConfig,
-    WatchStore as _,
-};
+use dynamo_discovery::{EtcdStore, KeyRange, WatchStore as _};
 use dynamo_tests::invariants::assert_serves;
-use dynamo_tests::{
-    Etcd, Frontend, Load, Network, Program, Space, Users, connected, create_test_model_entry,
-    eventually, lists,
-};
-use tokio::time::{sleep, timeout};
+use dynamo_tests::{Etcd, Load, Network, Program, Users, connected, eventually, lists};
+use tokio::time::sleep;
 
 const TEAM_A: [&str; 2] = ["--namespace", "team-a"];
 
@@ -80,38 +73,38 @@ async fn a_password_that_changes_in_its_file_is_taken_up_without_a_restart() {
     let file = directory.path().join("password");
     fs::write(&file, "both\n").unwrap();
     let network = Network::to(etcd.endpoint()).await;
-    let config = EtcdConfig::new([network.endpoint()])
-        .with_credentials(Credentials::new("both", Password::File(file.clone())));
-    let space = Space::by(users.config("root")).await;
-    let frontend = Frontend::start(space.watch_with(config.clone(), "team-a")).await.ready().await;
-    let registration = RegistrationConfig::new(Arc::new(EtcdStore::new(config).unwrap()))
-        .with_ttl(Duration::from_secs(5));
-    let entry = create_test_model_entry("m", "team-a", "backend", "generate", "Chat");
-    let registration = Registration::publish(registration, vec![entry]).await.unwrap();
-    lists(&frontend, &["m"]).await;
+    let file = file.to_str().unwrap();
+    let user = ["--etcd-username", "both", "--etcd-password-file", file];
+    let arguments = [&TEAM_A[..], &user].concat();
+    let (_frontend, client) = Program::frontend(network.endpoint(), &arguments, &[]).await;
+    let arguments = [&arguments[..], &["--model", "m", "--lease-ttl", "5"]].concat();
+    let worker = Program::worker(network.endpoint(), &arguments, &[]);
+    lists(&client, &["m"]).await;
 
     // Its tokens end with the old password, and the file is a little late.
     users.change_password("both", "changed").await;
     network.cut();
-    connected(&frontend, false).await;
+    connected(&client, false).await;
     network.heal();
     eventually("the old password is refused", async || {
-        frontend.metric("dynamo_frontend_discovery_denied").await == 1.0
+        client.metric("dynamo_frontend_discovery_denied").await == 1.0
     })
     .await;
-    fs::write(&file, "changed\n").unwrap();
+    fs::write(file, "changed\n").unwrap();
     eventually("the new password is taken", async || {
-        frontend.metric("dynamo_frontend_discovery_denied").await == 0.0
+        client.metric("dynamo_frontend_discovery_denied").await == 0.0
     })
     .await;
-    connected(&frontend, true).await;
-    assert!(timeout(Duration::from_secs(8), registration.lost()).await.is_err());
-    lists(&frontend, &["m"]).await;
+    connected(&client, true).await;
+    // Longer than the lease lives without a renewal.
+    sleep(Duration::from_secs(8)).await;
+    assert_eq!(worker.logged("the lease is lost").len(), 0);
+    lists(&client, &["m"]).await;
 }
 
 #[tokio::test]
 async fn a_password_that_takes_longer_to_check_than_a_call_may_take_is_asked_for_once() {
-    let etcd = Etcd::start_with(&["--bcrypt-cost", "15"]).await;
+    let etcd = Etcd::start_with(&["--bcrypt-cost", "14"]).await;
     let users = Users::enable(&etcd).await;
     let asked = async || {
         let metrics = reqwest::get(format!("{}/metrics", etcd.endpoint())).await.unwrap();
@@ -122,12 +115,12 @@ async fn a_password_that_takes_longer_to_check_than_a_call_may_take_is_asked_for
         count.map_or(0, |line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap())
     };
     let before = asked().await;
-    let config = users.config("root").with_call_timeout(Duration::from_millis(300));
+    let config = users.config("root").with_call_timeout(Duration::from_millis(500));
     let store = EtcdStore::new(config).unwrap();
     let range = KeyRange::prefix("models/");
     let error = store.list(&range).await.unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    let expected = format!("etcd did not check the password within 300ms at {}", etcd.endpoint());
+    let expected = format!("etcd did not check the password within 500ms at {}", etcd.endpoint());
     assert_eq!(cause, expected);
     // Whoever else calls meanwhile waits for the same answer.
     eventually("let in", async || {

@@ -188,10 +188,10 @@ use settings;
 /// # Errors
 ///
 /// When one is given without the other.
-pub(crate) fn pair<T>(
+pub(crate) fn pair<T, U>(
     first: Value<Option<T>>,
-    second: Value<Option<T>>,
-) -> Result<Option<(T, T)>, Failure> {
+    second: Value<Option<U>>,
+) -> Result<Option<(T, U)>, Failure> {
     let [one, other] = [first.setting.label(), second.setting.label()];
     let alone = |given, missing| {
         Err(Failure::usage(format!(

@@ -233,6 +233,9 @@ settings! {
         etcd_username: Option<String> = flag("NAME").or("ETCD_AUTH_USERNAME");
         /// Password for etcd. There is no flag, since other users can read those
         etcd_password: Option<String> = variable("ETCD_AUTH_PASSWORD", "PASSWORD").secret();
+        /// File with the password for etcd. It is read again for each new token, so a password may
+        /// change without a restart
+        etcd_password_file: Option<PathBuf> = flag("FILE").or("ETCD_AUTH_PASSWORD_FILE");
         /// Authority that signed etcd's certificate, PEM; else those of the system
         etcd_ca: Option<PathBuf> = flag("FILE").or("ETCD_AUTH_CA");
         /// Client certificate for etcd, PEM
