@@ -50,7 +50,7 @@ pub use store::{
     Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Listing,
     Page, Revision, Snapshot, Stamp, StoreError, WatchItem, WatchStore,
 };
-#[cfg(any(test, feature = "test-util"))]
+#[cfg(any(test, feature = "mock"))]
 pub use store::{MockLeaseStore, MockWatchStore};
 pub use timing::Timing;
 pub use watcher::{
