@@ -16,13 +16,16 @@ use crate::{
 };
 
 /// The tests that need neither an etcd nor anything else.
-const TESTS: [Row; 11] = [
+const TESTS: [Row; 13] = [
     Row::of("dynamo-namespace", Features::Default, Targets::All),
     Row::of("dynamo-namespace", Features::All, Targets::All),
     Row::of("dynamo-discovery", Features::Default, Targets::All),
     // Its integration tests with all features need an etcd, so `itest` runs them.
     Row::of("dynamo-discovery", Features::All, Targets::Lib),
     Row::of("dynamo-discovery", Features::All, Targets::Doc),
+    // The conformance suite on stores that break the contract, and on one that keeps it.
+    Row::of("dynamo-discovery", Features::All, Targets::Test("mutants")),
+    Row::of("dynamo-discovery", Features::All, Targets::Example("own_store")),
     Row::of("dynamo-http", Features::None, Targets::All),
     Row::of("dynamo-http", Features::Default, Targets::All),
     Row::of("dynamo-http", Features::All, Targets::All),

@@ -15,7 +15,7 @@ struct Rule {
 
 const NO_LIMIT: usize = usize::MAX;
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     Rule { tree: &["-p", "dynamo-namespace"], without: &["dynamo-discovery", "serde"], at_most: 1 },
     Rule {
         tree: &["-p", "dynamo-discovery"],
@@ -26,6 +26,12 @@ const RULES: [Rule; 8] = [
         tree: &["-p", "dynamo-discovery", "--features", "etcd-tls"],
         without: &["dynamo-http", "mockall"],
         at_most: 100,
+    },
+    // Whoever runs the conformance suite needs no mocks.
+    Rule {
+        tree: &["-p", "dynamo-discovery", "--features", "test-util"],
+        without: &["axum", "dynamo-http", "etcd-client", "mockall"],
+        at_most: 40,
     },
     // tonic, under etcd-client, brings axum; the crate itself has no dependency on axum.
     Rule {
