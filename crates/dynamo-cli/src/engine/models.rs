@@ -17,6 +17,8 @@ const MOST_MODELS: usize = 1000;
 pub(crate) struct ListedModel {
     pub(crate) name: String,
     pub(crate) context_length: Option<u64>,
+    /// Whether it is an adapter (LoRA) of another model of the engine.
+    pub(crate) is_adapter: bool,
 }
 
 /// Reads `/v1/models`.
@@ -45,6 +47,8 @@ struct Model {
     max_model_len: Option<serde_json::Value>,
     /// llama.cpp.
     meta: Option<serde_json::Value>,
+    /// vLLM and SGLang: an adapter names the model that it adapts.
+    parent: Option<serde_json::Value>,
 }
 
 fn parse(body: &[u8]) -> Result<Vec<ListedModel>, String> {
@@ -68,6 +72,7 @@ fn parse(body: &[u8]) -> Result<Vec<ListedModel>, String> {
                 .and_then(|length| length.as_u64())
                 .or_else(|| model.meta?.get("n_ctx")?.as_u64())
                 .filter(|length| *length > 0),
+            is_adapter: model.parent.is_some_and(|parent| parent.is_string()),
             name: model.id,
         })
         .collect())
@@ -78,7 +83,7 @@ mod tests {
     use super::*;
 
     fn listed(name: &str, context_length: Option<u64>) -> ListedModel {
-        ListedModel { name: name.into(), context_length }
+        ListedModel { name: name.into(), context_length, is_adapter: false }
     }
 
     #[test]
@@ -97,6 +102,13 @@ mod tests {
                 listed("odd", None),
             ]
         );
+    }
+
+    #[test]
+    fn an_adapter_names_the_model_that_it_adapts() {
+        let body = br#"{"data":[{"id":"base","parent":null},{"id":"lora","parent":"base"}]}"#;
+        let adapters = parse(body).unwrap().into_iter().map(|model| model.is_adapter);
+        assert_eq!(adapters.collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Told {
 async fn keep(engine: impl Engine, mut shelf: Shelf, first: oneshot::Sender<()>) {
     let url = shelf.worker.url.clone();
     if let Some(name) = shelf.worker.model.clone() {
-        shelf.put(&[ListedModel { name, context_length: None }]);
+        shelf.put(&[ListedModel { name, context_length: None, is_adapter: false }]);
         return;
     }
     let mut first = Some(first);
@@ -226,8 +226,11 @@ mod tests {
 
     impl Fake {
         fn lists(&self, names: &[&str]) {
-            let listed =
-                |name: &&str| ListedModel { name: (*name).into(), context_length: Some(8) };
+            let listed = |name: &&str| ListedModel {
+                name: (*name).into(),
+                context_length: Some(8),
+                is_adapter: false,
+            };
             *self.0.lock().unwrap() = Ok(names.iter().map(listed).collect());
         }
 

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
-use dynamo_discovery::{Kinds, WatchScope, WorkerUrl};
+use dynamo_discovery::{ControlUrl, Kinds, WatchScope, WorkerUrl};
 use dynamo_http::{Network, RouterMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
@@ -71,6 +71,7 @@ pub(crate) const WORKER: Program = Program {
         Identity::GROUP,
         Engine::GROUP,
         Models::GROUP,
+        Control::GROUP,
         Echo::GROUP,
         Lease::GROUP,
         Store::GROUP,
@@ -297,8 +298,10 @@ settings! {
         /// Give up when the engine is not healthy, with a model, by then; else it may take as long as
         /// it takes
         start_timeout: Option<Timeout> = flag("SECONDS");
-        /// Withdraw an engine that accepts connections and answers no probe for so long
-        silence_timeout: Timeout = flag("SECONDS").default("60");
+        /// Withdraw an engine that accepts connections and shows no sign of life for so long; no
+        /// shorter than the --first-byte-timeout of the frontends, since some engines answer nothing
+        /// while they generate
+        silence_timeout: Timeout = flag("SECONDS").default("600");
         /// How long the engine goes on after its models are withdrawn, before it is asked to end
         drain_grace: Seconds = flag("SECONDS").default("5");
         /// How long the engine may take to end after SIGTERM, before SIGKILL; in the last 5 s (or the
@@ -314,6 +317,24 @@ settings! {
         model_type: Option<Kinds> = flag("KINDS");
         /// Context length of the models; else as the engine lists it
         context_length: Option<NonZeroU64> = flag("TOKENS");
+    }
+
+    Control "Control port" {
+        /// Address that the control port listens on, by which frontends tell the worker from a
+        /// stranger at its address; else the host of the advertised URL. Without an address of this
+        /// machine there is no control port
+        control_host: Option<String> = flag("HOST");
+        /// Port that the control port listens on; 0 takes a free one, which the log tells
+        control_port: u16 = flag("PORT").default("0");
+        /// Address under which frontends reach the control port, without a path; else where it
+        /// listens. With it, and an advertised URL that is not on this machine, it listens on all
+        /// addresses
+        control_advertise_url: Option<ControlUrl> = flag("URL");
+        /// File with the key of those who may ask the control port to drain and to undrain; without it
+        /// nobody may
+        control_key_file: Option<PathBuf> = flag("FILE");
+        /// Have no control port: then frontends cannot tell the worker from a stranger at its address
+        no_control: bool = switch();
     }
 
     Echo "Echo engine" {

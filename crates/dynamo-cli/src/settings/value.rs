@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ArgAction;
-use dynamo_discovery::{Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
+use dynamo_discovery::{ControlUrl, Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
 use dynamo_http::{Network, RouterMode};
 use http::HeaderName;
 
@@ -94,7 +94,7 @@ macro_rules! from_text {
 pub(crate) use from_text;
 
 from_text!(String, u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
-from_text!(HeaderName, Network, RouterMode, WorkerUrl);
+from_text!(HeaderName, Network, RouterMode, WorkerUrl, ControlUrl);
 from_text!(Seconds, Timeout, LeaseTtl, Mebibytes, Kibibytes, YesNo, Percent, ModelName);
 
 /// Types of which each value has a name.

@@ -2,8 +2,9 @@
 //!
 //! Three parts share one value, the entries that should be published now: `follow` derives the
 //! value from the engine, `register` brings the store to it, and `lifecycle` starts and ends all
-//! parts.
+//! parts. `control` tells others what these parts know.
 
+mod control;
 mod engine;
 mod follow;
 mod health;
@@ -59,6 +60,17 @@ async fn start(settings: WorkerSettings) -> Result<ExitCode, Failure> {
             url = %worker.offer.url,
             "only this machine reaches that address, and the store is on another one: \
              --advertise-url says what frontends reach"
+        );
+    }
+    if let Some(control) = &worker.offer.control
+        && !is_local
+        && store::is_loopback(&control.as_worker_url().to_uri())
+        && !store::is_loopback(&worker.offer.url.to_uri())
+    {
+        warn!(
+            url = %control,
+            "only this machine reaches the control port, and the store is on another one: \
+             --control-advertise-url says what frontends reach"
         );
     }
     worker.run(registration).await

@@ -1,6 +1,6 @@
 //! The entries to publish, made from the models that an engine lists and the user's settings.
 
-use dynamo_discovery::{Kinds, ModelEntry, WorkerUrl};
+use dynamo_discovery::{ControlUrl, Kinds, ModelEntry, WorkerUrl};
 use dynamo_namespace::EndpointId;
 
 use crate::engine::ListedModel;
@@ -12,6 +12,8 @@ pub(crate) struct Offer {
     pub(crate) endpoint: EndpointId,
     /// The URL under which frontends reach the engine.
     pub(crate) url: WorkerUrl,
+    /// Where frontends reach the control port, if there is one.
+    pub(crate) control: Option<ControlUrl>,
     pub(crate) kinds: Kinds,
     /// The names of the models; if empty, those that the engine lists.
     pub(crate) names: Vec<String>,
@@ -46,6 +48,10 @@ impl Offer {
         // The engine's client and the settings have checked names and kinds.
         let entry = ModelEntry::new(name, self.endpoint.clone(), self.kinds).ok()?;
         let entry = entry.with_url(self.url.clone()).with_created(self.created);
+        let entry = match &self.control {
+            Some(control) => entry.with_control(control.clone()),
+            None => entry,
+        };
         Some(match self.context_length.or(listed_context) {
             Some(context_length) => entry.with_context_length(context_length),
             None => entry,
@@ -62,6 +68,7 @@ mod tests {
         Offer {
             endpoint: "team-a.backend.generate".parse().unwrap(),
             url: "http://h:1".parse().unwrap(),
+            control: Some("http://h:2".parse().unwrap()),
             kinds: default_kinds(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             context_length,
@@ -77,8 +84,8 @@ mod tests {
     #[test]
     fn names_of_the_user_replace_the_list_and_keep_its_context_lengths() {
         let listed = [
-            ListedModel { name: "default".into(), context_length: None },
-            ListedModel { name: "a".into(), context_length: Some(4096) },
+            ListedModel { name: "default".into(), context_length: None, is_adapter: false },
+            ListedModel { name: "a".into(), context_length: Some(4096), is_adapter: false },
         ];
         for (names, context, expected) in [
             (&[][..], None, vec![("default", None), ("a", Some(4096))]),
@@ -89,6 +96,13 @@ mod tests {
                 expected.into_iter().map(|(name, context)| (name.to_owned(), context)).collect();
             assert_eq!(shown(offer(names, context).entries(&listed)), expected);
         }
+    }
+
+    #[test]
+    fn every_entry_names_the_control_port() {
+        let entries = offer(&["a", "b"], None).entries(&[]);
+        let control = |entry: &ModelEntry| entry.control().unwrap().to_string();
+        assert_eq!(entries.iter().map(control).collect::<Vec<_>>(), ["http://h:2", "http://h:2"]);
     }
 
     #[test]
