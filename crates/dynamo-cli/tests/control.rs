@@ -9,6 +9,7 @@ use std::net::TcpListener;
 
 use dynamo_discovery::{EngineState, InstanceStatus, WorkerState};
 use process::{Running, WORKER, finish, until};
+use serde_json::json;
 
 /// An address that nobody answers, so that what needs a store goes on without it.
 const NO_ETCD: [&str; 2] = ["--etcd-endpoints", "http://127.0.0.1:1"];
@@ -94,6 +95,20 @@ fn a_worker_is_drained_by_whoever_has_the_key_and_its_engine_goes_on() {
     assert_eq!(worker.ask("POST", "/undrain", Some(KEY)).0, 202);
     assert_eq!(worker.status().state, WorkerState::Serving);
     assert!(!worker.worker.logged().contains(KEY));
+}
+
+#[test]
+fn the_requests_of_the_engine_are_told() {
+    let worker = Controlled::start(&["--echo", "--model", "m", "--echo-delay-ms", "60000"]);
+    let engine = worker.worker.wait_for_field("the echo engine listens", "url");
+    until("the requests are known", || worker.status().running == Some(0));
+    let body =
+        json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "a"}]});
+    let stream = ureq::post(format!("{engine}/v1/chat/completions")).send_json(body).unwrap();
+    until("one runs", || worker.status().running == Some(1));
+    assert_eq!(worker.status().waiting, Some(0));
+    drop(stream);
+    until("none runs", || worker.status().running == Some(0));
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl EchoEngine {
     /// The context length that `/v1/models` lists.
     pub const CONTEXT_LENGTH: u64 = 32_768;
 
-    /// The routes: `/health`, `/v1/models`, chat completions, responses, messages, completions and
+    /// The routes: `/health`, `/metrics`, `/v1/models`, chat completions, responses, messages, completions and
     /// embeddings.
     pub fn router(self) -> Router {
         let state = Arc::new(Shared {
@@ -53,6 +53,7 @@ impl EchoEngine {
         });
         Router::new()
             .route("/health", get(health))
+            .route("/metrics", get(metrics))
             .route("/v1/models", get(models))
             .route("/v1/chat/completions", post(chat::answer))
             .route("/v1/responses", post(responses::answer))
@@ -131,6 +132,12 @@ impl Drop for InFlight {
 async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let in_flight = shared.in_flight.load(Ordering::Relaxed);
     Json(json!({ "status": "ok", "in_flight": in_flight }))
+}
+
+/// In Prometheus' text format, as engines have it. Nothing waits here.
+async fn metrics(State(shared): State<Arc<Shared>>) -> String {
+    let in_flight = shared.in_flight.load(Ordering::Relaxed);
+    format!("echo:requests_running {in_flight}\necho:requests_waiting 0\n")
 }
 
 async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {

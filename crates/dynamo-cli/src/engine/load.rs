@@ -16,10 +16,11 @@ pub(crate) struct Load {
 }
 
 /// An engine's gauges, by the name of the engine.
-const GAUGES: [(&str, &str, &str); 3] = [
+const GAUGES: [(&str, &str, &str); 4] = [
     ("vllm", "num_requests_running", "num_requests_waiting"),
     ("sglang", "num_running_reqs", "num_queue_reqs"),
     ("llamacpp", "requests_processing", "requests_deferred"),
+    ("echo", "requests_running", "requests_waiting"),
 ];
 
 /// Reads `/metrics`; nothing where there is no such page, or none of an engine that is known.

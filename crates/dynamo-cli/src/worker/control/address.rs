@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, lookup_host};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::ControlConfig;
+use super::config::ControlConfig;
 use crate::failure::Failure;
 use crate::settings::table::Control;
 

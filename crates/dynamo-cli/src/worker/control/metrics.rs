@@ -8,7 +8,7 @@ use prometheus::{
 };
 use tokio::time::Instant;
 
-use super::Facts;
+use super::facts::Facts;
 use crate::engine::Probe;
 use crate::worker::register::Offering;
 

@@ -4,6 +4,8 @@
 //! the worker's other parts found out before, so no answer waits for the engine or the store.
 
 mod address;
+mod config;
+mod facts;
 mod metrics;
 mod routes;
 #[cfg(test)]
@@ -11,29 +13,14 @@ mod tests;
 
 use std::time::Duration;
 
-use dynamo_discovery::{ControlUrl, InstanceId, InstanceStatus, WorkerState, WorkerUrl};
+use dynamo_discovery::{ControlUrl, WorkerUrl};
 use dynamo_http::{KeyHash, ServeOptions, serve};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::info;
 
-use super::follow::EngineReport;
-use super::register::{Offering, RegistrationReport};
+pub(crate) use self::config::ControlConfig;
+pub(crate) use self::facts::Facts;
 use crate::failure::Failure;
-
-/// What the user said about the control port.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ControlConfig {
-    /// Address to listen on; none for the host of the advertised URL.
-    pub(crate) host: Option<String>,
-    /// Port to listen on; 0 for a free one.
-    pub(crate) port: u16,
-    /// Where frontends reach it; none for the address that it listens on.
-    pub(crate) advertise_url: Option<ControlUrl>,
-    /// The key of those who may drain; without it nobody may.
-    pub(crate) key: Option<KeyHash>,
-}
 
 /// A control port that listens.
 #[derive(Debug)]
@@ -42,15 +29,6 @@ pub(crate) struct Control {
     /// Where frontends reach it.
     pub(crate) url: ControlUrl,
     key: Option<KeyHash>,
-}
-
-/// Everything that the control port tells, as it is now. A clone shares it.
-#[derive(Clone, Debug)]
-pub(crate) struct Facts {
-    pub(crate) instance: InstanceId,
-    pub(crate) engine: watch::Receiver<EngineReport>,
-    pub(crate) registration: watch::Receiver<RegistrationReport>,
-    pub(crate) offering: watch::Sender<Offering>,
 }
 
 impl Control {
@@ -78,35 +56,5 @@ impl Control {
             .with_max_streams(16);
         serve(self.listener, routes::router(facts, self.key), options, std::future::pending())
             .await;
-    }
-}
-
-impl Facts {
-    /// What the worker does.
-    fn state(&self) -> WorkerState {
-        match *self.offering.borrow() {
-            Offering::Open if self.engine.borrow().models.is_empty() => WorkerState::Starting,
-            Offering::Open => WorkerState::Serving,
-            Offering::Drained | Offering::Stopping => WorkerState::Draining,
-        }
-    }
-
-    /// Whether the worker offers models that frontends can know of. An outage of the store changes
-    /// nothing.
-    fn is_ready(&self) -> bool {
-        self.state() == WorkerState::Serving && self.registration.borrow().models > 0
-    }
-
-    fn status(&self) -> InstanceStatus {
-        let state = self.state();
-        let engine = self.engine.borrow();
-        let mut status = InstanceStatus::new(state, engine.health.state());
-        status.silent_seconds = engine.health.silent_for(Instant::now()).as_secs();
-        status.models.clone_from(&engine.models);
-        status.adapters.clone_from(&engine.adapters);
-        status.running = engine.load.map(|load| load.running);
-        status.waiting = engine.load.map(|load| load.waiting);
-        status.engine_started = engine.started;
-        status
     }
 }

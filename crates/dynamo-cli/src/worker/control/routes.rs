@@ -14,7 +14,8 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{Facts, metrics};
+use super::facts::Facts;
+use super::metrics;
 use crate::worker::register::Offering;
 
 /// How long an answer waits for the store to follow.

@@ -2,15 +2,18 @@
 
 use axum::Router;
 use axum::body::Body;
-use dynamo_discovery::EngineState;
+use dynamo_discovery::{EngineState, InstanceId, InstanceStatus, WorkerState};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tower::ServiceExt as _;
 
 use super::*;
 use crate::engine::{Load, Probe};
-use crate::worker::follow::Start;
+use crate::worker::follow::{EngineReport, Start};
+use crate::worker::register::{Offering, RegistrationReport};
 
 const KEY: &str = "a-key-that-nobody-could-guess";
 
