@@ -198,7 +198,7 @@ async fn a_silent_engine_stays_registered_and_says_so_until_its_silence_ends_tha
     let arguments = ["--namespace", &namespace];
     let (_frontend, client) = Program::frontend(etcd.endpoints(), &arguments, &[]).await;
     let engine = ScriptedEngine::start(&["m"]).await;
-    let silence = ["--silence-timeout", "22"];
+    let silence = ["--silence-timeout", "30"];
     let worker = Controlled::follow(etcd.endpoints(), &namespace, &engine.url(), &silence).await;
     lists(&client, &["m"]).await;
 

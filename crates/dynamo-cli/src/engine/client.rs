@@ -12,6 +12,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -37,7 +38,7 @@ pub(crate) struct Answer {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
-    /// It did not come in time. The engine may be busy.
+    /// It did not come in time, or the question could not be asked. The engine may be busy.
     Silence,
     /// Nobody listens at the address.
     Refused,
@@ -70,6 +71,7 @@ impl Client {
         match tokio::time::timeout(timeout, self.ask(path)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(match error.kind() {
+                _ if is_our_own(&error) => NoAnswer::Silence,
                 io::ErrorKind::TimedOut => NoAnswer::Silence,
                 io::ErrorKind::ConnectionRefused => NoAnswer::Refused,
                 _ => NoAnswer::Broken(error),
@@ -116,6 +118,14 @@ pub(crate) async fn somebody_listens(url: &WorkerUrl) -> bool {
     tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.is_ok_and(|tried| tried.is_ok())
 }
 
+/// Whether an error is about this process or its machine, and so says nothing about the engine: no
+/// descriptors, no ports or no memory are left.
+fn is_our_own(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    errno.is_some_and(|errno| ours.contains(&errno))
+}
+
 async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::other(format!("{host} has no address that may be asked"));
     for address in tokio::net::lookup_host((host, port)).await? {
@@ -152,4 +162,19 @@ async fn exchange(
 /// An error of hyper's with its causes, which its text leaves out.
 fn told(error: hyper::Error) -> io::Error {
     io::Error::other(format!("{:#}", anyhow::Error::new(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_our_own_machine_lacks_says_nothing_about_an_engine() {
+        let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+        assert!(ours.into_iter().all(|errno| is_our_own(&errno.into())));
+        for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::HOSTUNREACH, Errno::TIMEDOUT] {
+            assert!(!is_our_own(&errno.into()), "{errno}");
+        }
+        assert!(!is_our_own(&io::Error::other("no descriptors")));
+    }
 }

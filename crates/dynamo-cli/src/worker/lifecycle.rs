@@ -14,10 +14,12 @@ use tracing::{error, info, warn};
 
 use super::control::{Control, Facts};
 use super::engine::{EchoServer, Ended, RunningEngine};
-use super::follow::{EngineReport, Pace, Start, follow};
+use super::follow::{Pace, follow};
+use super::life::Start;
 use super::offer::Offer;
 use super::process::EngineProcess;
 use super::register::{Offering, RegistrationReport, register};
+use super::report::EngineReport;
 use super::settings::{EngineSettings, WorkerSettings};
 use super::signals::{Asked, Signals};
 use crate::echo::{EchoEngine, local_url, unix_now};

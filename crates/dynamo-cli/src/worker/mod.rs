@@ -8,10 +8,13 @@ mod control;
 mod engine;
 mod follow;
 mod health;
+mod life;
 mod lifecycle;
+mod listing;
 mod offer;
 mod process;
 mod register;
+mod report;
 mod settings;
 mod signals;
 

@@ -134,6 +134,12 @@ fn place(
 
 fn control(control: Control) -> Result<Option<ControlConfig>, Failure> {
     if !*control.no_control {
+        if let Some(url) = &*control.control_advertise_url
+            && let Some(why) = url::why_unreachable(url.as_worker_url())
+        {
+            let source = control.control_advertise_url.source();
+            return Err(Failure::usage(format!("{source}: no frontend can reach {url}: {why}")));
+        }
         let key = read_key(&control.control_key_file, KeyHash::of)?;
         return Ok(Some(ControlConfig {
             host: control.control_host.take(),
@@ -286,6 +292,9 @@ mod tests {
         assert_eq!(resolve(&["--echo", "--no-control"], []).unwrap().control, None);
         let both = resolve(&["--echo", "--no-control", "--control-port", "0"], []).unwrap_err();
         assert!(both.contains("--control-port is given with --no-control"), "{both}");
+        let nowhere = ["--echo", "--control-advertise-url", "http://0.0.0.0:9001"];
+        let nowhere = resolve(&nowhere, []).unwrap_err();
+        assert!(nowhere.contains("no frontend can reach http://0.0.0.0:9001"), "{nowhere}");
         std::fs::write(file.path(), "guessable").unwrap();
         let weak = resolve(&["--echo", "--control-key-file", key_file], []).unwrap_err();
         assert!(weak.contains("holds no key") && !weak.contains("guessable"), "{weak}");

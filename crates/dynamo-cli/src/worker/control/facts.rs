@@ -4,8 +4,8 @@ use dynamo_discovery::{InstanceId, InstanceStatus, WorkerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::worker::follow::EngineReport;
 use crate::worker::register::{Offering, RegistrationReport};
+use crate::worker::report::EngineReport;
 
 /// Everything that the control port tells, as it is now. A clone shares it.
 #[derive(Clone, Debug)]

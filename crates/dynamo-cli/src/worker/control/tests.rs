@@ -12,8 +12,9 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::engine::{Load, Probe};
-use crate::worker::follow::{EngineReport, Start};
+use crate::worker::life::Start;
 use crate::worker::register::{Offering, RegistrationReport};
+use crate::worker::report::EngineReport;
 
 const KEY: &str = "a-key-that-nobody-could-guess";
 

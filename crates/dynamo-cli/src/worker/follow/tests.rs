@@ -6,6 +6,7 @@ use dynamo_discovery::EngineState;
 use tokio::time::{advance, timeout};
 
 use super::*;
+use crate::engine::{ListedModel, Load};
 use crate::settings::static_worker::default_kinds;
 
 /// An engine whose answers are set from outside.
@@ -194,32 +195,6 @@ async fn an_engine_that_lists_nothing_for_one_moment_keeps_its_models() {
     }
 }
 
-#[test]
-fn a_model_goes_when_two_lists_in_a_row_lack_it_and_a_new_one_comes_at_once() {
-    let mut listing = Listing::default();
-    let mut take = |names: &[&str]| {
-        listing.take(&names.iter().map(|name| listed(name)).collect::<Vec<_>>());
-        let mut known: Vec<_> =
-            listing.known.iter().flatten().map(|model| model.name.clone()).collect();
-        known.sort();
-        known.join(" ")
-    };
-    for (listed, known) in [
-        (&["a", "b"][..], "a b"),
-        (&["a"], "a b"),
-        (&["a"], "a"),
-        (&["c"], "a c"),
-        // Each is back before its second absence.
-        (&["a"], "a c"),
-        (&["c"], "a c"),
-        (&[], "c"),
-        (&[], ""),
-        (&["a"], "a"),
-    ] {
-        assert_eq!(take(listed), known, "{listed:?}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_lists_nothing_twice_is_withdrawn_soon_and_comes_back_soon() {
     let (engine, mut wanted) = start(&[]);
@@ -266,31 +241,4 @@ async fn an_engine_that_does_not_tell_its_requests_is_seldom_asked() {
     pass(120).await;
     let asked = engine.0.lock().unwrap().asked_load;
     assert!((3..=6).contains(&asked), "{asked}");
-}
-
-#[test]
-fn a_start_is_known_or_the_first_sign_of_life_and_again_after_a_refusal_or_a_failure() {
-    let failed = Some(Turn::Failed("x".into()));
-    let broken = Probe::Failed("reset".into());
-    let refused = Probe::Refused("http://192.0.2.1:8001/health".into());
-    for (start, first) in [(Start::Seen, Some(100)), (Start::Known(90), Some(90))] {
-        let mut life = Life::new(start);
-        life.observe(&refused, None, 95);
-        assert_eq!((life.started, life.restarts), (start.known(), 0));
-        life.observe(&Probe::Loading, None, 100);
-        life.observe(&Probe::Healthy, Some(&Turn::In), 110);
-        life.observe(&Probe::Silent("http://192.0.2.1:8001/health".into()), None, 120);
-        life.observe(&broken, None, 130);
-        life.observe(&Probe::Busy, None, 140);
-        assert_eq!((life.started, life.restarts), (first, 0), "no restart: {start:?}");
-        life.observe(&refused, None, 150);
-        life.observe(&Probe::Loading, None, 150);
-        assert_eq!((life.started, life.restarts), (Some(150), 1));
-        life.observe(&refused, None, 150);
-        life.observe(&Probe::Healthy, None, 150);
-        assert_eq!((life.started, life.restarts), (Some(151), 2), "two starts are two");
-        life.observe(&broken, failed.as_ref(), 160);
-        life.observe(&Probe::Healthy, None, 170);
-        assert_eq!((life.started, life.restarts), (Some(170), 3));
-    }
 }
