@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -14,6 +13,9 @@ use tokio::sync::Notify;
 
 use super::change::RouteChange;
 use super::view::View;
+
+#[cfg(test)]
+mod tests;
 
 /// One scope's view, which stays current for as long as a reader holds it. A clone is the same
 /// view.
@@ -92,11 +94,10 @@ impl LiveView {
     }
 
     async fn when(&self, is_met: impl Fn(&View) -> bool) -> Result<Arc<View>, WriterGone> {
-        let mut changed = pin!(self.0.changed.notified());
         loop {
-            // The wake-up is enabled before the view is loaded, so that no publication falls
-            // between the two.
-            changed.as_mut().enable();
+            // A wake-up counts from its creation on, so no publication falls between this line and
+            // the wait.
+            let changed = self.0.changed.notified();
             let ended = self.0.ended.load(Ordering::Acquire);
             let view = self.load();
             if is_met(&view) {
@@ -105,8 +106,7 @@ impl LiveView {
             if ended {
                 return Err(WriterGone);
             }
-            changed.as_mut().await;
-            changed.set(self.0.changed.notified());
+            changed.await;
         }
     }
 
