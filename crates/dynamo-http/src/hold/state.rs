@@ -244,8 +244,6 @@ impl Holding {
 
 /// Whether two instances are one model of one namespace; their server is the same already.
 fn same(one: &Instance, other: &Instance) -> bool {
-    let namespace = |instance: &Instance| instance.entry().endpoint().namespace().clone();
-    one.model() == other.model()
-        && one.entry().url() == other.entry().url()
-        && namespace(one) == namespace(other)
+    let namespace = |instance: &Instance| instance.endpoint().namespace().clone();
+    one.model() == other.model() && one.url() == other.url() && namespace(one) == namespace(other)
 }
