@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::answers::Answers;
@@ -20,6 +20,7 @@ use super::clock::{Clock, Timed};
 use super::drain::DrainWatch;
 use super::joined::Joined;
 use super::options::ServeOptions;
+use super::socket::Socket;
 use super::{http1, http2};
 
 /// A connection that was accepted, with what serving it needs.
@@ -34,16 +35,17 @@ impl<S: Answers> Accepted<S> {
     pub(super) async fn serve(mut self, stream: TcpStream) {
         let clock = Arc::new(Clock::new(self.options.clone()));
         let deadline = Instant::now() + self.options.header_timeout;
+        let mut socket = Socket::new(stream, clock.clone());
         #[cfg(feature = "tls")]
         if let Some(tls) = self.options.tls.clone() {
-            if let Some(stream) = self.open(deadline, tls.accept(stream)).await {
+            if let Some(stream) = self.open(deadline, tls.accept(socket)).await {
                 let http2 = tls.agreed_on_http2(&stream);
                 self.speak(stream, http2, clock).await;
             }
             return;
         }
-        if let Some(http2) = self.open(deadline, begins_http2(&stream)).await {
-            self.speak(stream, http2, clock).await;
+        if let Some(http2) = self.open(deadline, socket.begins_http2()).await {
+            self.speak(socket, http2, clock).await;
         }
     }
 
@@ -79,26 +81,13 @@ impl<S: Answers> Accepted<S> {
             let connection = http2::builder(&options).serve_connection(io, answer);
             drive(connection, &clock, &options, drain).await;
         } else {
+            clock.head_comes();
             let (requests, leaving) = (clock.clone(), drain.leaving().clone());
             let answer =
                 service_fn(move |request| http1::answer(&service, &requests, &leaving, request));
             let connection = http1::builder(&options).serve_connection(io, answer);
             drive(connection, &clock, &options, drain).await;
         }
-    }
-}
-
-/// Whether the client begins with the preface of HTTP/2. The bytes stay where they are.
-async fn begins_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; http2::PREFACE.len()];
-    loop {
-        let length = stream.peek(&mut first).await?;
-        let so_far = &first[..length];
-        if length == 0 || length == first.len() || !http2::PREFACE.starts_with(so_far) {
-            return Ok(so_far == http2::PREFACE);
-        }
-        // A lone `P`: rare, and a peek does not wait for more than is there.
-        sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -136,7 +125,10 @@ where
                     debug!("connection timed out");
                     return;
                 }
-                End::Drain => connection.as_mut().graceful_shutdown(),
+                End::Drain => {
+                    clock.drains();
+                    connection.as_mut().graceful_shutdown();
+                }
             },
         }
     }

@@ -8,6 +8,7 @@ mod http1;
 mod http2;
 mod joined;
 mod options;
+mod socket;
 
 use std::convert::Infallible;
 use std::io;

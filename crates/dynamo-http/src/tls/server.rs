@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, crypto};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -67,11 +67,14 @@ impl ServerTls {
         self.pair.0.reload_on_change();
     }
 
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.acceptor.accept(stream).await
+    pub(crate) async fn accept<IO>(&self, io: IO) -> io::Result<TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.acceptor.accept(io).await
     }
 
-    pub(crate) fn agreed_on_http2(&self, stream: &TlsStream<TcpStream>) -> bool {
+    pub(crate) fn agreed_on_http2<IO>(&self, stream: &TlsStream<IO>) -> bool {
         stream.get_ref().1.alpn_protocol() == Some(HTTP2)
     }
 }
