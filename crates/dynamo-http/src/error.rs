@@ -123,6 +123,16 @@ impl ApiError {
         .with_code("endpoint_disabled")
     }
 
+    /// The listener has as many connections as it takes.
+    #[cfg_attr(not(feature = "serve"), expect(dead_code, reason = "a listener's answer"))]
+    pub(crate) fn too_many_connections() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "There are too many connections; try again shortly.",
+        )
+        .with_code("overloaded")
+    }
+
     /// The type by which OpenAI's clients choose their exception.
     fn openai_type(&self) -> &'static str {
         match self.status.as_u16() {

@@ -32,9 +32,13 @@ mod hold;
 mod meter;
 #[cfg(feature = "proxy")]
 mod proxy;
+#[cfg(feature = "serve")]
+mod quiet;
 mod route;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod tcp;
 #[cfg(feature = "serve")]
 mod threads;
 #[cfg(feature = "tls")]
@@ -66,7 +70,7 @@ pub use hold::Hold;
 #[cfg(feature = "proxy")]
 pub use proxy::Served;
 #[cfg(feature = "serve")]
-pub use serve::{ServeOptions, serve};
+pub use serve::{Connections, ServeOptions, serve};
 #[cfg(feature = "serve")]
 pub use threads::Threads;
 #[cfg(feature = "tls")]

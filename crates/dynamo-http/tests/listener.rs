@@ -157,3 +157,67 @@ async fn an_answer_to_an_http_1_0_client_that_a_drain_cuts_ends_by_a_reset() {
     assert!(!soon(&mut door.served).await.unwrap(), "an answer was left");
     assert!(soon(Answer::read(stream)).await.reset);
 }
+
+/// A connection that has got an answer, so that the listener has taken it.
+async fn taken(address: &str) -> TcpStream {
+    let mut stream = soon(TcpStream::connect(address)).await.unwrap();
+    stream.write_all(b"GET /live HTTP/1.1\r\nhost: d\r\n\r\n").await.unwrap();
+    let answer = keyed::next_answer(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    stream
+}
+
+#[tokio::test]
+async fn a_connection_over_the_limit_gets_an_answer_is_counted_and_leaves_the_others_alone() {
+    let two = NonZeroUsize::new(2);
+    for options in [
+        ServeOptions::new().with_max_connections(two),
+        ServeOptions::new().with_max_connections_per_ip(two),
+    ] {
+        let counts = options.connections().clone();
+        let door = door(&FrontendConfig::default(), options).await;
+        let mut held = [taken(&door.address).await, taken(&door.address).await];
+        assert_eq!((counts.open(), counts.refused()), (2, 0));
+
+        let answer = door.get("/live").await;
+        assert_eq!((answer.status(), answer.reset), (503, false), "{}", answer.raw);
+        assert_eq!(answer.code(), "overloaded");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        assert_eq!((counts.open(), counts.refused()), (2, 1));
+
+        held[0].write_all(b"GET /live HTTP/1.1\r\nhost: d\r\n\r\n").await.unwrap();
+        assert!(keyed::next_answer(&mut held[0]).await.starts_with("HTTP/1.1 200"));
+        drop(held);
+        soon(async {
+            while door.get("/live").await.status() != 200 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_of_refused_connections_that_stay_does_not_stop_the_listener() {
+    let options = ServeOptions::new().with_max_connections(NonZeroUsize::new(1));
+    let counts = options.connections().clone();
+    let door = door(&FrontendConfig::default(), options).await;
+    let held = taken(&door.address).await;
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(soon(TcpStream::connect(&door.address)).await.unwrap());
+    }
+    soon(async {
+        while counts.refused() < 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(held);
+    soon(async {
+        while door.get("/live").await.status() != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::network::Network;
 use crate::serve::Joined;
+use crate::tcp;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
 
@@ -53,8 +54,7 @@ impl Connector {
         let deadline = Instant::now() + self.timeout;
         let connect = async {
             let stream = self.connect_tcp(url.host(), url.port(), deadline).await?;
-            // Without it one peer loses 44 ms on each stream, to Nagle and delayed ACK.
-            stream.set_nodelay(true)?;
+            tcp::prepare(&stream)?;
             self.secure(stream, url).await
         };
         timeout_at(deadline, connect).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

@@ -17,9 +17,11 @@ use tracing::debug;
 
 use super::answers::Answers;
 use super::clock::{Clock, Timed};
+use super::connections::Open;
 use super::drain::DrainWatch;
 use super::joined::Joined;
 use super::options::ServeOptions;
+use super::places::Place;
 use super::socket::Socket;
 use super::{http1, http2};
 
@@ -28,6 +30,8 @@ pub(super) struct Accepted<S> {
     pub(super) service: S,
     pub(super) options: Arc<ServeOptions>,
     pub(super) drain: DrainWatch,
+    pub(super) place: Place,
+    pub(super) counted: Open,
 }
 
 impl<S: Answers> Accepted<S> {
@@ -71,7 +75,8 @@ impl<S: Answers> Accepted<S> {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { service, options, drain } = self;
+        // The place and the count end with this function.
+        let Self { service, options, drain, place: _place, counted: _counted } = self;
         let io = Timed { io: Joined::new(io), clock: clock.clone() };
         if http2 {
             clock.wait_for_next();
