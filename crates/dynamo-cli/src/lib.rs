@@ -9,9 +9,11 @@
 //! - [`frontend`], [`worker`], [`worker_config`]: one module for each program.
 //! - `engine`: the client of an OpenAI-compatible server; `echo`: a built-in server of that kind.
 //! - `hash_key`: the subcommand of the frontend that makes keys.
-//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`: shared by the
-//!   programs.
+//! - `process_metrics`: the standard metrics of a process.
+//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `descriptors`:
+//!   shared by the programs.
 
+mod descriptors;
 mod echo;
 mod engine;
 mod environment;
@@ -20,6 +22,7 @@ mod followed_file;
 pub mod frontend;
 mod hash_key;
 mod logging;
+mod process_metrics;
 mod program;
 pub mod reference;
 mod runtime;

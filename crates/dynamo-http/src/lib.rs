@@ -62,7 +62,7 @@ pub use access::{
 #[cfg(feature = "proxy")]
 pub use balance::{RouterMode, UnknownRouterMode};
 #[cfg(feature = "proxy")]
-pub use door::{Frontend, FrontendConfig, FrontendService};
+pub use door::{Frontend, FrontendConfig, FrontendService, ProgramMetrics};
 #[cfg(feature = "proxy")]
 pub use fleet::{Fleet, InvalidNetwork, InvalidWorkerKey, Network, WorkerKey};
 #[cfg(feature = "proxy")]

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use dynamo_discovery::{CatalogOrigin, EtcdStore, ModelWatcher, WatchScope, WatcherConfig};
-use dynamo_http::{ApiKeys, Feed, Frontend, Source, Switchboard, Threads, serve};
+use dynamo_http::{
+    ApiKeys, Connections, Feed, Frontend, ProgramMetrics, Source, Switchboard, Threads, serve,
+};
 use dynamo_namespace::NamespaceScope;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +27,7 @@ use crate::settings::Setting;
 use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::table::{FRONTEND, HASH_KEY, Listening};
-use crate::{hash_key, program, runtime};
+use crate::{descriptors, hash_key, process_metrics, program, runtime};
 
 use apart::apart;
 use keys::ClientKeys;
@@ -41,8 +43,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
+    process_metrics::started();
     let _logging = program::start(given)?;
-    let settings = settings::read(given)?;
+    let mut settings = settings::read(given)?;
+    descriptors::raise_limit();
+    let most = settings.options.max_connections().or_else(descriptors::most_connections);
+    settings.options = settings.options.with_max_connections(most);
     // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
     // list while the other stages its entries.
     runtime::block_on(NonZeroUsize::new(2), start(settings))
@@ -81,6 +87,10 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     if client_keys.is_some() {
         settings.config = settings.config.with_api_keys(Some(api_keys.clone()));
     }
+    settings.config = settings
+        .config
+        .with_connections(Some(settings.options.connections().clone()))
+        .with_program_metrics(Some(ProgramMetrics::new(process_metrics::text)));
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
     let feed = feed.with_hold(settings.hold.clone(), frontend.fleet());
     let feed = tokio::spawn(feed.run());
@@ -94,7 +104,13 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
             info!(%address, "the admin port listens");
             // The admin port runs beside the threads that serve clients: a long list of metrics
             // would delay them.
-            let (router, options) = (frontend.admin_router(), settings.options.clone());
+            let router = frontend.admin_router();
+            // The admin port answers probes and scrapers although clients hold all connections.
+            let options = settings.options.clone();
+            let options = options
+                .with_max_connections(None)
+                .with_max_connections_per_ip(None)
+                .with_connections(Connections::default());
             // The admin port serves until the process ends, so that operators see the drain.
             tokio::spawn(serve(listener, router, options, std::future::pending()));
             frontend.client_service()
@@ -107,7 +123,13 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
         }
     };
     settings.options = settings.options.with_threads(threads);
-    info!(%address, tls = settings.options.tls().is_some(), threads = %settings.threads, "listening");
+    info!(
+        %address,
+        tls = settings.options.tls().is_some(),
+        threads = %settings.threads,
+        max_connections = settings.options.max_connections().map(NonZeroUsize::get),
+        "listening"
+    );
 
     let drain = frontend.clone();
     let served = serve(listener, service, settings.options, async move {

@@ -124,6 +124,8 @@ fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
         .with_keep_alive_timeout(limits.http_keep_alive.0)
         .with_write_stall_timeout(limits.http_write_stall_timeout.0)
         .with_max_streams(limits.http2_streams.get())
+        .with_max_connections(*limits.max_connections)
+        .with_max_connections_per_ip(*limits.max_connections_per_ip)
         .with_drain_grace(listening.drain_grace.0)
         .with_drain_timeout(listening.drain_timeout.0)
 }
@@ -216,6 +218,8 @@ mod tests {
                 ["--http-write-stall-timeout", "3"],
                 ["--http-keep-alive", "4"],
                 ["--http2-streams", "5"],
+                ["--max-connections", "10"],
+                ["--max-connections-per-ip", "11"],
                 ["--connect-timeout", "0.5"],
                 ["--first-byte-timeout", "6"],
                 ["--stream-idle-timeout", "7"],
@@ -238,6 +242,8 @@ mod tests {
         assert_eq!(*options.write_stall_timeout(), seconds(3.0));
         assert_eq!(*options.keep_alive_timeout(), seconds(4.0));
         assert_eq!(*options.max_streams(), 5);
+        assert_eq!(options.max_connections().map(NonZeroUsize::get), Some(10));
+        assert_eq!(options.max_connections_per_ip().map(NonZeroUsize::get), Some(11));
         assert_eq!(*options.drain_grace(), seconds(8.0));
         assert_eq!(*options.drain_timeout(), seconds(0.0));
 

@@ -261,7 +261,13 @@ settings! {
         /// How long a client may take nothing of its answer
         http_write_stall_timeout: Timeout = flag("SECONDS").default("300");
         /// How long an idle connection stays open
-        http_keep_alive: Timeout = flag("SECONDS").default("75");
+        http_keep_alive: Timeout = flag("SECONDS").default("620");
+        /// Most connections of clients at one time; above, a new one gets 503. By default 80 % of the
+        /// descriptors that the process may have
+        max_connections: Option<NonZeroUsize> = flag("COUNT");
+        /// Most connections from one address, or from one /64 network of IPv6. By default there is no
+        /// such limit, since behind a load balancer all clients have its address
+        max_connections_per_ip: Option<NonZeroUsize> = flag("COUNT");
         /// Most requests under way at one time on one connection of HTTP/2
         http2_streams: NonZeroU32 = flag("COUNT").default("200");
         /// How long connecting to a worker may take

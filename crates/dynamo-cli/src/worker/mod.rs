@@ -29,10 +29,10 @@ use crate::settings::given::Given;
 use crate::settings::table::WORKER;
 use crate::settings::value::LeaseTtl;
 use crate::settings::{identity, store};
-use crate::{program, runtime};
+use crate::{descriptors, program, runtime};
 
 use lifecycle::Worker;
-use settings::WorkerSettings;
+use settings::{EngineSettings, WorkerSettings};
 
 /// Runs `dynamo-worker`.
 pub fn main() -> ExitCode {
@@ -42,6 +42,10 @@ pub fn main() -> ExitCode {
 fn run(given: &Given) -> Result<ExitCode, Failure> {
     let _logging = program::start(given)?;
     let settings = settings::read(given)?;
+    // A command inherits the limit, and programs that use `select` fail above 1024 descriptors.
+    if !matches!(settings.engine, EngineSettings::Command { .. }) {
+        descriptors::raise_limit();
+    }
     runtime::block_on(None, start(settings))
 }
 

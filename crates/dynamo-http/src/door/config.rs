@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::program_metrics::ProgramMetrics;
 use crate::access::ApiKeys;
 use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, WorkerKey};
+use crate::serve::Connections;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
 
@@ -70,6 +72,10 @@ config! {
         #[cfg(feature = "tls")]
         /// The authorities that are trusted for `https` workers. Default those of the machine.
         worker_tls, with_worker_tls: WorkerTls = WorkerTls::default();
+        /// The counts of the listener that serves the front door, shown by `/metrics`. Default none.
+        connections, with_connections: Option<Connections> = None;
+        /// What the admin port's `/metrics` shows beside the front door's own. Default nothing.
+        program_metrics, with_program_metrics: Option<ProgramMetrics> = None;
         /// The keys that clients need. Default none: every client may use every model in the
         /// frontend's scope.
         api_keys, with_api_keys: Option<ApiKeys> = None;

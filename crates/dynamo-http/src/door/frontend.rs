@@ -62,7 +62,7 @@ impl Frontend {
     ) -> Self {
         let all = switchboard.live_view(scope);
         let proxy = proxy(&all, config);
-        let state = Arc::new(State::new(proxy, all, discovery, config.api_keys.clone()));
+        let state = Arc::new(State::new(proxy, all, discovery, config));
         let fleet = state.proxy.forwarder.fleet.clone();
         tokio::spawn(fleet.attend_while(Arc::downgrade(&state)));
         tokio::spawn(age_budget(Arc::downgrade(&state)));

@@ -20,6 +20,9 @@ pub(super) fn text(state: &State, reader: Reader) -> Vec<u8> {
     let mut text = Vec::new();
     // Writing to memory does not fail.
     let _ = TextEncoder::new().encode(&families, &mut text);
+    if let (Reader::Operator, Some(program)) = (reader, &state.program_metrics) {
+        text.extend_from_slice(program.text().as_bytes());
+    }
     text
 }
 
@@ -87,6 +90,19 @@ fn facts(state: &State, reader: Reader) -> Registry {
         disagreeing,
     );
     single("ready", "Whether every source has told once what there is", view.is_ready().into());
+
+    if let Some(connections) = &state.connections {
+        single("connections", "Connections of clients that are open", connections.open());
+        let counter = |name: &str, help: &str, value: u64| {
+            let counter = valid(IntCounter::with_opts(opts(name, help)));
+            counter.inc_by(value);
+            valid(registry.register(Box::new(counter)));
+        };
+        let refused = "Connections that a limit of connections refused";
+        counter("connections_refused_total", refused, connections.refused());
+        let failed = "How often no connection could be accepted, such as for want of descriptors";
+        counter("accept_errors_total", failed, connections.accept_errors());
+    }
 
     let connected = gauges("discovery_connected", "Whether the source's watch runs", "source");
     let denied = gauges("discovery_denied", "Whether the source denies access", "source");

@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::config::FrontendConfig;
+use super::program_metrics::ProgramMetrics;
 use crate::access::ApiKeys;
 use crate::feed::DiscoveryStatus;
 use crate::proxy::Proxy;
+use crate::serve::Connections;
 use crate::view::LiveView;
 
 /// The state behind all pages of a front door.
@@ -15,6 +18,9 @@ pub(super) struct State {
     pub(super) discovery: DiscoveryStatus,
     /// The keys that admit callers; none where no key is required.
     pub(super) keys: Option<ApiKeys>,
+    /// The counts of the front door's listener.
+    pub(super) connections: Option<Connections>,
+    pub(super) program_metrics: Option<ProgramMetrics>,
     draining: AtomicBool,
 }
 
@@ -32,9 +38,17 @@ impl State {
         proxy: Proxy,
         all: LiveView,
         discovery: DiscoveryStatus,
-        keys: Option<ApiKeys>,
+        config: &FrontendConfig,
     ) -> Self {
-        Self { proxy, all, discovery, keys, draining: AtomicBool::new(false) }
+        Self {
+            proxy,
+            all,
+            discovery,
+            keys: config.api_keys.clone(),
+            connections: config.connections.clone(),
+            program_metrics: config.program_metrics.clone(),
+            draining: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn drain(&self) {
