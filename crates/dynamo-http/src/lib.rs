@@ -16,6 +16,8 @@ mod access;
 #[cfg(feature = "proxy")]
 mod balance;
 #[cfg(feature = "serve")]
+mod client_name;
+#[cfg(feature = "serve")]
 mod config;
 #[cfg(feature = "proxy")]
 mod door;
@@ -56,11 +58,13 @@ pub use view::{
 
 #[cfg(feature = "proxy")]
 pub use access::{
-    ApiKey, ApiKeys, InvalidKeyHash, InvalidKeyName, InvalidKeys, KeyHash, KeyList, KeyName,
-    WeakKey,
+    ApiKey, ApiKeys, Credential, InvalidKeyHash, InvalidKeyName, InvalidKeys, KeyHash, KeyList,
+    KeyName, WeakKey,
 };
 #[cfg(feature = "proxy")]
 pub use balance::{RouterMode, UnknownRouterMode};
+#[cfg(feature = "serve")]
+pub use client_name::{ClientName, InvalidClientName};
 #[cfg(feature = "proxy")]
 pub use door::{Frontend, FrontendConfig, FrontendService, ProgramMetrics};
 #[cfg(feature = "proxy")]
@@ -74,4 +78,4 @@ pub use serve::{Connections, ServeOptions, serve};
 #[cfg(feature = "serve")]
 pub use threads::Threads;
 #[cfg(feature = "tls")]
-pub use tls::{ServerTls, TlsError, WorkerTls};
+pub use tls::{ClientAuth, ServerTls, TlsError, WorkerTls};

@@ -29,7 +29,8 @@ const CRATES: [Crate; 3] = [
         root: "crates/dynamo-http/src/lib.rs",
         order: &[
             "fuzzing", "door", "proxy", "balance", "hold", "feed", "fleet", "access", "meter",
-            "view", "serve", "tls", "config", "route", "threads", "quiet", "tcp", "error",
+            "view", "serve", "tls", "config", "route", "threads", "quiet", "tcp",
+            "client_name", "error",
         ],
     },
     Crate {

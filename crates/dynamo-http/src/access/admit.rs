@@ -4,6 +4,7 @@ use http::Request;
 
 use super::caller::Caller;
 use super::keys::{ApiKeys, take_out};
+use crate::client_name::ClientName;
 use crate::error::{ApiError, ErrorShape};
 use crate::route::Route;
 
@@ -21,7 +22,8 @@ pub(crate) fn admit<B>(keys: &ApiKeys, request: &mut Request<B>) -> Result<(), A
     if OPEN.contains(&path) {
         return Ok(());
     }
-    let tenant = keys.authenticate(request.headers()).map_err(|error| {
+    let client = request.extensions().get::<ClientName>();
+    let tenant = keys.authenticate(request.headers(), client).map_err(|error| {
         let shape = Route::at(path).map_or(ErrorShape::OpenAi, Route::error_shape);
         error.with_shape(shape)
     })?;

@@ -13,9 +13,10 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use super::hash::KeyHash;
 use super::limit::{Exceeded, Permit, Usage};
-use super::list::{ApiKey, KeyList, KeyName};
+use super::list::{Credential, KeyList, KeyName};
+use crate::client_name::ClientName;
 use crate::error::ApiError;
-use crate::view::{FeedEnded, Lens, LiveView, Scopes};
+use crate::view::{FeedEnded, Lens, Scopes};
 
 /// The header in which Anthropic's clients, and some others, send their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -54,14 +55,24 @@ pub struct ApiKeys {
 
 struct Inner {
     scopes: Scopes,
-    tenants: ArcSwap<HashMap<KeyHash, Arc<Tenant>>>,
+    tenants: ArcSwap<Tenants>,
     unauthorized: AtomicU64,
     began: Instant,
 }
 
-/// The owner of a key.
+/// The tenants, by what their requests show.
+#[derive(Default)]
+struct Tenants {
+    by_hash: HashMap<KeyHash, Arc<Tenant>>,
+    /// Those that have no key.
+    by_client: HashMap<ClientName, Arc<Tenant>>,
+}
+
+/// Who has a key.
 pub(crate) struct Tenant {
     pub(crate) name: KeyName,
+    /// The name of the client that requests need.
+    client: Option<ClientName>,
     pub(crate) lens: Lens,
     requests_per_minute: Option<NonZeroU32>,
     concurrent: Option<NonZeroU32>,
@@ -96,47 +107,73 @@ impl ApiKeys {
         let views = self.inner.scopes.open(scopes).await?;
         let before = self.inner.tenants.load();
         let usage: HashMap<_, _> =
-            before.values().map(|tenant| (&tenant.name, &tenant.usage)).collect();
-        let tenant = |(key, live): (&ApiKey, LiveView)| {
-            let tenant = Tenant {
+            before.iter().map(|tenant| (&tenant.name, &tenant.usage)).collect();
+        let mut tenants = Tenants::default();
+        for (key, live) in keys.iter().zip(views) {
+            let tenant = Arc::new(Tenant {
                 name: key.name.clone(),
+                client: key.credential.client().cloned(),
                 lens: live.into(),
                 requests_per_minute: key.requests_per_minute,
                 concurrent: key.concurrent,
                 usage: usage.get(&key.name).map_or_else(Arc::default, |usage| (*usage).clone()),
                 began: self.inner.began,
-            };
-            (key.hash, Arc::new(tenant))
-        };
-        let tenants = keys.iter().zip(views).map(tenant).collect();
+            });
+            match &key.credential {
+                Credential::Key(hash) | Credential::Both(hash, _) => {
+                    tenants.by_hash.insert(*hash, tenant);
+                }
+                Credential::Client(client) => {
+                    tenants.by_client.insert(client.clone(), tenant);
+                }
+            }
+        }
         self.inner.tenants.store(Arc::new(tenants));
         Ok(())
     }
 
-    /// The owner of a request's key.
+    /// Whose key a request has, which comes from `client`, if that showed a valid certificate.
     ///
-    /// The time does not depend on how much of a wrong key is right: keys are found by their hash,
-    /// and hashes are compared in constant time.
+    /// A key that is unknown does not matter to a client whose certificate is enough: the libraries
+    /// of OpenAI always send one. It takes as long whether or not the key is nearly right: keys are found by their hash, and
+    /// hashes are compared in constant time.
     ///
     /// # Errors
     ///
-    /// 401 when the request has no key, or an invalid one.
-    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Tenant>, ApiError> {
+    /// 401 when it has none, or one that is not valid.
+    pub(crate) fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        client: Option<&ClientName>,
+    ) -> Result<Arc<Tenant>, ApiError> {
         let refused = |message| {
             self.inner.unauthorized.fetch_add(1, Ordering::Relaxed);
             ApiError::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key")
         };
-        let key = presented(headers).ok_or_else(|| {
-            refused("No API key was given: send it as `Authorization: Bearer KEY`.")
-        })?;
-        KeyHash::of_bytes(key)
-            .and_then(|hash| self.inner.tenants.load().get(&hash).cloned())
-            .ok_or_else(|| refused("The API key is not valid."))
+        let tenants = self.inner.tenants.load();
+        let key = presented(headers);
+        if let Some(tenant) =
+            key.and_then(KeyHash::of_bytes).and_then(|hash| tenants.by_hash.get(&hash))
+        {
+            return match &tenant.client {
+                needed @ Some(_) if needed.as_ref() != client => {
+                    Err(refused("The API key is not valid with this client certificate."))
+                }
+                _ => Ok(tenant.clone()),
+            };
+        }
+        if let Some(tenant) = client.and_then(|client| tenants.by_client.get(client)) {
+            return Ok(tenant.clone());
+        }
+        Err(refused(match key {
+            Some(_) => "The API key is not valid.",
+            None => "No API key was given: send it as `Authorization: Bearer KEY`.",
+        }))
     }
 
     /// The owners of all keys, by name.
     pub(crate) fn tenants(&self) -> Vec<Arc<Tenant>> {
-        let mut tenants: Vec<_> = self.inner.tenants.load().values().cloned().collect();
+        let mut tenants: Vec<_> = self.inner.tenants.load().iter().cloned().collect();
         tenants.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         tenants
     }
@@ -150,6 +187,12 @@ impl ApiKeys {
 impl fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.tenants().iter().map(|tenant| &tenant.name)).finish()
+    }
+}
+
+impl Tenants {
+    fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.by_hash.values().chain(self.by_client.values())
     }
 }
 

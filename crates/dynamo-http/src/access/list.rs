@@ -9,6 +9,7 @@ use std::sync::Arc;
 use dynamo_namespace::NamespaceScope;
 
 use super::hash::KeyHash;
+use crate::client_name::ClientName;
 
 /// The name of a key in logs and metrics: 1 to 64 characters of `[A-Za-z0-9._-]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,9 +53,9 @@ impl fmt::Display for KeyName {
 pub struct ApiKey {
     /// The name.
     pub name: KeyName,
-    /// The hash of the key.
-    pub hash: KeyHash,
-    /// The namespaces whose models the key shows.
+    /// What a request must show.
+    pub credential: Credential,
+    /// Whose models it shows.
     pub scope: NamespaceScope,
     /// How many proxied requests may begin in a minute: all of them at once, and then one more each
     /// time its share of the minute has passed. Default no limit.
@@ -63,11 +64,55 @@ pub struct ApiKey {
     pub concurrent: Option<NonZeroU32>,
 }
 
+/// What a request must show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// The key with this hash.
+    Key(KeyHash),
+    /// A certificate with this name of a client.
+    Client(ClientName),
+    /// Both.
+    Both(KeyHash, ClientName),
+}
+
+impl Credential {
+    /// The hash of the key that is needed.
+    #[must_use]
+    pub fn hash(&self) -> Option<&KeyHash> {
+        match self {
+            Self::Key(hash) | Self::Both(hash, _) => Some(hash),
+            Self::Client(_) => None,
+        }
+    }
+
+    /// The name of the client that is needed.
+    #[must_use]
+    pub fn client(&self) -> Option<&ClientName> {
+        match self {
+            Self::Client(client) | Self::Both(_, client) => Some(client),
+            Self::Key(_) => None,
+        }
+    }
+}
+
+impl From<KeyHash> for Credential {
+    fn from(hash: KeyHash) -> Self {
+        Self::Key(hash)
+    }
+}
+
+impl From<ClientName> for Credential {
+    fn from(client: ClientName) -> Self {
+        Self::Client(client)
+    }
+}
+
 impl ApiKey {
     /// A key without limits.
     #[must_use]
-    pub fn new(name: KeyName, hash: KeyHash, scope: NamespaceScope) -> Self {
-        Self { name, hash, scope, requests_per_minute: None, concurrent: None }
+    pub fn new(name: KeyName, credential: impl Into<Credential>, scope: NamespaceScope) -> Self {
+        let credential = credential.into();
+        Self { name, credential, scope, requests_per_minute: None, concurrent: None }
     }
 }
 
@@ -85,7 +130,7 @@ pub enum InvalidKeys {
         /// The name.
         name: KeyName,
     },
-    /// Two keys have the same hash.
+    /// Two have the same hash, or no hash and the same client.
     #[error("the keys {first} and {second} are the same key")]
     SameKey {
         /// The name of the first key.
@@ -116,13 +161,17 @@ impl KeyList {
         within: &NamespaceScope,
     ) -> Result<Self, InvalidKeys> {
         let keys: Vec<_> = keys.into_iter().collect();
-        let (mut names, mut hashes) = (HashMap::new(), HashMap::new());
+        let (mut names, mut hashes, mut clients) = (HashMap::new(), HashMap::new(), HashMap::new());
         for key in &keys {
             let name = || key.name.clone();
             if names.insert(&key.name, ()).is_some() {
                 return Err(InvalidKeys::SameName { name: name() });
             }
-            if let Some(first) = hashes.insert(key.hash, &key.name) {
+            let same = match &key.credential {
+                Credential::Key(hash) | Credential::Both(hash, _) => hashes.insert(hash, &key.name),
+                Credential::Client(client) => clients.insert(client, &key.name),
+            };
+            if let Some(first) = same {
                 return Err(InvalidKeys::SameKey { first: first.clone(), second: name() });
             }
             if !key.scope.is_within(within) {

@@ -16,4 +16,4 @@ pub(crate) use self::caller::Caller;
 pub use self::hash::{InvalidKeyHash, KeyHash, WeakKey};
 pub use self::keys::ApiKeys;
 pub(crate) use self::limit::Permit;
-pub use self::list::{ApiKey, InvalidKeyName, InvalidKeys, KeyList, KeyName};
+pub use self::list::{ApiKey, Credential, InvalidKeyName, InvalidKeys, KeyList, KeyName};

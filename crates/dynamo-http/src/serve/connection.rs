@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -24,6 +26,7 @@ use super::options::ServeOptions;
 use super::places::Place;
 use super::socket::Socket;
 use super::{http1, http2};
+use crate::client_name::ClientName;
 
 /// A connection that was accepted, with what serving it needs.
 pub(super) struct Accepted<S> {
@@ -43,13 +46,13 @@ impl<S: Answers> Accepted<S> {
         #[cfg(feature = "tls")]
         if let Some(tls) = self.options.tls.clone() {
             if let Some(stream) = self.open(deadline, tls.accept(socket)).await {
-                let http2 = tls.agreed_on_http2(&stream);
-                self.speak(stream, http2, clock).await;
+                let (http2, client) = (tls.agreed_on_http2(&stream), tls.client(&stream));
+                self.speak(stream, http2, clock, client).await;
             }
             return;
         }
         if let Some(http2) = self.open(deadline, socket.begins_http2()).await {
-            self.speak(socket, http2, clock).await;
+            self.speak(socket, http2, clock, None).await;
         }
     }
 
@@ -71,7 +74,7 @@ impl<S: Answers> Accepted<S> {
         None
     }
 
-    async fn speak<IO>(self, io: IO, http2: bool, clock: Arc<Clock>)
+    async fn speak<IO>(self, io: IO, http2: bool, clock: Arc<Clock>, client: Option<ClientName>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -81,19 +84,29 @@ impl<S: Answers> Accepted<S> {
         if http2 {
             clock.wait_for_next();
             let (streams, max_headers) = (clock.clone(), options.max_headers);
-            let answer =
-                service_fn(move |request| http2::answer(&service, &streams, max_headers, request));
+            let answer = service_fn(move |request| {
+                http2::answer(&service, &streams, max_headers, named(request, client.as_ref()))
+            });
             let connection = http2::builder(&options).serve_connection(io, answer);
             drive(connection, &clock, &options, drain).await;
         } else {
             clock.head_comes();
             let (requests, leaving) = (clock.clone(), drain.leaving().clone());
-            let answer =
-                service_fn(move |request| http1::answer(&service, &requests, &leaving, request));
+            let answer = service_fn(move |request| {
+                http1::answer(&service, &requests, &leaving, named(request, client.as_ref()))
+            });
             let connection = http1::builder(&options).serve_connection(io, answer);
             drive(connection, &clock, &options, drain).await;
         }
     }
+}
+
+/// A request with the name of its client, where the client has one.
+fn named(mut request: Request<Incoming>, client: Option<&ClientName>) -> Request<Incoming> {
+    if let Some(client) = client {
+        request.extensions_mut().insert(client.clone());
+    }
+    request
 }
 
 /// What ends a connection that would go on.
