@@ -34,7 +34,7 @@ async fn listen_with_log(door: &Door) -> (String, Log) {
         }
     });
     let router = Router::new().fallback_service(door.frontend.service()).layer(middleware);
-    (listen(router).await, log)
+    (listen(router, ServeOptions::new()).await, log)
 }
 
 #[tokio::test]

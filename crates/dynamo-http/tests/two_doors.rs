@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::keyed::{ask, get, listen};
 use common::{Act, Answer, Worker, chat, post, scope, send, soon, whole};
 use dynamo_discovery::ModelUpdate;
-use dynamo_http::{
+use dynamo_http::{ServeOptions, 
     Feed, Frontend, FrontendConfig, RouterMode, Switchboard, SwitchboardWriter,
     update_http_endpoints,
 };
@@ -43,7 +43,7 @@ impl Door {
         let (_, idle) = Switchboard::new([]);
         let status = Feed::new(idle, []).status();
         let frontend = Frontend::new(switchboard, &scope("a"), status, config);
-        Self { address: listen(frontend.router()).await }
+        Self { address: listen(frontend.router(), ServeOptions::new()).await }
     }
 
     /// Sends a request whose answer is read later.

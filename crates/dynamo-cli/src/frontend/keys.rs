@@ -18,6 +18,8 @@ pub(super) struct ClientKeys {
     file: FollowedFile,
     /// The scope of the frontend, which bounds the scope of each key.
     within: NamespaceScope,
+    /// Whether clients are asked for certificates, without which no key can name a client.
+    asks_for_certificates: bool,
 }
 
 impl ClientKeys {
@@ -29,8 +31,9 @@ impl ClientKeys {
     pub(super) async fn read(
         path: PathBuf,
         within: NamespaceScope,
+        asks_for_certificates: bool,
     ) -> Result<(Self, KeyList), Failure> {
-        let mut keys = Self { file: follow(path)?, within };
+        let mut keys = Self { file: follow(path)?, within, asks_for_certificates };
         let text = keys.file.read().await;
         let list = text.and_then(|text| keys.parse(&text));
         let list = list.with_context(|| Keys::api_keys.label()).map_err(Failure::Usage)?;
@@ -38,7 +41,8 @@ impl ClientKeys {
     }
 
     fn parse(&self, text: &str) -> anyhow::Result<KeyList> {
-        api_keys::parse(text, &self.within).with_context(|| self.file.path().display().to_string())
+        api_keys::parse(text, &self.within, self.asks_for_certificates)
+            .with_context(|| self.file.path().display().to_string())
     }
 
     /// Replaces the keys whenever the file changes. A file that cannot be used changes nothing.

@@ -65,7 +65,9 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     let scope = settings.scope.scope.clone();
     log_start(&settings, &scope);
     let client_keys = match settings.api_keys.take() {
-        Some(path) => Some(ClientKeys::read(path, scope.clone()).await?),
+        Some(path) => {
+            Some(ClientKeys::read(path, scope.clone(), settings.asks_for_certificates).await?)
+        }
         None => None,
     };
     if let Some(path) = settings.worker_key.take() {
@@ -110,7 +112,8 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
             let options = options
                 .with_max_connections(None)
                 .with_max_connections_per_ip(None)
-                .with_connections(Connections::default());
+                .with_connections(Connections::default())
+                .with_tls(settings.admin_tls.take());
             // The admin port serves until the process ends, so that operators see the drain.
             tokio::spawn(serve(listener, router, options, std::future::pending()));
             frontend.client_service()

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dynamo_http::{FrontendConfig, Hold, ServeOptions, ServerTls};
+use dynamo_http::{ClientAuth, FrontendConfig, Hold, ServeOptions, ServerTls};
 
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
@@ -30,6 +30,10 @@ pub(crate) struct FrontendSettings {
     pub(crate) worker_key: Option<PathBuf>,
     /// Where operators are listened to, if apart from clients.
     pub(crate) admin: Option<(String, u16)>,
+    /// TLS of the admin port, which asks for no certificate.
+    pub(crate) admin_tls: Option<ServerTls>,
+    /// Whether the main port asks clients for certificates.
+    pub(crate) asks_for_certificates: bool,
     /// Where workers register; none for static workers only.
     pub(crate) etcd: Option<Etcd>,
     pub(crate) workers: Vec<StaticWorker>,
@@ -72,7 +76,10 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
     config = config.with_worker_networks(workers.worker_network.take());
     config = config.with_worker_tls(authorities(workers.worker_ca)?);
     let mut options = options(&listening, &limits);
-    options = options.with_tls(listener_tls(listening.tls_cert_path, listening.tls_key_path)?);
+    let admin_tls = certificate(listening.tls_cert_path, listening.tls_key_path)?;
+    let (authorities, auth) = (listening.tls_client_ca_path, listening.tls_client_auth);
+    let asks_for_certificates = authorities.is_some();
+    options = options.with_tls(for_clients(admin_tls.clone(), authorities, &auth)?);
     let threads = listening.threads.or_else(|| thread::available_parallelism().ok());
     Ok(FrontendSettings {
         scope,
@@ -81,6 +88,8 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         threads: threads.unwrap_or(NonZeroUsize::MIN),
         api_keys: keys.api_keys.take(),
         worker_key: keys.worker_api_key_file.take(),
+        asks_for_certificates,
+        admin_tls,
         admin: admin(listening.admin_host, *listening.admin_port)?,
         etcd,
         workers: static_workers(workers.worker_url),
@@ -141,13 +150,37 @@ fn admin(host: Value<String>, port: Option<u16>) -> Result<Option<(String, u16)>
 }
 
 /// A certificate and its key, or neither.
-fn listener_tls(
+fn certificate(
     certificate: Value<Option<PathBuf>>,
     key: Value<Option<PathBuf>>,
 ) -> Result<Option<ServerTls>, Failure> {
     let labels = format!("{}, {}", certificate.setting.label(), key.setting.label());
     let Some((certificate, key)) = pair(certificate, key)? else { return Ok(None) };
     ServerTls::load(certificate, key).map(Some).context(labels).map_err(Failure::Usage)
+}
+
+/// TLS for clients, whose certificates `authorities` vouch for, if there are any.
+fn for_clients(
+    tls: Option<ServerTls>,
+    authorities: Value<Option<PathBuf>>,
+    auth: &Value<ClientAuth>,
+) -> Result<Option<ServerTls>, Failure> {
+    let label = authorities.setting.label();
+    match (tls, authorities.take()) {
+        (tls, None) if auth.origin == Origin::Default => Ok(tls),
+        (_, None) => Err(Failure::usage(format!(
+            "--tls-client-auth needs {label}: without it no client is asked for a certificate"
+        ))),
+        (None, Some(_)) => Err(Failure::usage(format!(
+            "{label} needs {}: clients show a certificate over TLS only",
+            Listening::tls_cert_path.label()
+        ))),
+        (Some(tls), Some(file)) => tls
+            .with_client_authorities(file, **auth)
+            .map(Some)
+            .context(label)
+            .map_err(Failure::Usage),
+    }
 }
 
 #[cfg(test)]
@@ -249,6 +282,15 @@ mod tests {
 
         let by_variable = resolve(&[], [("DYN_HTTP_BODY_LIMIT_MB", "9")]).unwrap();
         assert_eq!(*by_variable.config.body_limit(), 9 << 20);
+    }
+
+    #[test]
+    fn clients_are_asked_for_certificates_over_tls_only() {
+        let message = resolve(&["--tls-client-auth", "optional"], []).unwrap_err();
+        assert!(message.contains("--tls-client-auth needs --tls-client-ca-path"), "{message}");
+        let message = resolve(&[], [("DYN_TLS_CLIENT_CA_CERT_PATH", "ca.pem")]).unwrap_err();
+        assert!(message.contains("needs --tls-cert-path"), "{message}");
+        assert!(resolve(&["--tls-client-auth", "maybe"], []).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use dynamo_discovery::{ControlUrl, Kinds, WatchScope, WorkerUrl};
-use dynamo_http::{Network, RouterMode};
+use dynamo_http::{ClientAuth, Network, RouterMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
 
@@ -141,6 +141,13 @@ settings! {
         tls_cert_path: Option<PathBuf> = flag("FILE").or("DYN_TLS_CERT_PATH").reloadable();
         /// Key of the certificate, PEM
         tls_key_path: Option<PathBuf> = flag("FILE").or("DYN_TLS_KEY_PATH").reloadable();
+        /// Authorities that vouch for certificates of clients, PEM. Clients of the main port are then
+        /// asked for a certificate; the admin port asks for none
+        tls_client_ca_path: Option<PathBuf> =
+            flag("FILE").or("DYN_TLS_CLIENT_CA_CERT_PATH").reloadable();
+        /// `required` refuses each client without a certificate; `optional` lets such a client in. An
+        /// invalid certificate is refused in both
+        tls_client_auth: ClientAuth = flag("AUTH").default("required");
         /// How long connections are still taken after SIGTERM or SIGINT, while `/ready` says 503: as
         /// long as load balancers need to notice. A second signal stops at once
         drain_grace: Seconds = flag("SECONDS").default("5");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::ArgAction;
 use dynamo_discovery::{ControlUrl, Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
-use dynamo_http::{Network, RouterMode};
+use dynamo_http::{ClientAuth, Network, RouterMode};
 use http::HeaderName;
 
 /// One value, read from a text as a source has it.
@@ -112,6 +112,7 @@ macro_rules! from_name {
 }
 from_name! {
     WatchScope { "value" => Self::Value, "key" => Self::Key } "value or key"
+    ClientAuth { "required" => Self::Required, "optional" => Self::Optional } "required or optional"
     Format { "json" => Self::Json, "env" => Self::Env } "json or env"
     // `mem` is how newer releases of Dynamo spell it.
     Backend { "etcd" => Self::Etcd, "memory" => Self::Memory, "mem" => Self::Memory } "etcd or memory"
