@@ -12,6 +12,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use common::keyed::{ask, listen};
 use common::{Door, Worker, chat, nowhere, post, whole};
+use dynamo_http::ServeOptions;
 use dynamo_http::Served;
 
 const CHAT: &str = "/v1/chat/completions";

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use common::keyed::{ask, get, listen};
 use common::{Act, Answer, Worker, chat, post, scope, send, soon, whole};
 use dynamo_discovery::ModelUpdate;
-use dynamo_http::{ServeOptions, 
-    Feed, Frontend, FrontendConfig, RouterMode, Switchboard, SwitchboardWriter,
+use dynamo_http::{
+    Feed, Frontend, FrontendConfig, RouterMode, ServeOptions, Switchboard, SwitchboardWriter,
     update_http_endpoints,
 };
 use tokio::io::AsyncWriteExt as _;
