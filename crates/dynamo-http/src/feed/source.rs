@@ -30,7 +30,7 @@ impl Source {
     /// [`SavedCatalog`](dynamo_discovery::SavedCatalog).
     ///
     /// Until the source delivers its first list, each of these instances serves as soon as its
-    /// server has answered a probe. When every server has been asked and an instance serves, the
+    /// worker has proven to be there. When every worker has been asked and an instance serves, the
     /// feed counts the source as one that has delivered its first list. The first list replaces all
     /// these instances at once. A feed without `with_hold` forgets these instances.
     #[must_use]
