@@ -3,7 +3,7 @@
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
 
-use etcd_client::{Client, ClusterClient};
+use etcd_client::{Client, ClusterClient, ConnectOptions};
 use tokio::time::sleep;
 
 use crate::{Etcd, soon};
@@ -69,7 +69,10 @@ impl Cluster {
     pub async fn replace(&mut self, number: usize) {
         let peer = self.0[number].peer().to_owned();
         self.0[number].wipe();
-        let others = Client::connect([self.0[self.after(number)].endpoint()], None).await.unwrap();
+        // etcd itself waits for ever for a change of members that was dropped for want of a leader.
+        let options = ConnectOptions::new().with_timeout(Duration::from_secs(2));
+        let other = self.0[self.after(number)].endpoint();
+        let others = Client::connect([other], Some(options)).await.unwrap();
         let mut others = others.cluster_client();
         let members = others.member_list().await.unwrap();
         let gone = members.members().iter().find(|member| member.peer_urls().contains(&peer));
