@@ -70,12 +70,17 @@ macro_rules! __conformance_cases {
             a_conditional_put_never_writes_over_a_successor
             a_conditional_put_leaves_the_key_under_its_lease
             a_conditional_delete_never_deletes_a_successor
+            several_writes_do_what_single_ones_would
+            several_writes_under_a_lease_that_is_gone_write_nothing
+            keys_that_are_not_under_the_lease_are_strays
+            a_put_of_a_key_without_a_lease_never_writes_over_a_successor
         }
     };
     (races [$($to:tt)+] $($besides:tt)*) => {
         $($to)+! { $($besides)*
             a_conditional_put_that_meets_a_successor_never_writes_over_it
             a_conditional_delete_that_meets_a_successor_never_deletes_it
+            a_put_of_a_stray_that_meets_a_successor_never_writes_over_it
             a_put_that_meets_the_end_of_its_lease_leaves_no_key
             writers_on_several_threads_get_revisions_of_their_own
             a_list_shows_one_revision_while_other_threads_write

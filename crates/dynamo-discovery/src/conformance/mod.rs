@@ -76,6 +76,7 @@ mod run;
 mod sentence;
 mod watch;
 mod watching;
+mod writes;
 
 use std::fmt;
 use std::sync::Arc;
@@ -93,6 +94,7 @@ pub use self::races::*;
 pub use self::resume::*;
 pub use self::sentence::{Breach, Outcome, Sentence};
 pub use self::watch::*;
+pub use self::writes::*;
 #[cfg(doc)]
 use crate::store::StoreError;
 use crate::store::{LeaseStore, WatchStore};
@@ -199,12 +201,13 @@ __conformance_cases! { denial [group] #[doc = "Denials."] DENIAL: Denial; }
 mod tests {
     use super::*;
 
-    const FILES: [&str; 9] = [
+    const FILES: [&str; 10] = [
         include_str!("list.rs"),
         include_str!("watch.rs"),
         include_str!("resume.rs"),
         include_str!("lease.rs"),
         include_str!("conditional.rs"),
+        include_str!("writes.rs"),
         include_str!("races.rs"),
         include_str!("compaction.rs"),
         include_str!("outage.rs"),

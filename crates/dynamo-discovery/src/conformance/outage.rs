@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::run::{LONG, Run, cursor_of, within};
 use super::{Breach, Outage, Outcome, Sentence};
-use crate::store::{Cursor, StoreError};
+use crate::store::{Cursor, LeasedWrite, StoreError};
 
 /// Every call fails with `Unavailable`, and none hangs.
 pub async fn every_call_to_a_store_that_cannot_be_reached_says_unavailable(
@@ -63,6 +63,13 @@ pub(super) async fn every_call_fails(
         call(
             "a conditional delete",
             Box::pin(async { Ok(told(leases.delete_if_leased(&key, run.lease).await?)) })
+        ),
+        call(
+            "several writes",
+            Box::pin(async {
+                let put = LeasedWrite::Put(key.clone(), Bytes::from("new"));
+                Ok(told(leases.write(&[put], run.lease).await?))
+            })
         ),
         call("a revoke", Box::pin(async { Ok(told(leases.revoke(run.lease).await?)) })),
     )?;

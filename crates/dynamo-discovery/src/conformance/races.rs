@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
 
 use super::list::{count_of, list_while_others_write};
-use super::run::{LONG, Run};
+use super::run::{LONG, Run, done};
 use super::watch::{by_key, revisions};
+use super::writes::{finds_strays, put_if_unleased};
 use super::{Backend, Breach, Outcome, Sentence};
-use crate::store::{Change, Entry, LeaseId, StoreError};
+use crate::store::{Change, Entry, LeaseId, LeasedWrite, StoreError};
 
 /// How much is tried at least, and for how long: a fast store gets more.
 const ROUNDS: usize = 5;
@@ -43,21 +45,69 @@ pub async fn a_conditional_delete_that_meets_a_successor_never_deletes_it(
     meet_a_successor(backend, Conditional::Delete).await
 }
 
+/// A worker's put of a key that somebody has deleted and its successor's puts: the successor's stay.
+pub async fn a_put_of_a_stray_that_meets_a_successor_never_writes_over_it(
+    backend: &dyn Backend,
+) -> Outcome {
+    let run = in_parallel(backend).await?;
+    if finds_strays(&run).await? {
+        meet_a_successor(backend, Conditional::Stray).await
+    } else {
+        Ok(())
+    }
+}
+
+/// What a worker does that must not touch a successor's entry.
 #[derive(Clone, Copy)]
 enum Conditional {
     Put,
     Delete,
+    Stray,
 }
 
+impl Conditional {
+    /// The worker's part of a meeting: as a single call, or as one of several writes.
+    async fn run(self, run: &Run, lease: LeaseId, is_single: bool) -> Outcome {
+        let write = match self {
+            Self::Put if is_single => return run.put_if_leased("a", LATE, lease).await.map(drop),
+            Self::Put => LeasedWrite::PutIfLeased(run.key("a"), Bytes::from(LATE)),
+            Self::Delete if is_single => return run.delete_under("a", lease).await.map(drop),
+            Self::Delete => LeasedWrite::DeleteIfLeased(run.key("a")),
+            Self::Stray => {
+                run.delete_under("a", lease).await?;
+                return put_if_unleased(run, "a", LATE, lease).await.map(drop);
+            }
+        };
+        done("several writes", run.leases.write(&[write], lease)).await.map(drop)
+    }
+
+    fn sentence(self) -> Sentence {
+        match self {
+            Self::Put => Sentence::ConditionalPutIsAtomic,
+            Self::Delete => Sentence::ConditionalDeleteIsAtomic,
+            Self::Stray => Sentence::PutIfUnleasedIsAtomic,
+        }
+    }
+
+    /// Whether a change may come after an entry of this lease, or after none.
+    fn allows(self, change: &Change, before: Option<LeaseId>, first: LeaseId) -> bool {
+        let is_late = matches!(change, Change::Put(entry) if entry.value == LATE);
+        let is_deletion = matches!(change, Change::Delete(_));
+        match self {
+            Self::Put => !is_late || before == Some(first),
+            Self::Delete => !is_deletion || before == Some(first),
+            Self::Stray => !is_late || before.is_none(),
+        }
+    }
+}
+
+/// The value of a conditional put.
+const LATE: &str = "late";
+
 /// A worker puts its key and withdraws it, again and again, while a successor puts it as well. The
-/// watch tells in which order they came: what was written before a conditional write was the
-/// worker's.
+/// watch tells in which order they came, and so what each write came upon.
 async fn meet_a_successor(backend: &dyn Backend, write: Conditional) -> Outcome {
     let run = in_parallel(backend).await?;
-    let sentence = match write {
-        Conditional::Put => Sentence::ConditionalPutIsAtomic,
-        Conditional::Delete => Sentence::ConditionalDeleteIsAtomic,
-    };
     let first = run.grant(LONG).await?.id;
     let mut watching = run.watch_from_now().await?;
     let mut before = None;
@@ -66,12 +116,9 @@ async fn meet_a_successor(backend: &dyn Backend, write: Conditional) -> Outcome 
         let mut both = Tasks::default();
         let (worker, successor) = (run.on_other_handles(), run.clone());
         both.spawn(async move {
-            for _ in 0..MEETINGS {
+            for number in 0..MEETINGS {
                 worker.put_under("a", "first", first).await?;
-                match write {
-                    Conditional::Put => worker.put_if_leased("a", "draining", first).await?,
-                    Conditional::Delete => worker.delete_under("a", first).await?,
-                };
+                write.run(&worker, first, number % 2 == 0).await?;
             }
             Ok(())
         });
@@ -85,13 +132,16 @@ async fn meet_a_successor(backend: &dyn Backend, write: Conditional) -> Outcome 
 
         run.put("end", "").await?;
         loop {
-            let (is_conditional, lease) = match watching.change().await? {
+            let change = watching.change().await?;
+            let lease = match &change {
                 Change::Put(entry) if entry.key == run.key("end") => break,
-                Change::Put(entry) => (entry.value == "draining", entry.lease),
-                Change::Delete(_) => (true, None),
+                Change::Put(entry) => entry.lease,
+                Change::Delete(_) => None,
             };
-            sentence.holds(!is_conditional || before == Some(first), || {
-                format!("it wrote over an entry of {before:?}, and is of {first:?}")
+            write.sentence().holds(write.allows(&change, before, first), || {
+                format!(
+                    "{change:?} came after an entry of {before:?}, and the worker's is {first:?}"
+                )
             })?;
             before = lease;
         }

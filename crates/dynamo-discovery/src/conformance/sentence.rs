@@ -35,7 +35,7 @@ macro_rules! sentences {
 sentences! {
     StoreAnswers: "A store that can be reached answers every call, and without an error unless the contract names one.",
     KeysAreBytes: "Keys and values are bytes, and come back as they were put.",
-    RevisionsRise: "Every put and every delete has a revision of its own, higher than all before, also where it changes nothing.",
+    RevisionsRise: "Every write has a revision higher than all before, also where it changes nothing; only writes of one call share one.",
 
     ListIsComplete: "A list has every entry of its range.",
     ListStaysInRange: "A list has no entry outside its range.",
@@ -85,9 +85,14 @@ sentences! {
     RevokeMayRepeat: "A revoke of a lease that has ended is no error.",
     ConditionalPutObeys: "`put_if_leased` writes if the key is under the lease, and answers whether it did.",
     ConditionalPutKeepsLease: "`put_if_leased` leaves the key under its lease.",
-    ConditionalPutIsAtomic: "`put_if_leased` compares and writes in one step.",
+    ConditionalPutIsAtomic: "`put_if_leased`, alone or among several writes, compares and writes in one step.",
     ConditionalDeleteObeys: "`delete_if_leased` deletes if the key is under the lease, and answers whether it did.",
-    ConditionalDeleteIsAtomic: "`delete_if_leased` compares and deletes in one step.",
+    ConditionalDeleteIsAtomic: "`delete_if_leased`, alone or among several writes, compares and deletes in one step.",
+    WritesAreSingleOnes: "`write` does for each of its writes what the single call would do, and answers what that would answer.",
+    WritesNeedLease: "`write` under a lease that has ended writes nothing, and is refused as `LeaseGone` if a put is among the writes.",
+    StraysAreTold: "`strays` finds nothing ever, or each of the keys that is not under the lease, with its entry.",
+    PutIfUnleasedObeys: "`put_if_unleased` of a store that finds strays puts a key that is under no lease, needs a lease that lives, and answers whether it put.",
+    PutIfUnleasedIsAtomic: "`put_if_unleased` compares and writes in one step.",
 
     OutageIsUnavailable: "A call to a store that cannot be reached fails with `Unavailable`.",
     OutageEndsWatches: "A watch of a store that cannot be reached ends, or fails with `Unavailable`.",

@@ -10,8 +10,8 @@ use dynamo_discovery::conformance::{
     Backend, CASES, COMPACTION, Case, Compacts, DENIAL, Denial, OUTAGE, Outage, RACES, Sentence,
 };
 use dynamo_discovery::{
-    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, MemoryStore, Page,
-    Revision, Snapshot, StoreError, WatchItem, WatchStore,
+    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Listing,
+    MemoryStore, Page, Revision, Snapshot, StoreError, WatchItem, WatchStore,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::runtime::{Builder, Runtime};
@@ -20,6 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 const PAGE: usize = 10;
 
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
+pub(crate) type Strays = Vec<(Key, Option<Entry>)>;
 pub(crate) type Items = BoxStream<'static, Result<WatchItem>>;
 
 /// What a store does otherwise than a memory store. Each method does the right thing unless
@@ -92,6 +93,29 @@ pub(crate) trait Mutation: Clone + Send + Sync + 'static {
         lease: LeaseId,
     ) -> Result<bool> {
         store.delete_if_leased(key, lease).await
+    }
+
+    async fn write(
+        &self,
+        store: &MemoryStore,
+        writes: &[LeasedWrite],
+        lease: LeaseId,
+    ) -> Result<Vec<bool>> {
+        store.write(writes, lease).await
+    }
+
+    async fn strays(&self, store: &MemoryStore, keys: &[Key], lease: LeaseId) -> Result<Strays> {
+        store.strays(keys, lease).await
+    }
+
+    async fn put_if_unleased(
+        &self,
+        store: &MemoryStore,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<bool> {
+        store.put_if_unleased(key, value, lease).await
     }
 
     async fn revoke(&self, store: &MemoryStore, lease: LeaseId) -> Result<()> {
@@ -214,6 +238,18 @@ impl<M: Mutation> LeaseStore for Mutant<M> {
 
     async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool> {
         self.mutation.delete_if_leased(&self.store, key, lease).await
+    }
+
+    async fn write(&self, writes: &[LeasedWrite], lease: LeaseId) -> Result<Vec<bool>> {
+        self.mutation.write(&self.store, writes, lease).await
+    }
+
+    async fn strays(&self, keys: &[Key], lease: LeaseId) -> Result<Strays> {
+        self.mutation.strays(&self.store, keys, lease).await
+    }
+
+    async fn put_if_unleased(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<bool> {
+        self.mutation.put_if_unleased(&self.store, key, value, lease).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {

@@ -11,6 +11,7 @@ mod lists;
 mod races;
 mod right;
 mod watches;
+mod writes;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,9 +28,11 @@ use self::leases::{
 };
 use self::lists::Pages;
 use self::races::{
-    ConditionalDeleteInTwoSteps, ConditionalPutInTwoSteps, PutInTwoSteps, WatchComparesLists,
+    ConditionalDeleteInTwoSteps, ConditionalPutInTwoSteps, PutIfUnleasedInTwoSteps, PutInTwoSteps,
+    WatchComparesLists, WritesInTwoSteps,
 };
 use self::watches::{Batches, Changes, Leaks, Quiet};
+use self::writes::{PutIfUnleased, Stray, Writes};
 
 /// One test for each mutant. The first sentence is the one that the mutant is made to break; what
 /// breaks one sentence often breaks others, which rest on it.
@@ -59,12 +62,12 @@ fn is_among_those_found(broken: &Broken, expected: &[Sentence]) {
 }
 
 mutants! { on_one_thread, is_found, ON_ONE_THREAD:
-    a_list_lacks_its_last_entry: lists::LastIsMissing => ListIsComplete and KeysAreBytes and ListIsOneRevision and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and CompactionSparesLists and LeaseLivesItsTerm and LeaseEndSparesOthers and ConditionalPutObeys and ConditionalDeleteObeys and OutageForgetsNothing;
+    a_list_lacks_its_last_entry: lists::LastIsMissing => ListIsComplete and KeysAreBytes and ListIsOneRevision and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and CompactionSparesLists and LeaseLivesItsTerm and LeaseEndSparesOthers and ConditionalPutObeys and ConditionalDeleteObeys and WritesAreSingleOnes and WritesNeedLease and OutageForgetsNothing;
     a_list_goes_on_after_its_range: lists::RangeIsTooLong => ListStaysInRange;
     a_list_is_ordered_by_time: lists::NewestFirst => ListIsOrdered;
-    an_entry_keeps_its_first_value: lists::FirstValue::default() => ListHasLastValues and ListIsCurrent and WatchTellsChanges and LeaseEndSparesOthers and ConditionalPutObeys and ConditionalDeleteObeys;
+    an_entry_keeps_its_first_value: lists::FirstValue::default() => ListHasLastValues and ListIsCurrent and WatchTellsChanges and LeaseEndSparesOthers and ConditionalPutObeys and ConditionalDeleteObeys and StraysAreTold;
     an_entry_keeps_its_first_revision: lists::FirstRevision::default() => ListTellsRevisions and RevisionsRise and ListTellsItsRevision and WatchIsComplete and BatchTellsItsRevision and CompactionSparesWatches;
-    an_entry_has_no_lease: lists::NoLease => ListTellsLeases and WatchTellsChanges and AnchorIsOfItsTime and CompactionSparesNewLists and ConditionalPutKeepsLease and OutageForgetsNothing;
+    an_entry_has_no_lease: lists::NoLease => ListTellsLeases and WatchTellsChanges and AnchorIsOfItsTime and CompactionSparesNewLists and ConditionalPutKeepsLease and StraysAreTold and PutIfUnleasedObeys and OutageForgetsNothing;
     a_list_has_too_low_a_revision: lists::RevisionOff(-1) => ListTellsItsRevision and ListTellsRevisions and ListIsOneRevision and WatchIsComplete and CursorIsReached and AnchorIsProven and AnchorIsOfItsTime and CompactionSparesNewLists and OutageForgetsNothing;
     a_list_has_too_high_a_revision: lists::RevisionOff(1) => ListTellsItsRevision and ListTellsRevisions and WatchIsComplete and AnchorIsProven and AnchorIsOfItsTime and CompactedIsTold and CompactionSparesNewLists and OutageForgetsNothing;
     a_list_is_read_in_two_halves: lists::TwoReads => ListIsOneRevision;
@@ -138,8 +141,8 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
     a_put_under_an_ended_lease_is_written: LatePut::Writes => PutNeedsLease;
     a_put_that_is_refused_is_written: LatePut::WritesAndFails => PutNeedsLease;
     an_ended_lease_is_an_outage: LatePut::IsUnavailable => PutNeedsLease;
-    a_revoke_deletes_the_keys_later: Revoke::Later => RevokeDeletesKeys and RenewalTellsEnd and PutNeedsLease and ConditionalPutKeepsLease;
-    a_revoke_leaves_the_keys: Revoke::LeavesKeys => RevokeDeletesKeys and WatchTellsChanges and ConditionalPutKeepsLease;
+    a_revoke_deletes_the_keys_later: Revoke::Later => RevokeDeletesKeys and RenewalTellsEnd and PutNeedsLease and ConditionalPutKeepsLease and WritesAreSingleOnes and WritesNeedLease and PutIfUnleasedObeys;
+    a_revoke_leaves_the_keys: Revoke::LeavesKeys => RevokeDeletesKeys and WatchTellsChanges and ConditionalPutKeepsLease and WritesAreSingleOnes and PutIfUnleasedObeys;
     a_revoke_deletes_one_by_one: Revoke::OneByOne => LeaseEndIsOneRevision;
     a_second_revoke_fails: RevokesOnce => RevokeMayRepeat;
     a_revoke_deletes_what_others_put_since: KeysOfAllTimes::default() => LeaseEndSparesOthers and ConditionalPutObeys;
@@ -152,7 +155,19 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
     a_conditional_delete_always_deletes: ConditionalDelete::Always => ConditionalDeleteObeys;
     a_conditional_delete_says_yes: ConditionalDelete::SaysYes => ConditionalDeleteObeys;
     a_conditional_delete_deletes_nothing:
-        ConditionalDelete::DeletesNothing => ConditionalDeleteObeys and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and AnchorIsProven and ConditionalPutObeys;
+        ConditionalDelete::DeletesNothing => ConditionalDeleteObeys and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and AnchorIsProven and ConditionalPutObeys and StraysAreTold and PutIfUnleasedObeys;
+
+    several_writes_say_yes: Writes::SayYes => WritesAreSingleOnes and WritesNeedLease;
+    several_writes_are_cut: Writes::AreCut => WritesAreSingleOnes;
+    several_writes_are_unconditional: Writes::AreUnconditional => WritesAreSingleOnes and WritesNeedLease;
+    several_writes_need_no_lease: Writes::NeedNoLease => WritesNeedLease;
+    only_strays_that_are_there_are_told: Stray::OnlyThere => StraysAreTold;
+    every_key_is_a_stray: Stray::All => StraysAreTold;
+    strays_have_no_entries: Stray::WithoutEntries => StraysAreTold;
+    a_put_of_a_stray_always_writes: PutIfUnleased::Always => PutIfUnleasedObeys;
+    a_put_of_a_stray_writes_nothing: PutIfUnleased::Never => PutIfUnleasedObeys;
+    a_put_of_a_stray_writes_over_ours: PutIfUnleased::OverOurs => PutIfUnleasedObeys;
+    a_put_of_a_stray_needs_no_lease: PutIfUnleased::NeedsNoLease => PutIfUnleasedObeys;
 
     an_outage_makes_a_call_hang: Outage::Hangs => OutageIsUnavailable;
     an_outage_is_a_denial: Outage::IsDenied => OutageIsUnavailable;
@@ -170,6 +185,9 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
 mutants! { on_several_threads, is_among_those_found, ON_SEVERAL_THREADS:
     a_conditional_put_takes_two_steps: ConditionalPutInTwoSteps => ConditionalPutIsAtomic;
     a_conditional_delete_takes_two_steps: ConditionalDeleteInTwoSteps => ConditionalDeleteIsAtomic;
+    a_put_of_a_stray_takes_two_steps: PutIfUnleasedInTwoSteps => PutIfUnleasedIsAtomic;
+    several_writes_take_two_steps:
+        WritesInTwoSteps => ConditionalPutIsAtomic and ConditionalDeleteIsAtomic;
     a_put_takes_two_steps: PutInTwoSteps => PutIsAtomic;
     a_list_takes_two_reads: lists::TwoReads => ListIsOneRevision;
     a_watch_compares_lists: WatchComparesLists => WatchIsComplete;

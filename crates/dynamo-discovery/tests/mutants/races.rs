@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dynamo_discovery::{
-    Change, Cursor, Key, KeyRange, LeaseId, LeaseStore as _, MemoryStore, StoreError, WatchItem,
-    WatchStore as _,
+    Change, Cursor, Key, KeyRange, LeaseId, LeaseStore as _, LeasedWrite, MemoryStore, StoreError,
+    WatchItem, WatchStore as _,
 };
 use futures_util::stream::{self, StreamExt as _};
 use tokio::task::yield_now;
@@ -54,6 +54,60 @@ impl Mutation for ConditionalDeleteInTwoSteps {
         lease: LeaseId,
     ) -> Result<bool> {
         Ok(is_ours(store, key, lease).await? && store.delete(key.clone()))
+    }
+}
+
+/// A put of a stray reads, and then writes.
+#[derive(Clone)]
+pub(crate) struct PutIfUnleasedInTwoSteps;
+
+#[async_trait]
+impl Mutation for PutIfUnleasedInTwoSteps {
+    async fn put_if_unleased(
+        &self,
+        store: &MemoryStore,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<bool> {
+        let is_free = entry_of(store, key).await?.is_none_or(|entry| entry.lease.is_none());
+        yield_now().await;
+        if is_free {
+            store.put(key, value, lease).await?;
+        }
+        Ok(is_free)
+    }
+}
+
+/// Several writes ask whose the keys are, and then write.
+#[derive(Clone)]
+pub(crate) struct WritesInTwoSteps;
+
+#[async_trait]
+impl Mutation for WritesInTwoSteps {
+    async fn write(
+        &self,
+        store: &MemoryStore,
+        writes: &[LeasedWrite],
+        lease: LeaseId,
+    ) -> Result<Vec<bool>> {
+        let mut done = Vec::new();
+        for write in writes {
+            let (LeasedWrite::Put(key, _)
+            | LeasedWrite::PutIfLeased(key, _)
+            | LeasedWrite::DeleteIfLeased(key)) = write;
+            let is_done =
+                matches!(write, LeasedWrite::Put(..)) || is_ours(store, key, lease).await?;
+            done.push(is_done);
+            match write {
+                _ if !is_done => {}
+                LeasedWrite::Put(key, value) | LeasedWrite::PutIfLeased(key, value) => {
+                    store.put(key, value.clone(), lease).await?;
+                }
+                LeasedWrite::DeleteIfLeased(key) => _ = store.delete(key.clone()),
+            }
+        }
+        Ok(done)
     }
 }
 

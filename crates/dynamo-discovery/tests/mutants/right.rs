@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use dynamo_discovery::{Cursor, KeyRange, MemoryStore, StoreError, WatchStore as _};
 
 use crate::harness::{Broken, Items, Mutation, Result, on_one_thread, on_several_threads};
+use crate::writes::FindsNoStrays;
 
 /// Nothing is wrong.
 #[derive(Clone)]
@@ -35,6 +36,12 @@ impl Mutation for WithoutHistory {
 fn a_store_that_keeps_the_contract_breaks_no_sentence() {
     assert_eq!(on_one_thread(|| Unbroken), Broken::new());
     assert_eq!(on_several_threads(|| Unbroken), Broken::new());
+}
+
+#[test]
+fn a_store_that_finds_no_strays_passes() {
+    assert_eq!(on_one_thread(|| FindsNoStrays), Broken::new());
+    assert_eq!(on_several_threads(|| FindsNoStrays), Broken::new());
 }
 
 #[test]
