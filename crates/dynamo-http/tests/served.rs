@@ -12,7 +12,6 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use common::keyed::{ask, listen};
 use common::{Door, Worker, chat, nowhere, post, whole};
-use dynamo_http::ServeOptions;
 use dynamo_http::Served;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -35,7 +34,7 @@ async fn listen_with_log(door: &Door) -> (String, Log) {
         }
     });
     let router = Router::new().fallback_service(door.frontend.service()).layer(middleware);
-    (listen(router, ServeOptions::new()).await, log)
+    (listen(router).await, log)
 }
 
 #[tokio::test]

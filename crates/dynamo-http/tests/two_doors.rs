@@ -11,7 +11,7 @@ use common::keyed::{ask, get, listen};
 use common::{Act, Answer, Worker, chat, post, scope, send, soon, whole};
 use dynamo_discovery::ModelUpdate;
 use dynamo_http::{
-    Feed, Frontend, FrontendConfig, RouterMode, ServeOptions, Switchboard, SwitchboardWriter,
+    Feed, Frontend, FrontendConfig, RouterMode, Switchboard, SwitchboardWriter,
     update_http_endpoints,
 };
 use tokio::io::AsyncWriteExt as _;
@@ -43,7 +43,7 @@ impl Door {
         let (_, idle) = Switchboard::new([]);
         let status = Feed::new(idle, []).status();
         let frontend = Frontend::new(switchboard, &scope("a"), status, config);
-        Self { address: listen(frontend.router(), ServeOptions::new()).await }
+        Self { address: listen(frontend.router()).await }
     }
 
     /// Sends a request whose answer is read later.

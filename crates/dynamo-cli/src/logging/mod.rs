@@ -56,7 +56,7 @@ pub(crate) fn start(given: &Given) -> Result<Logging, Failure> {
     };
     started.context("cannot start logging").map_err(Failure::Running)?;
     for complaint in complaints {
-        warn!("{complaint}");
+        warn!(%complaint, "a variable for the log is not understood in full");
     }
     Ok(Logging { queue, limits })
 }

@@ -68,7 +68,7 @@ struct Tenants {
     by_client: HashMap<ClientName, Arc<Tenant>>,
 }
 
-/// Who has a key.
+/// The owner of a key.
 pub(crate) struct Tenant {
     pub(crate) name: KeyName,
     /// The name of the client that requests need.
@@ -132,15 +132,15 @@ impl ApiKeys {
         Ok(())
     }
 
-    /// Whose key a request has, which comes from `client`, if that showed a valid certificate.
+    /// The owner of a request's key. `client` is the name in the client's verified certificate.
     ///
-    /// A key that is unknown does not matter to a client whose certificate is enough: the libraries
-    /// of OpenAI always send one. It takes as long whether or not the key is nearly right: keys are found by their hash, and
-    /// hashes are compared in constant time.
+    /// An unknown key does not matter where a certificate is enough, since some libraries always send
+    /// a key. The time does not depend on how much of a wrong key is right: keys are found by their
+    /// hash, and hashes are compared in constant time.
     ///
     /// # Errors
     ///
-    /// 401 when it has none, or one that is not valid.
+    /// 401 when the request has no key and no certificate that is enough, or an invalid key.
     pub(crate) fn authenticate(
         &self,
         headers: &HeaderMap,

@@ -53,9 +53,9 @@ impl fmt::Display for KeyName {
 pub struct ApiKey {
     /// The name.
     pub name: KeyName,
-    /// What a request must show.
+    /// The key or the certificate that a request must have.
     pub credential: Credential,
-    /// Whose models it shows.
+    /// The namespaces whose models the key shows.
     pub scope: NamespaceScope,
     /// How many proxied requests may begin in a minute: all of them at once, and then one more each
     /// time its share of the minute has passed. Default no limit.
@@ -64,7 +64,7 @@ pub struct ApiKey {
     pub concurrent: Option<NonZeroU32>,
 }
 
-/// What a request must show.
+/// The key or the certificate that a request must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// The key with this hash.
@@ -130,7 +130,7 @@ pub enum InvalidKeys {
         /// The name.
         name: KeyName,
     },
-    /// Two have the same hash, or no hash and the same client.
+    /// Two keys have the same hash, or no hash and the same client.
     #[error("the keys {first} and {second} are the same key")]
     SameKey {
         /// The name of the first key.

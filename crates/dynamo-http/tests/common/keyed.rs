@@ -71,8 +71,8 @@ impl Door {
         let config = FrontendConfig::new().with_api_keys(Some(api_keys.clone()));
         let frontend = Frontend::new(&switchboard, &NamespaceScope::All, feed.status(), &config);
         tokio::spawn(feed.run());
-        let address = listen(frontend.router(), options).await;
-        let admin = listen(frontend.admin_router(), ServeOptions::default()).await;
+        let address = listen_with(frontend.router(), options).await;
+        let admin = listen(frontend.admin_router()).await;
         let door = Self { address, admin, keys: api_keys, config, events };
         door.replace(keys).await;
         door
@@ -103,7 +103,11 @@ impl Door {
     }
 }
 
-pub async fn listen(router: axum::Router, options: ServeOptions) -> String {
+pub async fn listen(router: axum::Router) -> String {
+    listen_with(router, ServeOptions::default()).await
+}
+
+async fn listen_with(router: axum::Router, options: ServeOptions) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(serve(listener, router, options, std::future::pending()));
