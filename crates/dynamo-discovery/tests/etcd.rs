@@ -61,6 +61,12 @@ fn store_at(endpoints: Vec<String>) -> EtcdStore {
     EtcdStore::new(EtcdConfig::new(endpoints)).unwrap()
 }
 
+/// A store that gives a call as much time as the suite does: a slow disk is none of the backend's
+/// faults.
+fn patient_store() -> EtcdStore {
+    EtcdStore::new(EtcdConfig::new(endpoints()).with_call_timeout(DEADLINE)).unwrap()
+}
+
 enum Guard {
     Shared(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
     Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
@@ -86,7 +92,7 @@ impl Etcd {
 
     fn new(guard: Guard) -> Self {
         let root = format!("conformance-{:016x}/", fastrand::u64(..));
-        Self { store: store_at(endpoints()), root, _guard: guard }
+        Self { store: patient_store(), root, _guard: guard }
     }
 
     fn range(&self) -> KeyRange {
@@ -111,11 +117,11 @@ impl Etcd {
 
 impl Backend for Etcd {
     fn watch_store(&self) -> Arc<dyn WatchStore> {
-        Arc::new(store_at(endpoints()))
+        Arc::new(patient_store())
     }
 
     fn lease_store(&self) -> Arc<dyn LeaseStore> {
-        Arc::new(store_at(endpoints()))
+        Arc::new(patient_store())
     }
 
     fn root(&self) -> &str {
