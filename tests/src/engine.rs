@@ -37,6 +37,9 @@ struct Shared {
 /// A streamed answer, whose pieces the test sends. The answer ends when it is dropped.
 pub struct Generation(mpsc::Sender<Bytes>);
 
+/// What the control port of a worker in service answers.
+const SERVING: &str = r#"{"state":"serving","engine":"healthy"}"#;
+
 impl Engine {
     /// Starts one.
     pub async fn start(name: &str) -> Self {
@@ -50,8 +53,13 @@ impl Engine {
         });
         // Probes do not count as requests of the test.
         let health = get(async || "healthy");
-        let router =
-            Router::new().route("/health", health).fallback(answer).with_state(shared.clone());
+        // Its worker's control port, on the same address: it knows each id.
+        let status = || async { ([("content-type", "application/json")], SERVING) };
+        let router = Router::new()
+            .route("/health", health)
+            .route("/instance/{id}", get(status))
+            .fallback(answer)
+            .with_state(shared.clone());
         let server = tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
         Self { url, shared, generations: Mutex::new(generations), server }
     }

@@ -161,7 +161,8 @@ impl Space {
     ) -> Worker {
         let engine = Engine::start(engine).await;
         let entry = create_test_model_entry(model, namespace, "backend", "generate", kinds)
-            .with_url(engine.url().parse().unwrap());
+            .with_url(engine.url().parse().unwrap())
+            .with_control(engine.url().parse().unwrap());
         let registration = self.register(vec![entry.clone()]).await;
         Worker { engine, entry, registration }
     }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// What is logged when instances are held.
 const HELD: &str =
-    "vanished from the store, but their servers answer: they are held, and go on serving";
+    "vanished from the store, but their workers are there: they are held, and go on serving";
 
 const NAMESPACE: [&str; 2] = ["--namespace", "team-a"];
 
@@ -48,7 +48,8 @@ async fn revoke_all(etcd: &Etcd) {
 /// An engine that is registered at a URL of the test's choice.
 async fn register_at(space: &Space, model: &str, url: &str) -> dynamo_discovery::Registration {
     let entry = create_test_model_entry(model, "team-a", "backend", "generate", "Chat")
-        .with_url(url.parse().unwrap());
+        .with_url(url.parse().unwrap())
+        .with_control(url.parse().unwrap());
     space.register(vec![entry]).await
 }
 

@@ -107,19 +107,26 @@ impl Keep for Keeper {
         let (superseded, lost): (Vec<_>, Vec<_>) =
             vanished.values().partition(|one| staged.has_another(one, is_doubted));
         let mut updates = Vec::with_capacity(vanished.len());
+        let mut doubted = Vec::new();
         for one in lost {
             let is_ambiguous = || staged.names(one, |other| vanished.contains_key(other.key()));
             let is_unclear = one.entry().control().is_none()
                 && (!self.holding.takes_unproven() || is_ambiguous());
             let kept = if is_unclear { None } else { self.holding.keep(one, now, &self.fleet) };
             updates.push(match kept {
-                Some(in_doubt) => ModelUpdate::Changed { old: one.clone(), new: in_doubt },
+                Some(in_doubt) => {
+                    doubted.push(in_doubt.clone());
+                    ModelUpdate::Changed { old: one.clone(), new: in_doubt }
+                }
                 None => ModelUpdate::Removed(one.clone(), Gone::Vanished),
             });
         }
         let gone = superseded.into_iter().cloned();
         updates.extend(gone.map(|one| ModelUpdate::Removed(one, Gone::Vanished)));
         writer.stage(&updates);
+        for in_doubt in doubted {
+            writer.stage_held(&in_doubt);
+        }
         self.ask_who_is_due(now);
     }
 

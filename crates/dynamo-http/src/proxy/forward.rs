@@ -95,9 +95,17 @@ impl Forwarder {
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
         let mut resent = false;
         let mut failed = None;
+        let mut settled = false;
         loop {
             let place = match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
                 Pick::Place(place) => place,
+                // The store has lost all servers, and their workers are being asked. Boxed, as it is
+                // rare: its state is no part of every request's.
+                Pick::None if !settled && tried.is_empty() && ask.lookup.is_in_doubt() => {
+                    settled = true;
+                    targets = Box::pin(ask.lookup.settled(&targets)).await?;
+                    continue;
+                }
                 Pick::None => break,
                 // Boxed, as it is rare: its state is no part of every request's.
                 Pick::Full => Box::pin(self.wait(&mut targets, &ask, &tried)).await?,

@@ -2,14 +2,20 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dynamo_discovery::check_model_name;
 use http::StatusCode;
+use tokio::time::timeout;
 
 use crate::error::ApiError;
 use crate::fleet::{Fleet, Targets};
 use crate::route::Route;
 use crate::view::{Lens, Model, Sight, View};
+
+/// How long a request waits at most for a worker to prove that it is still there. The question has
+/// an answer within a second, or none.
+const DOUBT: Duration = Duration::from_secs(2);
 
 /// Finds the servers of the model that a request asks for, as often as they are needed: servers
 /// come and go while a request waits.
@@ -32,6 +38,23 @@ impl Lookup<'_> {
             let model = find(sight, self.model, self.route)?;
             Ok(self.fleet.targets(self.lens.live(), model))
         })
+    }
+
+    /// Whether servers of the model may come back in a moment: their workers are being asked whether
+    /// they are still there.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.lens.read(|sight| sight.is_in_doubt(self.model))
+    }
+
+    /// Waits until the doubt about servers of the model is over, for a moment at most.
+    ///
+    /// # Errors
+    ///
+    /// 404 when the model is gone.
+    pub(crate) async fn settled(&self, targets: &Arc<Targets>) -> Result<Arc<Targets>, ApiError> {
+        // When it is over, the request finds what there is then.
+        let _ = timeout(DOUBT, self.moved_on_from(targets)).await;
+        self.find()
     }
 
     /// Waits until the model has other servers than these, or is gone.

@@ -114,6 +114,11 @@ impl<V: Deref<Target = View>> Sight<V> {
         self.view.models().filter(|model| self.may_use(model.name()))
     }
 
+    /// Whether an instance of a model is in doubt.
+    pub(crate) fn is_in_doubt(&self, name: &str) -> bool {
+        self.model(name).is_some_and(|model| self.view.is_in_doubt(model))
+    }
+
     fn may_use(&self, name: &str) -> bool {
         self.names.as_ref().is_none_or(|names| names.contains(name))
     }

@@ -88,6 +88,13 @@ impl View {
         self.instances.iter().map(|one| &one.0)
     }
 
+    /// Whether an instance of a model is in doubt: the store has lost it, and it gets no request
+    /// until its worker has proven to be there.
+    pub(crate) fn is_in_doubt(&self, model: &Model) -> bool {
+        !self.held.is_empty()
+            && model.instances().iter().any(|one| one.url().is_none() && self.is_held(one))
+    }
+
     /// Whether an instance is held: the store has lost it, but its server answers.
     #[must_use]
     pub fn is_held(&self, instance: &Instance) -> bool {

@@ -1,0 +1,95 @@
+//! Requests while the store has lost a worker: who gets them, and from when on.
+
+#![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::response::IntoResponse as _;
+use axum::routing::{get, post as on_post};
+use common::keyed::{ask, listen};
+use common::{batch, chat, post, scope, soon};
+use dynamo_discovery::{Gone, Instance, InstanceId, Key, Kinds, ModelEntry, ModelUpdate};
+use dynamo_http::{Feed, Frontend, FrontendConfig, Hold, Source, Switchboard};
+use futures_util::StreamExt as _;
+use http::StatusCode;
+use tokio::sync::{Notify, mpsc};
+
+const CHAT: &str = "/v1/chat/completions";
+const SERVING: &str = r#"{"state":"serving","engine":"healthy"}"#;
+
+/// Asks for a chat after the store has lost the worker, whose control port gives this answer when it
+/// is told to. Returns the status that the client got, and how often the engine was asked.
+async fn chat_in_doubt(status: StatusCode, answer: &'static str) -> (u16, usize) {
+    let prompts = Arc::new(AtomicUsize::new(0));
+    let seen = prompts.clone();
+    let engine = listen(Router::new().route(
+        CHAT,
+        on_post(async move || {
+            seen.fetch_add(1, Ordering::SeqCst);
+            "{}"
+        }),
+    ))
+    .await;
+    let (asked, told) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (was_asked, tell) = (asked.clone(), told.clone());
+    let control = listen(Router::new().route(
+        "/instance/{id}",
+        get(async move || {
+            asked.notify_one();
+            told.notified().await;
+            (status, answer).into_response()
+        }),
+    ))
+    .await;
+
+    let entry =
+        ModelEntry::new("m", "a.backend.generate".parse().unwrap(), Kinds::parse("Chat").kinds)
+            .unwrap()
+            .with_url(format!("http://{engine}").parse().unwrap())
+            .with_control(format!("http://{control}").parse().unwrap());
+    let key = Key::from("models/a/backend/generate/1/m");
+    let instance = Arc::new(Instance::new(key, Some(InstanceId(1)), entry));
+
+    let (events, mut received) = mpsc::unbounded_channel();
+    let stream = futures_util::stream::poll_fn(move |cx| received.poll_recv(cx)).boxed();
+    let (switchboard, writer) = Switchboard::new([scope("a")]);
+    let feed = Feed::new(writer, [Source::new("etcd", stream)]);
+    let frontend = Frontend::new(&switchboard, &scope("a"), feed.status(), &FrontendConfig::new());
+    tokio::spawn(feed.with_hold(Hold::new(), frontend.fleet()).run());
+    events.send(batch(vec![ModelUpdate::Added(instance.clone())], true)).unwrap();
+    soon(switchboard.ready()).await.unwrap();
+    let door = listen(frontend.router()).await;
+    assert_eq!(ask(&door, post(CHAT, &chat("m"))).await.status(), 200);
+
+    events.send(batch(vec![ModelUpdate::Removed(instance, Gone::Vanished)], false)).unwrap();
+    soon(was_asked.notified()).await;
+    let waiting = tokio::spawn(async move { ask(&door, post(CHAT, &chat("m"))).await.status() });
+    // The request has arrived when it is counted as one that is being answered.
+    let admin = listen(frontend.admin_router()).await;
+    soon(async {
+        while !ask(&admin, common::keyed::get("/metrics", None)).await.body().contains(
+            r#"dynamo_frontend_inflight_requests{endpoint="chat_completions",model="m"} 1"#,
+        ) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(prompts.load(Ordering::SeqCst), 1, "no prompt leaves while nothing is proven");
+    tell.notify_one();
+    (soon(waiting).await.unwrap(), prompts.load(Ordering::SeqCst))
+}
+
+#[tokio::test]
+async fn a_request_waits_until_the_worker_has_proven_to_be_there_and_is_served() {
+    assert_eq!(chat_in_doubt(StatusCode::OK, SERVING).await, (200, 2));
+}
+
+#[tokio::test]
+async fn a_stranger_at_the_address_of_a_worker_that_is_gone_gets_no_prompt() {
+    let (status, prompts) = chat_in_doubt(StatusCode::NOT_FOUND, "").await;
+    assert_eq!((status, prompts), (404, 1));
+}
