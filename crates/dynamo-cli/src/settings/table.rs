@@ -200,8 +200,8 @@ settings! {
         queue_depth: usize = flag("REQUESTS").default("256");
         /// How long a request may wait so; then 503
         queue_timeout: Timeout = flag("SECONDS").default("30");
-        /// What share of the requests of the last seconds may be sent to a worker a second time,
-        /// beside ten a second; one that could not be sent at all always goes elsewhere
+        /// What share of the requests of the last seconds may be sent a second time, beside ten a
+        /// second; 0: none is. A request of which no byte was written always goes elsewhere
         retry_budget: Percent = flag("PERCENT").default("20");
         /// Below this share of a model's workers in rotation, those whose answers fail are used as well
         panic_threshold: Percent = flag("PERCENT").default("50");

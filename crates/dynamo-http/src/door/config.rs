@@ -53,8 +53,9 @@ config! {
         queue_depth, with_queue_depth: usize = 256;
         /// How long a request may wait so; then 503. Default 30 s.
         queue_timeout, with_queue_timeout: Duration = Duration::from_secs(30);
-        /// What share of the requests of the last seconds may be sent to a worker a second time, in
-        /// percent, beside ten a second. One that could not be sent at all is none of them. Default 20.
+        /// What share of the requests of the last seconds may be sent a second time, in percent,
+        /// beside ten a second; with 0, none is. A request of which no byte was written does not
+        /// count. Default 20.
         retry_budget, with_retry_budget: u8 = 20;
         /// Below this share of a model's workers in rotation, in percent, those whose answers fail are
         /// used as well. Default 50.

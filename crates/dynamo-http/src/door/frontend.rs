@@ -20,7 +20,7 @@ use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
 use crate::fleet::{Connector, Fleet};
 use crate::meter::Metrics;
-use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy};
+use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy, Resends};
 use crate::view::{LiveView, Switchboard};
 
 /// An OpenAI-compatible front door for one scope. A clone is the same front door.
@@ -162,7 +162,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
                 panic_threshold: config.panic_threshold,
             },
             queue: QueueLimits { depth: config.queue_depth, timeout: config.queue_timeout },
-            budget: RetryBudget::new(config.retry_budget),
+            resends: Resends::new(RetryBudget::new(config.retry_budget), &metrics),
             first_byte: config.first_byte_timeout,
             metrics,
         },
@@ -182,7 +182,7 @@ async fn age_budget(state: Weak<State>) {
     loop {
         seconds.tick().await;
         let Some(state) = state.upgrade() else { return };
-        state.proxy.forwarder.budget.age();
+        state.proxy.forwarder.resends.budget.age();
     }
 }
 

@@ -84,8 +84,9 @@ impl Driver {
 pub(crate) enum ExchangeError {
     /// No connection: nothing was sent.
     Connect(io::Error),
-    /// The connection ended before the answer: after the request was sent, while it was, or, one
-    /// that was reused, before.
+    /// A new connection ended before a byte of the request was written.
+    Unsent(hyper::Error),
+    /// The connection ended before the answer. Bytes of the request may have reached the server.
     Lost { reused: bool, error: hyper::Error },
     /// The answer is no HTTP that we take.
     Invalid(hyper::Error),
@@ -173,22 +174,32 @@ impl Pool {
     }
 
     /// Sends a request over an idle connection, or a new one, and waits for the head of the answer.
+    ///
+    /// An idle connection that turns out to be closed before a byte was written is replaced by a new
+    /// one.
     pub(crate) async fn exchange(
         &self,
         connector: &Connector,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
         max_idle: Option<Duration>,
         wait: Wait<'_>,
     ) -> Result<(Response<Incoming>, Box<Connection>), ExchangeError> {
-        let connection = match max_idle.and_then(|max_idle| self.take(max_idle)) {
-            Some(connection) => connection,
-            // Boxed, as it is rare: its state is no part of every request's.
-            None => {
-                let opening = Box::pin(self.open(connector, wait.limit));
-                opening.await.map_err(ExchangeError::Connect)?
+        let mut idle = max_idle.and_then(|max_idle| self.take(max_idle));
+        loop {
+            let connection = match idle.take() {
+                Some(connection) => connection,
+                // Boxed, as it is rare: its state is no part of every request's.
+                None => {
+                    let opening = Box::pin(self.open(connector, wait.limit));
+                    opening.await.map_err(ExchangeError::Connect)?
+                }
+            };
+            let reused = connection.reused;
+            match connection.exchange(request, wait.give_up).await {
+                Err(Failure { unsent: Some(unsent), .. }) if reused => request = *unsent,
+                answer => return answer.map_err(|failure| failure.error),
             }
-        };
-        connection.exchange(request, wait.give_up).await
+        }
     }
 
     async fn open(
@@ -211,14 +222,27 @@ impl Pool {
     }
 }
 
+/// Why an exchange over one connection gave no answer.
+struct Failure {
+    error: ExchangeError,
+    /// The request, where no byte of it was written.
+    unsent: Option<Box<Request<Full<Bytes>>>>,
+}
+
+impl From<ExchangeError> for Failure {
+    fn from(error: ExchangeError) -> Self {
+        Self { error, unsent: None }
+    }
+}
+
 impl Connection {
     async fn exchange(
         mut self: Box<Self>,
         request: Request<Full<Bytes>>,
         give_up: &(dyn GiveUp + Sync),
-    ) -> Result<(Response<Incoming>, Box<Self>), ExchangeError> {
+    ) -> Result<(Response<Incoming>, Box<Self>), Failure> {
         let answer = {
-            let mut answer = pin!(self.sender.send_request(request));
+            let mut answer = pin!(self.sender.try_send_request(request));
             let (driver, patience) = (&mut self.driver, &mut self.patience);
             patience.renew();
             let mut poll = |cx: &mut Context<'_>| {
@@ -238,8 +262,17 @@ impl Connection {
         })?;
         match answer {
             Ok(response) => Ok((response, self)),
-            Err(error) if error.is_parse() => Err(ExchangeError::Invalid(error)),
-            Err(error) => Err(ExchangeError::Lost { reused: self.reused, error }),
+            Err(mut failure) => {
+                // hyper gives the request back where it has not begun to write it.
+                let unsent = failure.take_message().map(Box::new);
+                let error = failure.into_error();
+                let error = match unsent {
+                    Some(_) => ExchangeError::Unsent(error),
+                    None if error.is_parse() => ExchangeError::Invalid(error),
+                    None => ExchangeError::Lost { reused: self.reused, error },
+                };
+                Err(Failure { error, unsent })
+            }
         }
     }
 

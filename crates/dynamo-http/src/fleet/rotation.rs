@@ -193,6 +193,12 @@ impl Rotation {
         self.failed(at)
     }
 
+    /// It closed a reused connection that carried a request. It may just have closed an idle one, so
+    /// this is no failure, and a probe shows whether it is there.
+    pub(crate) fn closed_reused(&self) {
+        self.suspect.store(true, Relaxed);
+    }
+
     /// It took no connection.
     pub(crate) fn refused(&self) -> Option<Change> {
         self.eject(Out::Unreachable)

@@ -96,8 +96,11 @@ impl Metrics {
                 &by(&["reason"]),
             )),
             resent: valid(IntCounterVec::new(
-                opts("resent_requests_total", "Requests to be sent again, by whether they were"),
-                &by(&["outcome"]),
+                opts(
+                    "resent_requests_total",
+                    "Requests to be sent again, by the reason and by whether they were",
+                ),
+                &by(&["reason", "outcome"]),
             )),
             queued: valid(IntGauge::with_opts(opts(
                 "queued_requests",
@@ -116,10 +119,6 @@ impl Metrics {
         valid(registry.register(Box::new(ejections.clone())));
         valid(registry.register(Box::new(resent.clone())));
         valid(registry.register(Box::new(queued.clone())));
-        // Seen at 0 as well, so that a rate can be told from the first one on.
-        for outcome in [true, false] {
-            metrics.resent_counter(outcome);
-        }
         metrics
     }
 
@@ -138,13 +137,11 @@ impl Metrics {
         self.registry.gather()
     }
 
-    /// A request was to be sent again, and was or, for want of a budget, was not.
-    pub(crate) fn resent(&self, was: bool) {
-        self.resent_counter(was).inc();
-    }
-
-    fn resent_counter(&self, was: bool) -> IntCounter {
-        self.resent.with_label_values(&[if was { "sent" } else { "over_budget" }])
+    /// The counters of requests that were to be sent again for a reason: of those that were sent, and
+    /// of those that were not for want of a budget. Both are seen from now on, so that a rate can be
+    /// told from the first one on.
+    pub(crate) fn resent(&self, reason: &str) -> [IntCounter; 2] {
+        ["sent", "over_budget"].map(|outcome| self.resent.with_label_values(&[reason, outcome]))
     }
 
     /// The series of a model, for as long as someone keeps them. Two series of one name count into

@@ -14,6 +14,7 @@ use tracing::warn;
 use super::edit::Edits;
 use super::headers;
 use super::lookup::Lookup;
+use super::sends::{End, Next, Reason, Resends, Sends};
 use crate::balance::{AffinityKey, Balancer, Pick, QueueLimits, Queued, RetryBudget};
 use crate::error::ApiError;
 use crate::fleet::{
@@ -26,7 +27,7 @@ pub(crate) struct Forwarder {
     pub(crate) fleet: Fleet,
     pub(crate) balancer: Balancer,
     pub(crate) queue: QueueLimits,
-    pub(crate) budget: RetryBudget,
+    pub(crate) resends: Resends,
     pub(crate) first_byte: Duration,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -91,22 +92,29 @@ impl Forwarder {
     ) -> Result<Head, ApiError> {
         headers::for_upstream(&mut ask.headers, ask.id);
         headers::authorize(&mut ask.headers, self.fleet.worker_key().header());
-        self.budget.deposit();
+        self.resends.budget.deposit();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
-        let mut resent = false;
+        let mut sends = Sends::default();
         let mut failed = None;
+        // The place of the next attempt, where the last one has decided it.
+        let mut decided = None;
         loop {
-            let place = match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
-                Pick::Place(place) => place,
-                Pick::None => break,
-                // Boxed, as it is rare: its state is no part of every request's.
-                Pick::Full => Box::pin(self.wait(&mut targets, &ask, &tried)).await?,
+            let (place, max_idle) = match decided.take() {
+                Some(decided) => decided,
+                None => match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
+                    Pick::Place(place) => (place, Some(MAX_IDLE)),
+                    Pick::None => break,
+                    // Boxed, as it is rare: its state is no part of every request's.
+                    Pick::Full => {
+                        (Box::pin(self.wait(&mut targets, &ask, &tried)).await?, Some(MAX_IDLE))
+                    }
+                },
             };
             let upstream = place.upstream();
-            let budget = (!resent).then_some(&self.budget);
+            let budget = sends.may_resend().then_some(&self.resends.budget);
             let elsewhere = Elsewhere { upstream, targets: &targets, kind: ask.kind(), budget };
             let wait = Wait { limit: self.first_byte, give_up: &elsewhere };
-            let error = match self.attempt(upstream, &ask, wait).await {
+            let error = match self.attempt(upstream, &ask, max_idle, wait).await {
                 Ok((response, connection)) => {
                     let model = targets.shared_name().clone();
                     return Ok(Head { response, model, connection, place });
@@ -114,23 +122,16 @@ impl Forwarder {
                 Err(error) => error,
             };
             warn!(request_id = ?ask.id, model = targets.name(), url = %upstream.url, error = %error, "no answer");
-            tried.push(upstream.clone());
-            let again = match &error {
-                // Nothing was sent, so this is no second time.
-                AttemptError::Exchange(ExchangeError::Connect(_)) => true,
-                AttemptError::Exchange(ExchangeError::Lost { .. } | ExchangeError::GivenUp) => {
-                    !std::mem::replace(&mut resent, true) && self.may_resend()
-                }
-                AttemptError::Exchange(ExchangeError::Silent | ExchangeError::Invalid(_))
-                | AttemptError::Status(_) => false,
-            };
+            let next = sends.after(error.end(), |reason| self.resends.pay(reason));
             failed = Some(match failed {
-                // What happened first says more than that the others could not be reached either.
-                Some(before) if again => before,
+                // A failure after bytes went out says more than that other servers could not be reached.
+                Some(before) if next != Next::Stop => before,
                 _ => error,
             });
-            if !again {
-                break;
+            match next {
+                Next::Same => decided = Some((place, None)),
+                Next::Elsewhere => tried.push(upstream.clone()),
+                Next::Stop => break,
             }
         }
         Err(match failed {
@@ -142,12 +143,6 @@ impl Forwarder {
             .with_code("upstream_timeout"),
             Some(_) => bad_gateway(),
         })
-    }
-
-    fn may_resend(&self) -> bool {
-        let may = self.budget.withdraw();
-        self.metrics.resent(may);
-        may
     }
 
     /// Waits until a server has a place for the request.
@@ -180,30 +175,26 @@ impl Forwarder {
         }
     }
 
-    /// Sends the request to one server. A reused connection that breaks before the answer proves
-    /// nothing but its age, so the request is sent once more, over a new one.
+    /// Sends the request to one server, over a connection that was idle for less than `max_idle`;
+    /// none: over a new one.
     async fn attempt(
         &self,
         upstream: &Arc<Upstream>,
         ask: &Ask<'_>,
+        max_idle: Option<Duration>,
         wait: Wait<'_>,
     ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
         let body = ask.edits(upstream).apply(ask.body);
-        let exchange = |max_idle| {
-            let mut request = http::Request::new(Full::new(body.clone()));
-            *request.method_mut() = Method::POST;
-            *request.uri_mut() = upstream.pool().target(ask.lookup.route, ask.query);
-            *request.headers_mut() = ask.headers.clone();
-            let headers = request.headers_mut();
-            headers.insert(header::HOST, upstream.pool().host().clone());
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-            upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait)
-        };
+        let mut request = http::Request::new(Full::new(body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = upstream.pool().target(ask.lookup.route, ask.query);
+        *request.headers_mut() = ask.headers.clone();
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, upstream.pool().host().clone());
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         self.fleet.attend(upstream);
-        let mut answer = exchange(Some(MAX_IDLE)).await;
-        if matches!(answer, Err(ExchangeError::Lost { reused: true, .. })) {
-            answer = exchange(None).await;
-        }
+        let answer =
+            upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait).await;
         let rotation = &upstream.rotation;
         let (change, outcome) = match answer {
             // Never followed: where it leads is not registered.
@@ -216,9 +207,13 @@ impl Forwarder {
             Err(error) => {
                 let change = match &error {
                     ExchangeError::Connect(_) => rotation.refused(),
-                    ExchangeError::Lost { .. } | ExchangeError::Invalid(_) => {
-                        rotation.lost(Instant::now())
+                    ExchangeError::Lost { reused: true, .. } => {
+                        rotation.closed_reused();
+                        None
                     }
+                    ExchangeError::Unsent(_)
+                    | ExchangeError::Lost { .. }
+                    | ExchangeError::Invalid(_) => rotation.lost(Instant::now()),
                     ExchangeError::Silent | ExchangeError::GivenUp => None,
                 };
                 (change, Err(AttemptError::Exchange(error)))
@@ -236,10 +231,27 @@ enum AttemptError {
     Status(StatusCode),
 }
 
+impl AttemptError {
+    fn end(&self) -> End {
+        match self {
+            Self::Exchange(ExchangeError::Connect(_) | ExchangeError::Unsent(_)) => End::Unsent,
+            Self::Exchange(ExchangeError::Lost { reused: true, .. }) => End::Sent(Reason::Reused),
+            Self::Exchange(ExchangeError::Lost { .. }) => End::Sent(Reason::Lost),
+            Self::Exchange(ExchangeError::GivenUp) => End::Sent(Reason::Unresponsive),
+            Self::Exchange(ExchangeError::Silent | ExchangeError::Invalid(_)) | Self::Status(_) => {
+                End::Final
+            }
+        }
+    }
+}
+
 impl std::fmt::Display for AttemptError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exchange(ExchangeError::Connect(error)) => write!(f, "cannot connect: {error}"),
+            Self::Exchange(ExchangeError::Unsent(error)) => {
+                write!(f, "the new connection was closed at once: {error}")
+            }
             Self::Exchange(ExchangeError::Lost { error, .. }) => {
                 write!(f, "the connection was lost: {error}")
             }

@@ -10,6 +10,7 @@ mod json;
 mod lookup;
 mod passage;
 pub(crate) mod peek;
+mod sends;
 mod served;
 mod stage;
 
@@ -32,6 +33,7 @@ use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
 use self::peek::Peeked;
+pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 use self::stage::Stage;
 use crate::access::{Caller, Permit};
