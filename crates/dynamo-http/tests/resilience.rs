@@ -60,7 +60,7 @@ fn status(status: &str) -> Vec<Act> {
 
 #[tokio::test]
 async fn a_worker_that_refuses_what_clients_ask_stays_in_rotation() {
-    for refusal in ["400 Bad", "404 None", "422 Wrong", "429 Busy", "501 Not Here"] {
+    for refusal in ["400 Bad", "404 None", "422 Wrong", "501 Not Here"] {
         let (refuses, serves) =
             (Worker::start([status(refusal)]).await, Worker::start([whole("{}")]).await);
         let door = door(|config| config, &[&refuses, &serves]).await;

@@ -128,8 +128,151 @@ async fn a_connection_that_was_closed_while_it_was_idle_costs_no_budget() {
     assert!(metrics.contains(line), "{metrics}");
 }
 
-#[allow(dead_code, reason = "used by the rows below")]
-fn status(status: &str, headers: &str, body: &str) -> Vec<Act> {
+fn answer(status: &str, headers: &str, body: &str) -> Vec<Act> {
     let length = body.len();
     vec![send(format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}"))]
+}
+
+#[tokio::test]
+async fn a_request_that_a_full_worker_refuses_is_answered_by_a_free_one() {
+    for refusal in ["503 Loading", "429 Busy"] {
+        let full = Worker::start([answer(refusal, "", "no")]).await;
+        let free = Worker::start([whole("{}")]).await;
+        let door = door(&FrontendConfig::new(), &[&full.url, &free.url]).await;
+        for _ in 0..40 {
+            assert_eq!(ask(&door).await.status(), 200, "{refusal}");
+        }
+        assert!(full.asked() > 0);
+        assert_eq!(free.asked(), 40);
+        let metrics = door.get("/metrics").await.raw;
+        let sent = format!(r#"{{outcome="sent",reason="refused"}} {}"#, full.asked());
+        assert!(metrics.contains(&sent), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn where_all_workers_refuse_the_client_gets_the_first_answer_as_it_is() {
+    let refusals = [("503 Loading", "x-a: 1\r\n", "first"), ("429 Busy", "x-a: 2\r\n", "second")];
+    let workers = [
+        Worker::start([answer(refusals[0].0, refusals[0].1, refusals[0].2)]).await,
+        Worker::start([answer(refusals[1].0, refusals[1].1, refusals[1].2)]).await,
+        Worker::start([answer("429 Busy", "", "third")]).await,
+    ];
+    let door = door(&FrontendConfig::new(), &[&workers[0].url, &workers[1].url]).await;
+    let first = ask(&door).await;
+    let found = (first.status(), first.header("x-a").unwrap(), first.body());
+    let expected = [(503, "1", "first"), (429, "2", "second")];
+    assert!(expected.contains(&found), "{}", first.raw);
+    assert_eq!((workers[0].asked(), workers[1].asked()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_refused_request_is_sent_to_two_workers_at_most() {
+    let mut workers = Vec::new();
+    for _ in 0..4 {
+        workers.push(Worker::start([answer("429 Busy", "", "no")]).await);
+    }
+    let urls: Vec<&str> = workers.iter().map(|one| &*one.url).collect();
+    let door = door(&FrontendConfig::new(), &urls).await;
+    assert_eq!(ask(&door).await.status(), 429);
+    assert_eq!(workers.iter().map(Worker::asked).sum::<usize>(), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_is_passed_on_where_the_other_worker_gives_no_answer() {
+    let kept = answer("429 Busy", "", "kept");
+    let large = answer("429 Busy", "", &"x".repeat(70_000));
+    for (refusal, is_kept) in [(kept, true), (large, false)] {
+        let refuses = Worker::start([refusal]).await;
+        let breaks = Worker::start([vec![Act::Reset]]).await;
+        let door = door(&FrontendConfig::new(), &[&refuses.url, &breaks.url]).await;
+        let answers = [ask(&door).await, ask(&door).await];
+        assert!(answers.iter().all(|one| one.status() == 429), "{answers:?}");
+        if is_kept {
+            assert!(answers.iter().all(|one| one.body() == "kept"), "{answers:?}");
+        } else {
+            // The request that began at the other worker is answered by the refusal itself.
+            assert!(answers.iter().any(|one| one.body().len() == 70_000), "{answers:?}");
+            let ours = answers.iter().find(|one| one.body().len() < 70_000).unwrap();
+            assert_eq!(ours.code(), "overloaded");
+            assert!(ours.header("retry-after").is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_retry_budget_or_another_worker_a_refusal_is_passed_on() {
+    let full = Worker::start([answer("503 Loading", "", "no")]).await;
+    let free = Worker::start([whole("{}")]).await;
+    let alone = door(&FrontendConfig::new(), &[&full.url]).await;
+    assert_eq!((ask(&alone).await.status(), full.asked()), (503, 1));
+    let poor = door(&no_budget(), &[&full.url, &free.url]).await;
+    let mut statuses = [ask(&poor).await.status(), ask(&poor).await.status()];
+    statuses.sort_unstable();
+    assert_eq!((statuses, full.asked(), free.asked()), ([200, 503], 2, 1));
+}
+
+#[tokio::test]
+async fn a_worker_that_says_how_long_it_is_full_gets_no_request_meanwhile_and_is_not_failing() {
+    let full = Worker::start([answer("503 Full", "retry-after: 3600\r\n", "no")]).await;
+    let free = Worker::start([whole("{}")]).await;
+    let mut door = door(&FrontendConfig::new(), &[&full.url, &free.url]).await;
+    for _ in 0..20 {
+        assert_eq!(ask(&door).await.status(), 200);
+    }
+    assert_eq!((full.asked(), free.asked()), (1, 20));
+    let health = door.get("/health").await.raw;
+    assert!(health.contains(r#""out_of_rotation":"full""#), "{health}");
+    // No pause counts where all are paused.
+    door.remove(&instance("a", "m", "Chat", Some(&free.url)));
+    for _ in 0..20 {
+        assert_eq!(ask(&door).await.status(), 503);
+    }
+    assert_eq!(full.asked(), 21);
+    let health = door.get("/health").await.raw;
+    assert!(health.contains(r#""out_of_rotation":"full""#), "{health}");
+}
+
+#[tokio::test]
+async fn a_429_moves_its_own_request_and_pauses_no_worker() {
+    let busy = Worker::start([answer("429 Busy", "retry-after: 3600\r\n", "no")]).await;
+    let free = Worker::start([whole("{}")]).await;
+    let door = door(&FrontendConfig::new(), &[&busy.url, &free.url]).await;
+    for _ in 0..20 {
+        assert_eq!(ask(&door).await.status(), 200);
+    }
+    assert_eq!((busy.asked(), free.asked()), (10, 20));
+    assert!(!door.get("/health").await.raw.contains("out_of_rotation"));
+}
+
+#[tokio::test]
+async fn where_all_workers_fail_alike_the_requests_are_at_fault_and_nobody_is_ejected() {
+    let fails = || Worker::start([answer("500 Oh", "", "no")]);
+    let workers = [fails().await, fails().await, fails().await];
+    let door = door(&FrontendConfig::new(), &workers.each_ref().map(|one| &*one.url)).await;
+    for _ in 0..60 {
+        assert_eq!(ask(&door).await.status(), 500);
+    }
+    assert_eq!(workers.each_ref().map(Worker::asked), [20; 3]);
+    let health = door.get("/health").await.raw;
+    assert!(!health.contains("out_of_rotation"), "{health}");
+}
+
+#[tokio::test]
+async fn a_request_in_line_learns_at_once_that_its_model_has_gone() {
+    let busy = Worker::start([vec![Act::AwaitPeer]]).await;
+    let limit = FrontendConfig::new().with_worker_concurrency(std::num::NonZeroUsize::new(1));
+    let mut door = door(&limit, &[&busy.url]).await;
+    let other = Worker::start([whole("{}")]).await;
+    door.add(&other.instance("a", "other"));
+    let _first = door.begin(common::post(CHAT, &chat("m"))).await;
+    busy.until_asked().await;
+    let second = door.begin(common::post(CHAT, &chat("m"))).await;
+    soon(async {
+        while !door.get("/metrics").await.raw.contains("dynamo_frontend_queued_requests 1\n") {}
+    })
+    .await;
+    door.remove(&instance("a", "m", "Chat", Some(&busy.url)));
+    let answer = soon(Answer::read(second)).await;
+    assert_eq!((answer.status(), &*answer.code()), (404, "model_not_found"));
 }

@@ -56,22 +56,26 @@ pub(crate) enum Pick {
     None,
 }
 
-/// Which servers will do: a wider circle is entered only when the narrower one is empty.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// How well a server will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Circle {
     InRotation,
-    /// And those whose answers fail: when most are out, the fault is less likely theirs.
+    /// It said that it is full. It is used when no server is in rotation.
+    Full,
+    /// Its answers fail. It is used when most servers' answers fail, since the fault is less likely
+    /// theirs then, and when there is no better one.
     Failing,
-    /// And those that do not answer: better than nothing.
-    All,
+    /// It does not answer. It is used when all others do not, either.
+    Away,
 }
 
 impl Circle {
     fn of(upstream: &Upstream) -> Self {
         match upstream.rotation.out() {
             None => Self::InRotation,
+            Some(Out::Full) => Self::Full,
             Some(Out::Failing) => Self::Failing,
-            Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive) => Self::All,
+            Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive) => Self::Away,
         }
     }
 }
@@ -89,27 +93,32 @@ impl Balancer {
             targets.upstreams(kind).filter(|one| !tried.iter().any(|tried| Arc::ptr_eq(one, tried)))
         };
         let circles =
-            untried().map(|one| Circle::of(one)).fold([0_usize; 3], |mut counts, circle| {
+            untried().map(|one| Circle::of(one)).fold([0_usize; 4], |mut counts, circle| {
                 counts[circle as usize] += 1;
                 counts
             });
-        let all: usize = circles.iter().sum();
-        if circles[Circle::Failing as usize] > 0 {
+        let [in_rotation, full, failing, away] = circles;
+        let all = in_rotation + full + failing + away;
+        if all == 0 {
+            return Pick::None;
+        }
+        if failing > 0 {
             let now = Instant::now();
             let trial = untried().find(|one| one.rotation.may_try(now));
             if let Some(place) = trial.and_then(|one| Place::take(one, self.limit)) {
                 return Pick::Place(place);
             }
         }
-        let circle = match circles {
-            [0, 0, 0] => return Pick::None,
-            [0, 0, _] => Circle::All,
-            [0, ..] => Circle::Failing,
-            [sound, ..] if sound * 100 < all * usize::from(self.panic_threshold) => Circle::Failing,
-            _ => Circle::InRotation,
+        let sound = in_rotation + full;
+        let is_panic = sound * 100 < all * usize::from(self.panic_threshold);
+        let admits = |circle| match circle {
+            Circle::InRotation => true,
+            Circle::Full => in_rotation == 0,
+            Circle::Failing => sound == 0 || is_panic,
+            Circle::Away => sound + failing == 0,
         };
         let roomy =
-            || untried().filter(|one| Circle::of(one) <= circle && one.load.has_room(self.limit));
+            || untried().filter(|one| admits(Circle::of(one)) && one.load.has_room(self.limit));
         // Others choose at the same time, so a place may be gone when it is taken.
         for _ in 0..all {
             let Some(chosen) = self.choose(targets, key, roomy) else { break };

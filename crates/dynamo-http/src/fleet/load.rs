@@ -1,17 +1,24 @@
 //! How many requests a worker's server has in flight, and how many it may have.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::upstream::Upstream;
 
+/// A request that begins, as it is added to [`Load::requests`].
+const BEGUN: u64 = 1 << 32 | IN_FLIGHT;
+/// A request in flight.
+const IN_FLIGHT: u64 = 1;
+
 /// The requests in flight at one server.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    in_flight: AtomicUsize,
+    /// How many requests began so far in the upper half, which wraps, and how many of them are in
+    /// flight in the lower half. One addition counts both.
+    requests: AtomicU64,
     /// Whether there was a request since this was last asked.
     used: AtomicBool,
     /// Made when the first request comes under a limit.
@@ -20,7 +27,12 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Relaxed)
+        self.requests.load(Relaxed) as u32 as usize
+    }
+
+    /// How many requests began so far. It wraps.
+    pub(crate) fn begun(&self) -> u32 {
+        (self.requests.load(Relaxed) >> 32) as u32
     }
 
     /// Whether there was a request since this was last asked, or there is one now.
@@ -63,7 +75,7 @@ impl Place {
     }
 
     fn new(upstream: Arc<Upstream>, place: Option<OwnedSemaphorePermit>) -> Self {
-        upstream.load.in_flight.fetch_add(1, Relaxed);
+        upstream.load.requests.fetch_add(BEGUN, Relaxed);
         if !upstream.load.used.load(Relaxed) {
             upstream.load.used.store(true, Relaxed);
         }
@@ -77,7 +89,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.upstream.load.in_flight.fetch_sub(1, Relaxed);
+        self.upstream.load.requests.fetch_sub(IN_FLIGHT, Relaxed);
     }
 }
 
@@ -101,5 +113,7 @@ mod tests {
         assert!(upstream.load.was_used() && !upstream.load.was_used());
         let many: Vec<_> = (0..9).filter_map(|_| Place::take(&upstream, None)).collect();
         assert_eq!((many.len(), upstream.load.in_flight()), (9, 9));
+        drop(many);
+        assert_eq!((upstream.load.in_flight(), upstream.load.begun()), (0, 11));
     }
 }

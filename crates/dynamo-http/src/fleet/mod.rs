@@ -19,6 +19,7 @@ mod tests;
 mod transport;
 mod upkeep;
 mod upstream;
+mod window;
 mod worker_key;
 
 use std::fmt;

@@ -15,6 +15,7 @@ use super::Fleet;
 use super::probe::{Finding, probe};
 use super::rotation::{Change, Out, PROBE_TIMEOUT};
 use super::upstream::Upstream;
+use super::window::MARK_INTERVAL;
 use crate::meter::Metrics;
 
 /// How long an idle connection to a worker is kept. Most engines close theirs after 5 s.
@@ -41,6 +42,8 @@ pub(super) struct Upkeep {
 struct Attended {
     upstream: Weak<Upstream>,
     used: Instant,
+    /// When its counters were last marked.
+    marked: Instant,
 }
 
 impl Upkeep {
@@ -66,6 +69,10 @@ impl Fleet {
     pub(crate) fn note(&self, upstream: &Upstream, change: Option<Change>) {
         match change {
             None => {}
+            // A busy server says so often, and for how long.
+            Some(Change::Ejected(Out::Full)) => {
+                self.0.upkeep.ejections[Out::Full.index()].inc();
+            }
             Some(Change::Ejected(reason)) => {
                 warn!(url = %upstream.url, %reason, "a worker is out of rotation");
                 self.0.upkeep.ejections[reason.index()].inc();
@@ -98,6 +105,10 @@ impl Fleet {
         if sweep {
             upstream.pool().sweep(MAX_IDLE);
         }
+        if now - attended.marked >= MARK_INTERVAL {
+            upstream.rotation.window().mark(upstream.load.begun());
+            attended.marked = now;
+        }
         if upstream.rotation.out().is_none() && now - attended.used > UNUSED {
             upstream.attended.store(false, Relaxed);
             return false;
@@ -124,7 +135,7 @@ impl Fleet {
                 self.renew_all();
             }
             let joining = std::iter::from_fn(|| self.0.upkeep.joining.pop());
-            all.extend(joining.map(|upstream| Attended { upstream, used: now }));
+            all.extend(joining.map(|upstream| Attended { upstream, used: now, marked: now }));
             all.retain_mut(|attended| self.look(attended, now, sweep));
         }
     }

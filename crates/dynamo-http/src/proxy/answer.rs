@@ -1,6 +1,7 @@
 //! The body of a worker's answer, read in the task of whoever wants it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +13,15 @@ use crate::fleet::{Connection, Place};
 
 /// How much is joined into one frame at most.
 const JOINED: usize = 64 * 1024;
+
+/// The head of an answer, where it comes from, the connection that it came over, and the place that
+/// it takes.
+pub(crate) struct Head {
+    pub(crate) response: http::Response<Incoming>,
+    pub(crate) model: Arc<str>,
+    pub(crate) connection: Box<Connection>,
+    pub(crate) place: Place,
+}
 
 /// A worker's answer as it arrives.
 ///

@@ -11,9 +11,11 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::answer::Head;
 use super::edit::Edits;
 use super::headers;
 use super::lookup::Lookup;
+use super::refusal::{Refusal, is_full_for, is_refusal};
 use super::sends::{End, Next, Reason, Resends, Sends};
 use crate::balance::{AffinityKey, Balancer, Pick, QueueLimits, Queued, RetryBudget};
 use crate::error::ApiError;
@@ -53,13 +55,12 @@ impl Ask<'_> {
     }
 }
 
-/// The head of an answer, where it comes from, the connection that it came over, and the place that
-/// it takes.
-pub(crate) struct Head {
-    pub(crate) response: http::Response<Incoming>,
-    pub(crate) model: Arc<str>,
-    pub(crate) connection: Box<Connection>,
-    pub(crate) place: Place,
+/// What comes of a request.
+pub(crate) enum Answered {
+    /// The head of an answer that is to be passed on.
+    Head(Head),
+    /// Workers refused the request, and this is the answer of the first.
+    Refused(Box<Refusal>),
 }
 
 /// A request is better off elsewhere once something is known against its server, if it may be sent
@@ -89,13 +90,14 @@ impl Forwarder {
         &self,
         mut targets: Arc<Targets>,
         mut ask: Ask<'_>,
-    ) -> Result<Head, ApiError> {
+    ) -> Result<Answered, ApiError> {
         headers::for_upstream(&mut ask.headers, ask.id);
         headers::authorize(&mut ask.headers, self.fleet.worker_key().header());
         self.resends.budget.deposit();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
         let mut sends = Sends::default();
         let mut failed = None;
+        let mut refused: Option<Box<Refusal>> = None;
         // The place of the next attempt, where the last one has decided it.
         let mut decided = None;
         loop {
@@ -104,6 +106,8 @@ impl Forwarder {
                 None => match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
                     Pick::Place(place) => (place, Some(MAX_IDLE)),
                     Pick::None => break,
+                    // A refused request does not wait in line: its client has an answer.
+                    Pick::Full if refused.is_some() => break,
                     // Boxed, as it is rare: its state is no part of every request's.
                     Pick::Full => {
                         (Box::pin(self.wait(&mut targets, &ask, &tried)).await?, Some(MAX_IDLE))
@@ -114,18 +118,34 @@ impl Forwarder {
             let budget = sends.may_resend().then_some(&self.resends.budget);
             let elsewhere = Elsewhere { upstream, targets: &targets, kind: ask.kind(), budget };
             let wait = Wait { limit: self.first_byte, give_up: &elsewhere };
-            let error = match self.attempt(upstream, &ask, max_idle, wait).await {
+            let error = match self.attempt(upstream, &targets, &ask, max_idle, wait).await {
                 Ok((response, connection)) => {
+                    let status = response.status();
                     let model = targets.shared_name().clone();
-                    return Ok(Head { response, model, connection, place });
+                    let head = Head { response, model, connection, place };
+                    if !is_refusal(status) {
+                        return Ok(Answered::Head(head));
+                    }
+                    if let Some(first) = refused {
+                        return Ok(Answered::Refused(first));
+                    }
+                    tried.push(head.place.upstream().clone());
+                    let Some(other) = self.moves_on(&targets, &ask, &tried, &mut sends) else {
+                        return Ok(Answered::Head(head));
+                    };
+                    failed = Some(AttemptError::Status(status));
+                    refused = Box::pin(Refusal::read(head)).await;
+                    decided = Some((other, Some(MAX_IDLE)));
+                    continue;
                 }
                 Err(error) => error,
             };
             warn!(request_id = ?ask.id, model = targets.name(), url = %upstream.url, error = %error, "no answer");
             let next = sends.after(error.end(), |reason| self.resends.pay(reason));
             failed = Some(match failed {
-                // A failure after bytes went out says more than that other servers could not be reached.
-                Some(before) if next != Next::Stop => before,
+                // A refusal is an answer, which says more than any failure. A failure after bytes
+                // went out says more than that other servers could not be reached.
+                Some(before) if before.is_refusal() || next != Next::Stop => before,
                 _ => error,
             });
             match next {
@@ -134,6 +154,9 @@ impl Forwarder {
                 Next::Stop => break,
             }
         }
+        if let Some(refused) = refused {
+            return Ok(Answered::Refused(refused));
+        }
         Err(match failed {
             None => no_instances(&targets),
             Some(AttemptError::Exchange(ExchangeError::Silent)) => ApiError::new(
@@ -141,8 +164,35 @@ impl Forwarder {
                 "The worker did not begin to answer in time.",
             )
             .with_code("upstream_timeout"),
+            // The refusal was too large to be kept, or it broke.
+            Some(AttemptError::Status(status)) if is_refusal(status) => {
+                ApiError::new(status, "The workers of the model are busy; try again shortly.")
+                    .with_code("overloaded")
+            }
             Some(_) => bad_gateway(),
         })
+    }
+
+    /// Finds a place for a request that a worker refused: at another server in rotation, if the
+    /// request may be sent a second time. It does not wait in line for that.
+    fn moves_on(
+        &self,
+        targets: &Targets,
+        ask: &Ask<'_>,
+        tried: &[Arc<Upstream>],
+        sends: &mut Sends,
+    ) -> Option<Place> {
+        let is_tried = |one: &Arc<Upstream>| tried.iter().any(|other| Arc::ptr_eq(one, other));
+        let mut untried = targets.upstreams(ask.kind()).filter(|one| !is_tried(one));
+        if !sends.may_resend() || !untried.any(|one| one.rotation.out().is_none()) {
+            return None;
+        }
+        let Pick::Place(place) = self.balancer.pick(targets, ask.kind(), ask.affinity, tried)
+        else {
+            return None;
+        };
+        let next = sends.after(End::Sent(Reason::Refused), |reason| self.resends.pay(reason));
+        (next == Next::Elsewhere).then_some(place)
     }
 
     /// Waits until a server has a place for the request.
@@ -180,6 +230,7 @@ impl Forwarder {
     async fn attempt(
         &self,
         upstream: &Arc<Upstream>,
+        targets: &Targets,
         ask: &Ask<'_>,
         max_idle: Option<Duration>,
         wait: Wait<'_>,
@@ -196,6 +247,7 @@ impl Forwarder {
         let answer =
             upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait).await;
         let rotation = &upstream.rotation;
+        let stands_out = || targets.stands_out(upstream);
         let (change, outcome) = match answer {
             // Never followed: where it leads is not registered.
             Ok((response, _))
@@ -203,7 +255,14 @@ impl Forwarder {
             {
                 (None, Err(AttemptError::Status(response.status())))
             }
-            Ok(answer) => (rotation.answered(answer.0.status(), Instant::now()), Ok(answer)),
+            Ok(answer) => {
+                let (status, now) = (answer.0.status(), Instant::now());
+                let change = match is_full_for(status, answer.0.headers()) {
+                    Some(pause) => rotation.full(pause, now),
+                    None => rotation.answered(status, now, stands_out),
+                };
+                (change, Ok(answer))
+            }
             Err(error) => {
                 let change = match &error {
                     ExchangeError::Connect(_) => rotation.refused(),
@@ -213,7 +272,7 @@ impl Forwarder {
                     }
                     ExchangeError::Unsent(_)
                     | ExchangeError::Lost { .. }
-                    | ExchangeError::Invalid(_) => rotation.lost(Instant::now()),
+                    | ExchangeError::Invalid(_) => rotation.lost(Instant::now(), stands_out),
                     ExchangeError::Silent | ExchangeError::GivenUp => None,
                 };
                 (change, Err(AttemptError::Exchange(error)))
@@ -232,6 +291,10 @@ enum AttemptError {
 }
 
 impl AttemptError {
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status(status) if is_refusal(*status))
+    }
+
     fn end(&self) -> End {
         match self {
             Self::Exchange(ExchangeError::Connect(_) | ExchangeError::Unsent(_)) => End::Unsent,

@@ -1,6 +1,7 @@
 //! Which headers pass a proxy, and under which id.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Version, response};
 
 /// The id of a request, from the client to the worker and back.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,6 +39,18 @@ pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         headers.remove(name);
     }
+}
+
+/// Turns the head of a worker's answer into that for a client. Afterwards the server frames the answer
+/// by itself, in its own version of HTTP.
+pub(crate) fn for_client(parts: &mut response::Parts) {
+    // A length beside a transfer coding is wrong (RFC 9112 section 6.3), and is not to frame ours.
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    drop_hop_by_hop(&mut parts.headers);
+    // A proxy answers in its own version, whatever the worker's is (RFC 9110 section 6.2).
+    parts.version = Version::HTTP_11;
 }
 
 /// Turns a client's headers into those for a worker, but for `Host` and `Content-Length`, which each

@@ -10,6 +10,7 @@ mod json;
 mod lookup;
 mod passage;
 pub(crate) mod peek;
+mod refusal;
 mod sends;
 mod served;
 mod stage;
@@ -23,11 +24,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body;
 use tracing::debug;
 
-use self::answer::Answer;
+use self::answer::{Answer, Head};
 pub(crate) use self::body::{BodyLimits, Memory};
 use self::dialect::EventStream;
 pub(crate) use self::forward::Forwarder;
-use self::forward::{Ask, Head};
+use self::forward::{Answered, Ask};
 use self::headers::X_REQUEST_ID;
 use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
@@ -71,12 +72,17 @@ impl Proxy {
         let answered = match caller.begin() {
             Ok(permit) => {
                 let answered = self.route(route, head, body, &caller, &id, &mut record).await;
-                answered.map(|head| (head, permit))
+                answered.map(|answered| (answered, permit))
             }
             Err(refused) => Err(refused),
         };
         let mut response = match answered {
-            Ok((head, permit)) => self.pass_on(route, head, &id, record, permit),
+            Ok((Answered::Head(head), permit)) => self.pass_on(route, head, &id, record, permit),
+            Ok((Answered::Refused(refusal), _permit)) => {
+                record.answered(refusal.status());
+                debug!(request_id = ?id, path = route.path(), status = refusal.status().as_u16(), "all refuse");
+                refusal.into_response()
+            }
             Err(error) => {
                 record.answered(error.status());
                 debug!(request_id = ?id, path = route.path(), status = error.status().as_u16(), "refused");
@@ -87,7 +93,7 @@ impl Proxy {
         response
     }
 
-    /// Decides who answers, in the order of the answer table, and gets the head of the answer.
+    /// Decides who answers, in the order of the answer table, and gets the answer, or its head.
     async fn route<B>(
         &self,
         route: Route,
@@ -96,7 +102,7 @@ impl Proxy {
         caller: &Caller,
         id: &HeaderValue,
         record: &mut Record,
-    ) -> Result<Head, ApiError>
+    ) -> Result<Answered, ApiError>
     where
         B: Body<Data = Bytes>,
     {
@@ -152,7 +158,7 @@ impl Proxy {
             let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
             EventStream::new(route, !chunked)
         });
-        headers::drop_hop_by_hop(&mut parts.headers);
+        headers::for_client(&mut parts);
         parts.extensions.insert(Served { model, worker: place.upstream().clone() });
         if incoming.is_end_stream() && record.ended() {
             permit.iter_mut().for_each(Permit::succeeded);
