@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Act, Answer, Door, Worker, chat, instance, read_request, send, soon, whole};
 use dynamo_http::{FrontendConfig, ServeOptions};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -275,4 +275,49 @@ async fn a_request_in_line_learns_at_once_that_its_model_has_gone() {
     door.remove(&instance("a", "m", "Chat", Some(&busy.url)));
     let answer = soon(Answer::read(second)).await;
     assert_eq!((answer.status(), &*answer.code()), (404, "model_not_found"));
+}
+
+/// An engine that answers 413 to the head of a request and does not read the body.
+struct Refuses {
+    url: String,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Refuses {
+    /// One that closes the connection then, or one that leaves it open.
+    async fn start(closes: bool) -> Self {
+        let (listener, url) = listen().await;
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 1024];
+                assert_ne!(stream.read(&mut head).await.unwrap(), 0);
+                count.fetch_add(1, Ordering::SeqCst);
+                let answer = b"HTTP/1.1 413 Large\r\ncontent-length: 5\r\n\r\nlarge";
+                stream.write_all(answer).await.unwrap();
+                if !closes {
+                    open.push(stream);
+                }
+            }
+        });
+        Self { url, asked }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_body_is_read_is_the_answer_and_nothing_is_resent() {
+    let body = format!(r#"{{"model":"m","messages":["{}"]}}"#, "x".repeat(8 << 20));
+    for closes in [true, false] {
+        let refuses = [Refuses::start(closes).await, Refuses::start(closes).await];
+        let without_probes = FrontendConfig::new().with_probe_interval(None);
+        let door = door(&without_probes, &refuses.each_ref().map(|one| &*one.url)).await;
+        for _ in 0..10 {
+            let answer = door.post(CHAT, &body).await;
+            assert_eq!((answer.status(), answer.body()), (413, "large"), "closes: {closes}");
+        }
+        assert_eq!(refuses.each_ref().map(|one| one.asked.load(Ordering::SeqCst)), [5, 5]);
+        assert!(!door.get("/health").await.raw.contains("out_of_rotation"));
+    }
 }

@@ -11,16 +11,17 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
 use super::network::Network;
+use super::read_on::ReadOn;
 use crate::serve::Joined;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
 
 /// A connection's bytes.
 #[cfg(not(feature = "tls"))]
-pub(crate) type Transport = Joined<TcpStream>;
+pub(crate) type Transport = Joined<ReadOn<TcpStream>>;
 /// A connection's bytes, encrypted or not.
 #[cfg(feature = "tls")]
-pub(crate) type Transport = Joined<super::transport::MaybeTls>;
+pub(crate) type Transport = Joined<ReadOn<super::transport::MaybeTls>>;
 
 /// Opens connections to workers.
 #[derive(Clone)]
@@ -101,7 +102,7 @@ impl Connector {
         } else {
             super::transport::MaybeTls::Plain(stream)
         };
-        Ok(Joined::new(stream))
+        Ok(Joined::new(ReadOn::new(stream)))
     }
 
     #[cfg(not(feature = "tls"))]
@@ -109,7 +110,7 @@ impl Connector {
         if https {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "built without TLS"));
         }
-        Ok(Joined::new(stream))
+        Ok(Joined::new(ReadOn::new(stream)))
     }
 }
 
@@ -163,6 +164,6 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let transport = Connector::default().connect(&uri).await.unwrap();
-        assert!(transport.inner().nodelay().unwrap());
+        assert!(transport.inner().inner().nodelay().unwrap());
     }
 }

@@ -10,6 +10,7 @@ mod network;
 mod patience;
 mod pool;
 mod probe;
+mod read_on;
 mod relay;
 mod rotation;
 mod targets;

@@ -23,6 +23,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 
 use super::connect::{Connector, Transport};
 use super::patience::{End, Patience};
+use super::read_on::Written;
 use super::relay::Relay;
 use crate::route::Route;
 use crate::threads;
@@ -54,6 +55,8 @@ pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
     relay: Relay,
+    /// Whether its socket took all that was sent.
+    written: Written,
     idle_since: Instant,
     /// Whether it has carried an exchange before.
     reused: bool,
@@ -208,6 +211,7 @@ impl Pool {
         first_byte: Duration,
     ) -> io::Result<Box<Connection>> {
         let transport = connector.connect(&self.uri).await?;
+        let written = transport.inner().written().clone();
         let (sender, connection) =
             http1::Builder::new().handshake(transport).await.map_err(io::Error::other)?;
         let driver = Driver { connection: Some(connection) };
@@ -215,6 +219,7 @@ impl Pool {
             sender,
             driver,
             relay: Relay::new(),
+            written,
             idle_since: Instant::now(),
             reused: false,
             patience: Patience::new(first_byte).with_glances(GLANCE),
@@ -306,12 +311,13 @@ impl Connection {
         })
     }
 
-    /// Gives the connection back after a whole answer, unless it is closed or about to be.
+    /// Gives the connection back after a whole answer, unless it is closed or about to be, or the
+    /// worker has answered without reading all of the request.
     pub(crate) fn recycle(mut self: Box<Self>, cx: &mut Context<'_>, pool: &Pool) {
         // Lets the connection see that the answer ended.
         let closed = self.relay.poll(cx, |cx| self.driver.poll(cx)).is_ready();
         self.relay.release();
-        if !closed && self.sender.is_ready() {
+        if !closed && self.written.is_all() && self.sender.is_ready() {
             self.idle_since = Instant::now();
             self.reused = true;
             pool.put(self);
