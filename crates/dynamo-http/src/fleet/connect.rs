@@ -1,5 +1,6 @@
 //! Connecting to a worker: resolve, refuse what is link-local, connect, maybe TLS.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +23,53 @@ pub(crate) type Transport = Joined<ReadOn<TcpStream>>;
 /// A connection's bytes, encrypted or not.
 #[cfg(feature = "tls")]
 pub(crate) type Transport = Joined<ReadOn<super::transport::MaybeTls>>;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    /// It says nothing about the worker: this machine lacks descriptors, ports or memory, or its
+    /// resolver does not answer.
+    Ours(io::Error),
+    /// The worker's address takes no connection, or is no address to connect to.
+    Theirs(io::Error),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        if is_ours(&error) { Self::Ours(error) } else { Self::Theirs(error) }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ours(error) => write!(f, "this machine's own trouble: {error}"),
+            Self::Theirs(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Whether the error of a socket is this machine's own trouble.
+fn is_ours(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    const OURS: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENOBUFS];
+    #[cfg(not(unix))]
+    const OURS: [i32; 0] = [];
+
+    error.raw_os_error().is_some_and(|number| OURS.contains(&number))
+}
+
+/// What the error of a look-up says. The standard library has only the resolver's own words for it:
+/// these are glibc's and musl's for a server of names that does not answer.
+fn unresolved(error: io::Error) -> ConnectError {
+    const NO_ANSWER: [&str; 2] = ["Temporary failure in name resolution", "Try again"];
+
+    let text = error.to_string();
+    if NO_ANSWER.iter().any(|words| text.ends_with(words)) {
+        return ConnectError::Ours(error);
+    }
+    error.into()
+}
 
 /// Opens connections to workers.
 #[derive(Clone)]
@@ -51,7 +99,7 @@ impl Connector {
     }
 
     /// Connects within the time-out, to the first address that takes us.
-    pub(crate) async fn connect(&self, uri: &Uri) -> io::Result<Transport> {
+    pub(crate) async fn connect(&self, uri: &Uri) -> Result<Transport, ConnectError> {
         let deadline = Instant::now() + self.timeout;
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let https = uri.scheme_str() == Some("https");
@@ -60,15 +108,23 @@ impl Connector {
             let stream = self.connect_tcp(host, port, deadline).await?;
             // Without it one peer loses 44 ms on each stream, to Nagle and delayed ACK.
             stream.set_nodelay(true)?;
-            self.secure(stream, host, https).await
+            Ok(self.secure(stream, host, https).await?)
         };
-        timeout_at(deadline, connect).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let late = |_| Err(ConnectError::Theirs(io::ErrorKind::TimedOut.into()));
+        timeout_at(deadline, connect).await.unwrap_or_else(late)
     }
 
     /// Tries the addresses one after the other. Each but the last gets half of the time that is
     /// left, so that one that does not answer leaves time for the next.
-    async fn connect_tcp(&self, host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
-        let addresses = lookup_host((host, port)).await?;
+    async fn connect_tcp(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<TcpStream, ConnectError> {
+        let resolved = timeout_at(deadline, lookup_host((host, port))).await;
+        let silent = |_| ConnectError::Ours(io::Error::other("the resolver does not answer"));
+        let addresses = resolved.map_err(silent)?.map_err(unresolved)?;
         let mut addresses = addresses.filter(|address| self.permits(address)).peekable();
         let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "no permitted address");
         while let Some(address) = addresses.next() {
@@ -83,7 +139,7 @@ impl Connector {
                 Err(_) => error = io::ErrorKind::TimedOut.into(),
             }
         }
-        Err(error)
+        Err(error.into())
     }
 
     /// Checked on what a name resolved to: so `0x7f000001`, and a name whose answer changes, are
@@ -125,6 +181,33 @@ impl Default for Connector {
 mod tests {
     use super::*;
 
+    async fn theirs(connector: &Connector, uri: &Uri) -> io::Error {
+        match connector.connect(uri).await {
+            Err(ConnectError::Theirs(error)) => error,
+            Err(ours) => panic!("{ours}"),
+            Ok(_) => panic!("connected to {uri}"),
+        }
+    }
+
+    #[test]
+    fn what_this_machine_lacks_says_nothing_about_a_worker() {
+        let is_ours = |error| matches!(error, ConnectError::Ours(_));
+        for number in [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENOBUFS] {
+            assert!(is_ours(io::Error::from_raw_os_error(number).into()), "{number}");
+        }
+        for number in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::ETIMEDOUT] {
+            assert!(!is_ours(io::Error::from_raw_os_error(number).into()), "{number}");
+        }
+        let lookup =
+            |words| io::Error::other(format!("failed to lookup address information: {words}"));
+        for words in ["Temporary failure in name resolution", "Try again"] {
+            assert!(is_ours(unresolved(lookup(words))), "{words}");
+        }
+        for words in ["Name or service not known", "Name does not resolve"] {
+            assert!(!is_ours(unresolved(lookup(words))), "{words}");
+        }
+    }
+
     #[tokio::test]
     async fn link_local_addresses_are_refused_however_they_are_spelled() {
         for uri in [
@@ -135,7 +218,7 @@ mod tests {
             "http://[fe80::1]:80",
             "http://[::ffff:169.254.169.254]:80",
         ] {
-            let error = Connector::default().connect(&uri.parse().unwrap()).await.err().unwrap();
+            let error = theirs(&Connector::default(), &uri.parse().unwrap()).await;
             assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{uri}: {error}");
         }
     }
@@ -150,12 +233,12 @@ mod tests {
         };
         for host in ["127.0.0.1", "localhost", "0x7f000001", "[::ffff:7f00:1]"] {
             let uri = format!("http://{host}:{port}").parse().unwrap();
-            let error = connector(&["10.0.0.0/8", "::1"]).connect(&uri).await.err().unwrap();
+            let error = theirs(&connector(&["10.0.0.0/8", "::1"]), &uri).await;
             assert!(error.kind() != io::ErrorKind::TimedOut, "{host}: {error}");
             connector(&["10.0.0.0/8", "127.0.0.0/8"]).connect(&uri).await.unwrap();
         }
         let metadata = "http://169.254.169.254".parse().unwrap();
-        let error = connector(&["0.0.0.0/0"]).connect(&metadata).await.err().unwrap();
+        let error = theirs(&connector(&["0.0.0.0/0"]), &metadata).await;
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{error}");
     }
 

@@ -31,7 +31,7 @@ use arc_swap::ArcSwap;
 use dynamo_discovery::{Instance, WorkerUrl};
 use imbl::OrdMap;
 
-pub(crate) use self::connect::Connector;
+pub(crate) use self::connect::{ConnectError, Connector};
 pub(crate) use self::load::Place;
 pub use self::network::{InvalidNetwork, Network};
 pub(crate) use self::patience::Patience;

@@ -21,7 +21,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 
-use super::connect::{Connector, Transport};
+use super::connect::{ConnectError, Connector, Transport};
 use super::patience::{End, Patience};
 use super::read_on::Written;
 use super::relay::Relay;
@@ -86,7 +86,7 @@ impl Driver {
 #[derive(Debug)]
 pub(crate) enum ExchangeError {
     /// No connection: nothing was sent.
-    Connect(io::Error),
+    Connect(ConnectError),
     /// A new connection ended before a byte of the request was written.
     Unsent(hyper::Error),
     /// The connection ended before the answer. Bytes of the request may have reached the server.
@@ -209,7 +209,7 @@ impl Pool {
         &self,
         connector: &Connector,
         first_byte: Duration,
-    ) -> io::Result<Box<Connection>> {
+    ) -> Result<Box<Connection>, ConnectError> {
         let transport = connector.connect(&self.uri).await?;
         let written = transport.inner().written().clone();
         let (sender, connection) =

@@ -9,7 +9,7 @@ use http_body_util::Empty;
 use hyper::client::conn::http1;
 use tokio::time::timeout;
 
-use super::connect::Connector;
+use super::connect::{ConnectError, Connector};
 
 /// What a probe showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(crate) enum Finding {
     Broken,
     /// It did not answer in time.
     Silent,
+    /// It was not asked, for want of what this machine lacks.
+    NotAsked,
 }
 
 /// Asks a server's `/health`, over a connection of its own.
@@ -35,9 +37,12 @@ pub(crate) async fn probe(
     let ask = async {
         let transport = match connector.connect(&uri).await {
             Ok(transport) => transport,
+            Err(ConnectError::Ours(_)) => return Finding::NotAsked,
             // A listener whose queue is full drops what comes: as silent as one that is stopped.
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return Finding::Silent,
-            Err(_) => return Finding::Refused,
+            Err(ConnectError::Theirs(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
+                return Finding::Silent;
+            }
+            Err(ConnectError::Theirs(_)) => return Finding::Refused,
         };
         let Ok((mut sender, connection)) = http1::handshake(transport).await else {
             return Finding::Broken;

@@ -182,7 +182,7 @@ impl Rotation {
     pub(crate) fn is_there(&self, finding: Finding, now: Instant) -> bool {
         match finding {
             Finding::Answers => true,
-            Finding::Silent => self.was_heard(SILENCE, now),
+            Finding::Silent | Finding::NotAsked => self.was_heard(SILENCE, now),
             Finding::Refused | Finding::Broken => false,
         }
     }
@@ -309,7 +309,7 @@ impl Rotation {
             Finding::Silent if self.since(&self.heard, now) >= SILENCE => {
                 self.eject(Out::Unresponsive)
             }
-            Finding::Silent => None,
+            Finding::Silent | Finding::NotAsked => None,
         }
     }
 }

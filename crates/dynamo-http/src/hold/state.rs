@@ -168,6 +168,11 @@ impl Holding {
     pub(crate) fn answered(&mut self, url: &WorkerUrl, finding: Finding, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         let Some(server) = self.servers.get_mut(url) else { return outcome };
+        if finding == Finding::NotAsked {
+            // This machine could not ask, which says nothing about the server.
+            server.ask_at = Some(now + again());
+            return outcome;
+        }
         if server.upstream.rotation.is_there(finding, now) {
             server.ask_at = Some(now + again());
             for key in &server.keys {

@@ -20,7 +20,8 @@ use super::sends::{End, Next, Reason, Resends, Sends};
 use crate::balance::{AffinityKey, Balancer, Pick, QueueLimits, Queued, RetryBudget};
 use crate::error::ApiError;
 use crate::fleet::{
-    Connection, ExchangeError, Fleet, GiveUp, MAX_IDLE, Out, Place, Targets, Upstream, Wait,
+    ConnectError, Connection, ExchangeError, Fleet, GiveUp, MAX_IDLE, Out, Place, Targets,
+    Upstream, Wait,
 };
 use crate::meter::Metrics;
 
@@ -164,6 +165,13 @@ impl Forwarder {
                 "The worker did not begin to answer in time.",
             )
             .with_code("upstream_timeout"),
+            Some(AttemptError::Exchange(ExchangeError::Connect(ConnectError::Ours(_)))) => {
+                ApiError::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The front door is out of resources to reach a worker; try again shortly.",
+                )
+                .with_code("overloaded")
+            }
             // The refusal was too large to be kept, or it broke.
             Some(AttemptError::Status(status)) if is_refusal(status) => {
                 ApiError::new(status, "The workers of the model are busy; try again shortly.")
@@ -265,7 +273,7 @@ impl Forwarder {
             }
             Err(error) => {
                 let change = match &error {
-                    ExchangeError::Connect(_) => rotation.refused(),
+                    ExchangeError::Connect(ConnectError::Theirs(_)) => rotation.refused(),
                     ExchangeError::Lost { reused: true, .. } => {
                         rotation.closed_reused();
                         None
@@ -273,7 +281,9 @@ impl Forwarder {
                     ExchangeError::Unsent(_)
                     | ExchangeError::Lost { .. }
                     | ExchangeError::Invalid(_) => rotation.lost(Instant::now(), stands_out),
-                    ExchangeError::Silent | ExchangeError::GivenUp => None,
+                    ExchangeError::Connect(ConnectError::Ours(_))
+                    | ExchangeError::Silent
+                    | ExchangeError::GivenUp => None,
                 };
                 (change, Err(AttemptError::Exchange(error)))
             }
