@@ -172,8 +172,8 @@ settings! {
         worker_url: Vec<StaticWorker> =
             flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE]");
         /// A network in which workers may be, such as 10.0.0.0/8; can be given several times. Judged
-        /// by the address that a worker's name resolves to; link-local addresses are always refused,
-        /// and without this flag all others are allowed
+        /// by the address that a worker's name resolves to; link-local addresses and
+        /// those of metadata services are always refused, and without this flag all others are allowed
         worker_network: Vec<Network> = flag("NETWORK");
         /// Authorities that `https` workers are trusted by, PEM, beside those of the system
         worker_ca: Option<PathBuf> = flag("FILE").reloadable();

@@ -40,7 +40,7 @@ config! {
         /// What workers get in place of the client's `Authorization`. Default none.
         worker_key, with_worker_key: WorkerKey = WorkerKey::default();
         /// Where workers may be, judged by the address that a name resolves to. Default none, which is
-        /// anywhere; what is link-local is always refused.
+        /// anywhere. Link-local addresses and those of metadata services are always refused.
         worker_networks, with_worker_networks: Vec<Network> = Vec::new();
         /// How a worker is chosen for a request. Default round robin.
         router_mode, with_router_mode: RouterMode = RouterMode::default();

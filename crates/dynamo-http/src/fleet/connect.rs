@@ -1,4 +1,4 @@
-//! Connecting to a worker: resolve, refuse what is link-local, connect, maybe TLS.
+//! Connecting to a worker: resolve, refuse addresses that are never a worker's, connect, maybe TLS.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_discovery::is_link_local;
+use dynamo_discovery::is_forbidden_address;
 use http::Uri;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
@@ -147,7 +147,7 @@ impl Connector {
     fn permits(&self, address: &SocketAddr) -> bool {
         let listed = |network: &Network| network.contains(address.ip());
         let allowed = self.networks.is_empty() || self.networks.iter().any(listed);
-        allowed && !is_link_local(address.ip())
+        allowed && !is_forbidden_address(address.ip())
     }
 
     #[cfg(feature = "tls")]
