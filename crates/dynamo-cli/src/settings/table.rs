@@ -240,7 +240,7 @@ settings! {
         http_header_count: NonZeroUsize = flag("COUNT").default("100");
         /// How long a request's head may take to arrive
         http_header_timeout: Timeout = flag("SECONDS").default("10");
-        /// How long a request's body may stand still while it arrives
+        /// The time in which a request's body that goes on must bring 1 KiB for each second
         http_body_stall_timeout: Timeout = flag("SECONDS").default("30");
         /// How long a client may take nothing of its answer
         http_write_stall_timeout: Timeout = flag("SECONDS").default("300");

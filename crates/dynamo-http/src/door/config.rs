@@ -27,9 +27,10 @@ config! {
     pub struct FrontendConfig {
         /// The largest request body, in bytes. Default 192 MiB.
         body_limit, with_body_limit: usize = 192 << 20;
-        /// All request bodies in memory, in bytes; above, 503. Default 1 GiB.
+        /// The buffers of all request bodies in memory, in bytes; above, 503. Default 1 GiB.
         bodies_limit, with_bodies_limit: usize = 1 << 30;
-        /// How long a client may send nothing in the middle of a body. Default 30 s.
+        /// The time in which a body that goes on must bring 1 KiB for each second; else 408.
+        /// Default 30 s.
         body_stall_timeout, with_body_stall_timeout: Duration = Duration::from_secs(30);
         /// How long connecting to a worker may take. Default 2 s.
         connect_timeout, with_connect_timeout: Duration = Duration::from_secs(2);
