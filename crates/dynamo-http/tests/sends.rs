@@ -321,3 +321,18 @@ async fn an_answer_that_comes_before_the_body_is_read_is_the_answer_and_nothing_
         assert!(!door.get("/health").await.raw.contains("out_of_rotation"));
     }
 }
+
+#[tokio::test]
+async fn a_query_that_is_too_long_below_the_base_path_of_a_worker_is_refused_with_414() {
+    let worker = Worker::start([whole("{}")]).await;
+    let base = format!("{}/{}", worker.url, "b".repeat(100));
+    let door = door(&FrontendConfig::new(), &[&base]).await;
+    // As long as a request to the frontend may be.
+    let longest = 65_534 - CHAT.len() - 1;
+    for (length, status) in [(longest, 414), (longest - base.len(), 200)] {
+        let path = format!("{CHAT}?{}", "q".repeat(length));
+        assert_eq!(door.post(&path, &chat("m")).await.status(), status, "{length}");
+    }
+    assert_eq!(worker.asked(), 1);
+    assert!(!door.get("/health").await.raw.contains("out_of_rotation"));
+}

@@ -130,22 +130,24 @@ impl Pool {
         &self.host
     }
 
-    /// The target of a request on a route, below the worker's base path.
-    pub(crate) fn target(&self, route: Route, query: Option<&str>) -> Uri {
+    /// The target of a request on a route, below the worker's base path. None if it is longer than a
+    /// URI can be, which is 65,534 bytes.
+    pub(crate) fn target(&self, route: Route, query: Option<&str>) -> Option<Uri> {
         /// Nearly all targets: no base path, no query.
         static PLAIN: LazyLock<[Uri; Route::ALL.len()]> =
             LazyLock::new(|| std::array::from_fn(|at| Uri::from_static(Route::ALL[at].path())));
 
         let base = self.uri.path().trim_end_matches('/');
         if base.is_empty() && query.is_none() {
-            return PLAIN[route as usize].clone();
+            return Some(PLAIN[route as usize].clone());
         }
         let mut target = format!("{base}{}", route.path());
         if let Some(query) = query {
             target.push('?');
             target.push_str(query);
         }
-        target.parse().unwrap_or_else(|_| unreachable!("parts of valid URIs"))
+        // The parts are of valid URIs, so nothing but their length can be wrong.
+        target.parse().ok()
     }
 
     /// Takes the connection that was used last, unless it has been idle for too long.

@@ -172,6 +172,9 @@ impl Forwarder {
                 )
                 .with_code("overloaded")
             }
+            Some(AttemptError::TargetTooLong) => {
+                ApiError::new(StatusCode::URI_TOO_LONG, "The query of the request is too long.")
+            }
             // The refusal was too large to be kept, or it broke.
             Some(AttemptError::Status(status)) if is_refusal(status) => {
                 ApiError::new(status, "The workers of the model are busy; try again shortly.")
@@ -246,7 +249,8 @@ impl Forwarder {
         let body = ask.edits(upstream).apply(ask.body);
         let mut request = http::Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = upstream.pool().target(ask.lookup.route, ask.query);
+        let target = upstream.pool().target(ask.lookup.route, ask.query);
+        *request.uri_mut() = target.ok_or(AttemptError::TargetTooLong)?;
         *request.headers_mut() = ask.headers.clone();
         let headers = request.headers_mut();
         headers.insert(header::HOST, upstream.pool().host().clone());
@@ -298,6 +302,8 @@ impl Forwarder {
 enum AttemptError {
     Exchange(ExchangeError),
     Status(StatusCode),
+    /// The worker's base path, the route and the query are too long together.
+    TargetTooLong,
 }
 
 impl AttemptError {
@@ -311,9 +317,9 @@ impl AttemptError {
             Self::Exchange(ExchangeError::Lost { reused: true, .. }) => End::Sent(Reason::Reused),
             Self::Exchange(ExchangeError::Lost { .. }) => End::Sent(Reason::Lost),
             Self::Exchange(ExchangeError::GivenUp) => End::Sent(Reason::Unresponsive),
-            Self::Exchange(ExchangeError::Silent | ExchangeError::Invalid(_)) | Self::Status(_) => {
-                End::Final
-            }
+            Self::Exchange(ExchangeError::Silent | ExchangeError::Invalid(_))
+            | Self::Status(_)
+            | Self::TargetTooLong => End::Final,
         }
     }
 }
@@ -333,6 +339,7 @@ impl std::fmt::Display for AttemptError {
             }
             Self::Exchange(ExchangeError::Silent) => f.write_str("no answer in time"),
             Self::Exchange(ExchangeError::GivenUp) => f.write_str("it became unresponsive"),
+            Self::TargetTooLong => f.write_str("the target is too long"),
             Self::Status(status) => write!(f, "unexpected status {}", status.as_u16()),
         }
     }
