@@ -15,7 +15,7 @@ struct Rule {
 
 const NO_LIMIT: usize = usize::MAX;
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     Rule { tree: &["-p", "dynamo-namespace"], without: &["dynamo-discovery", "serde"], at_most: 1 },
     Rule {
         tree: &["-p", "dynamo-discovery"],
@@ -37,6 +37,11 @@ const RULES: [Rule; 8] = [
         tree: &["-p", "dynamo-http"],
         without: &["dynamo-cli", "etcd-client", "mockall"],
         at_most: 95,
+    },
+    Rule {
+        tree: &["-p", "dynamo-http", "--features", "decompress"],
+        without: &["dynamo-cli", "etcd-client", "mockall", "zstd-sys"],
+        at_most: 105,
     },
     Rule {
         tree: &["-p", "dynamo-http", "--features", "tls"],

@@ -60,6 +60,8 @@ pub(crate) fn for_upstream(headers: &mut HeaderMap, id: &HeaderValue) {
     headers.remove(header::HOST);
     // We have the whole body, so there is nothing to expect.
     headers.remove(header::EXPECT);
+    // The body was unpacked.
+    headers.remove(header::CONTENT_ENCODING);
     headers.insert(X_REQUEST_ID, id.clone());
 }
 

@@ -14,6 +14,7 @@ mod refusal;
 mod sends;
 mod served;
 mod stage;
+mod unpack;
 
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use self::peek::Peeked;
 pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 use self::stage::Stage;
+use self::unpack::Coding;
 use crate::access::{Caller, Permit};
 use crate::balance::{AffinityKey, RouterMode};
 use crate::error::ApiError;
@@ -86,7 +88,13 @@ impl Proxy {
             Err(error) => {
                 record.answered(error.status());
                 debug!(request_id = ?id, path = route.path(), status = error.status().as_u16(), "refused");
-                error.with_shape(route.error_shape()).into_response()
+                let is_encoding = error.code() == Some(unpack::UNSUPPORTED);
+                let mut response = error.with_shape(route.error_shape()).into_response();
+                if is_encoding {
+                    let accepted = HeaderValue::from_static(unpack::ACCEPTED);
+                    response.headers_mut().insert(header::ACCEPT_ENCODING, accepted);
+                }
+                response
             }
         };
         response.headers_mut().insert(X_REQUEST_ID, id);
@@ -109,7 +117,12 @@ impl Proxy {
         let lens = self.lens(caller);
         lens.read(|sight| sight.admit(route.kind()))?;
         check_content_type(&head.headers)?;
-        let body = self.limits.read(body).await?;
+        let coding = Coding::of(&head.headers)?;
+        let mut body = self.limits.read(body).await?;
+        if let Some(coding) = coding {
+            // Boxed, as it is rare: its state is no part of every request's.
+            body = Box::pin(self.limits.unpack(coding, body)).await?;
+        }
         let asked = peek::peek(&body.bytes)?;
         let lookup = Lookup { lens, fleet: &self.forwarder.fleet, model: &asked.model, route };
         // The world may have moved on while the body came in.
