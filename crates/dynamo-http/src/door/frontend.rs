@@ -20,7 +20,7 @@ use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
 use crate::fleet::{Connector, Fleet};
 use crate::meter::Metrics;
-use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy, Resends};
+use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy, Resends, Via};
 use crate::view::{LiveView, Switchboard};
 
 /// An OpenAI-compatible front door for one scope. A clone is the same front door.
@@ -171,6 +171,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
             stall: config.body_stall_timeout,
             memory: Memory::new(config.bodies_limit),
         },
+        via: Via::new(),
         affinity_header: config.affinity_header.clone(),
         idle_stream: config.idle_stream_timeout,
     }

@@ -9,11 +9,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::answer::Head;
 use super::edit::Edits;
-use super::headers;
+use super::headers::{self, RequestId, X_REQUEST_ID};
 use super::lookup::Lookup;
 use super::refusal::{Refusal, is_full_for, is_refusal};
 use super::sends::{End, Next, Reason, Resends, Sends};
@@ -42,7 +42,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) headers: HeaderMap,
     pub(crate) body: &'a Bytes,
     pub(crate) affinity: Option<AffinityKey>,
-    pub(crate) id: &'a HeaderValue,
+    pub(crate) id: &'a RequestId,
 }
 
 impl Ask<'_> {
@@ -92,11 +92,11 @@ impl Forwarder {
         mut targets: Arc<Targets>,
         mut ask: Ask<'_>,
     ) -> Result<Answered, ApiError> {
-        headers::for_upstream(&mut ask.headers, ask.id);
         headers::authorize(&mut ask.headers, self.fleet.worker_key().header());
         self.resends.budget.deposit();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
         let mut sends = Sends::default();
+        let mut is_first = true;
         let mut failed = None;
         let mut refused: Option<Box<Refusal>> = None;
         // The place of the next attempt, where the last one has decided it.
@@ -119,7 +119,9 @@ impl Forwarder {
             let budget = sends.may_resend().then_some(&self.resends.budget);
             let elsewhere = Elsewhere { upstream, targets: &targets, kind: ask.kind(), budget };
             let wait = Wait { limit: self.first_byte, give_up: &elsewhere };
-            let error = match self.attempt(upstream, &targets, &ask, max_idle, wait).await {
+            let id = ask.id.of_attempt(std::mem::take(&mut is_first));
+            let attempt = self.attempt(upstream, &targets, &ask, id, max_idle, wait);
+            let error = match attempt.await {
                 Ok((response, connection)) => {
                     let status = response.status();
                     let model = targets.shared_name().clone();
@@ -141,7 +143,7 @@ impl Forwarder {
                 }
                 Err(error) => error,
             };
-            warn!(request_id = ?ask.id, model = targets.name(), url = %upstream.url, error = %error, "no answer");
+            warn!(request_id = ?ask.id.value(), model = targets.name(), url = %upstream.url, error = %error, "no answer");
             let next = sends.after(error.end(), |reason| self.resends.pay(reason));
             failed = Some(match failed {
                 // A refusal is an answer, which says more than any failure. A failure after bytes
@@ -243,6 +245,7 @@ impl Forwarder {
         upstream: &Arc<Upstream>,
         targets: &Targets,
         ask: &Ask<'_>,
+        id: HeaderValue,
         max_idle: Option<Duration>,
         wait: Wait<'_>,
     ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
@@ -252,7 +255,9 @@ impl Forwarder {
         let target = upstream.pool().target(ask.lookup.route, ask.query);
         *request.uri_mut() = target.ok_or(AttemptError::TargetTooLong)?;
         *request.headers_mut() = ask.headers.clone();
+        debug!(request_id = ?ask.id.value(), upstream_request_id = ?id, url = %upstream.url, "sending");
         let headers = request.headers_mut();
+        headers.insert(X_REQUEST_ID, id);
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         self.fleet.attend(upstream);

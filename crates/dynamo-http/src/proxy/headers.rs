@@ -3,8 +3,12 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Version, response};
 
-/// The id of a request, from the client to the worker and back.
+/// The id of a request: between a client and us the request's own, between us and a worker one of our
+/// own for each attempt.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The id that a client gave, on the way to a worker.
+const X_CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Whether a header is between two hops only (RFC 9110 section 7.6.1), or an older relative of those.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -53,16 +57,28 @@ pub(crate) fn for_client(parts: &mut response::Parts) {
     parts.version = Version::HTTP_11;
 }
 
-/// Turns a client's headers into those for a worker, but for `Host` and `Content-Length`, which each
-/// attempt has of its own.
-pub(crate) fn for_upstream(headers: &mut HeaderMap, id: &HeaderValue) {
+/// Tells caches and proxies before us to pass a stream of events on as it comes, where the worker
+/// tells them nothing.
+pub(crate) fn pass_events(headers: &mut HeaderMap) {
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+    headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
+}
+
+/// Turns a client's headers into those for a worker, but for `Host`, `Content-Length` and
+/// `x-request-id`, which each attempt has of its own.
+///
+/// An engine may refuse an id that is in use, so a client's id goes on under another name.
+pub(crate) fn for_upstream(headers: &mut HeaderMap, id: &RequestId) {
     drop_hop_by_hop(headers);
     headers.remove(header::HOST);
     // We have the whole body, so there is nothing to expect.
     headers.remove(header::EXPECT);
     // The body was unpacked.
     headers.remove(header::CONTENT_ENCODING);
-    headers.insert(X_REQUEST_ID, id.clone());
+    headers.remove(X_REQUEST_ID);
+    if let RequestId::Given(id) = id {
+        headers.entry(X_CLIENT_REQUEST_ID).or_insert_with(|| id.clone());
+    }
 }
 
 /// Puts our own key in the place of the client's, where we have one.
@@ -72,17 +88,42 @@ pub(crate) fn authorize(headers: &mut HeaderMap, worker_key: Option<HeaderValue>
     }
 }
 
-/// The id that the client gave, if it is fit for a log; else a new one.
-///
-/// New ones are UUIDs (version 4 of RFC 9562), since one engine refuses anything else.
-pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(X_REQUEST_ID).filter(|id| {
-        (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    });
-    given.cloned().unwrap_or_else(new_request_id)
+/// The id of a request, for its client and for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RequestId {
+    /// The client's, which is fit for a log. Another request may have the same.
+    Given(HeaderValue),
+    /// A new one.
+    Own(HeaderValue),
 }
 
-/// Written digit by digit, since this is once for each request, and formatting is ten times slower.
+impl RequestId {
+    /// The id that the client gave, if it is fit for a log; else a new one.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(X_REQUEST_ID).filter(|id| {
+            (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        });
+        given.map_or_else(|| Self::Own(new_request_id()), |id| Self::Given(id.clone()))
+    }
+
+    pub(crate) fn value(&self) -> &HeaderValue {
+        match self {
+            Self::Given(id) | Self::Own(id) => id,
+        }
+    }
+
+    /// The id of an attempt. No two attempts have the same, also not those of two requests.
+    pub(crate) fn of_attempt(&self, is_first: bool) -> HeaderValue {
+        match self {
+            Self::Own(id) if is_first => id.clone(),
+            Self::Given(_) | Self::Own(_) => new_request_id(),
+        }
+    }
+}
+
+/// A new id: a UUID (version 4 of RFC 9562), since one engine refuses anything else.
+///
+/// It is written digit by digit, since each request needs one, and formatting is ten times slower.
 fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     /// Where the two digits of each byte stand.
@@ -130,14 +171,54 @@ mod tests {
             ("authorization", "Bearer k"),
             ("accept-encoding", "gzip"),
         ]);
-        for_upstream(&mut headers, &HeaderValue::from_static("id"));
+        for_upstream(&mut headers, &RequestId::Own(HeaderValue::from_static("id")));
         let expected = map(&[
             ("content-length", "7"),
             ("authorization", "Bearer k"),
             ("accept-encoding", "gzip"),
-            ("x-request-id", "id"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_clients_id_goes_on_under_another_name_unless_the_client_gave_that_as_well() {
+        let id = RequestId::Given(HeaderValue::from_static("1"));
+        let mut headers = map(&[("x-request-id", "1")]);
+        for_upstream(&mut headers, &id);
+        assert_eq!(headers, map(&[("x-client-request-id", "1")]));
+        let mut headers = map(&[("x-request-id", "1"), ("x-client-request-id", "2")]);
+        for_upstream(&mut headers, &id);
+        assert_eq!(headers, map(&[("x-client-request-id", "2")]));
+    }
+
+    #[test]
+    fn no_two_attempts_have_the_same_id() {
+        let own = RequestId::of(&HeaderMap::new());
+        assert_eq!(&own.of_attempt(true), own.value());
+        assert_ne!(&own.of_attempt(false), own.value());
+        let given = RequestId::of(&map(&[("x-request-id", "abc-1")]));
+        assert_ne!(given.of_attempt(true), "abc-1");
+        assert_ne!(given.of_attempt(true), given.of_attempt(true));
+    }
+
+    #[test]
+    fn an_event_stream_is_not_held_back_unless_its_worker_says_so() {
+        let mut headers = HeaderMap::new();
+        pass_events(&mut headers);
+        assert_eq!(headers, map(&[("cache-control", "no-cache"), ("x-accel-buffering", "no")]));
+        let told = map(&[("cache-control", "no-store"), ("x-accel-buffering", "yes")]);
+        let mut headers = told.clone();
+        pass_events(&mut headers);
+        assert_eq!(headers, told);
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_coding_frames_nothing() {
+        let mut parts = http::Response::new(()).into_parts().0;
+        parts.version = Version::HTTP_10;
+        parts.headers = map(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
+        for_client(&mut parts);
+        assert_eq!((parts.headers, parts.version), (HeaderMap::new(), Version::HTTP_11));
     }
 
     #[test]
@@ -149,6 +230,7 @@ mod tests {
 
     #[test]
     fn an_id_is_taken_over_if_it_is_fit_for_a_log() {
+        let request_id = |headers: &HeaderMap| RequestId::of(headers).value().clone();
         assert_eq!(request_id(&map(&[("x-request-id", "abc-1")])), "abc-1");
         for unfit in ["", "a b", "\u{e9}"] {
             let headers = [(X_REQUEST_ID, HeaderValue::from_bytes(unfit.as_bytes()).unwrap())];
@@ -158,12 +240,12 @@ mod tests {
 
     #[test]
     fn a_new_id_is_a_random_uuid() {
-        let id = request_id(&HeaderMap::new());
+        let id = new_request_id();
         let id = id.to_str().unwrap();
         let groups: Vec<_> = id.split('-').map(str::len).collect();
         assert_eq!(groups, [8, 4, 4, 4, 12]);
         assert_eq!(&id[14..15], "4");
         assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
-        assert_ne!(id, request_id(&HeaderMap::new()));
+        assert_ne!(id, new_request_id());
     }
 }

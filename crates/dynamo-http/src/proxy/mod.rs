@@ -15,6 +15,7 @@ mod sends;
 mod served;
 mod stage;
 mod unpack;
+mod via;
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub(crate) use self::body::{BodyLimits, Memory};
 use self::dialect::EventStream;
 pub(crate) use self::forward::Forwarder;
 use self::forward::{Answered, Ask};
-use self::headers::X_REQUEST_ID;
+use self::headers::{RequestId, X_REQUEST_ID};
 use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
@@ -39,6 +40,7 @@ pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 use self::stage::Stage;
 use self::unpack::Coding;
+pub(crate) use self::via::Via;
 use crate::access::{Caller, Permit};
 use crate::balance::{AffinityKey, RouterMode};
 use crate::error::ApiError;
@@ -53,6 +55,7 @@ pub(crate) struct Proxy {
     pub(crate) anyone: Lens,
     pub(crate) forwarder: Forwarder,
     pub(crate) limits: BodyLimits,
+    pub(crate) via: Via,
     pub(crate) affinity_header: HeaderName,
     pub(crate) idle_stream: Duration,
 }
@@ -68,10 +71,11 @@ impl Proxy {
     where
         B: Body<Data = Bytes>,
     {
-        let id = headers::request_id(&head.headers);
+        let id = RequestId::of(&head.headers);
         let mut record = Record::begin(&self.forwarder.metrics, route);
         let caller = Caller::of(&head.extensions);
-        let answered = match caller.begin() {
+        // A request in a loop counts against nobody's limits.
+        let answered = match self.via.check(&head.headers).and_then(|()| caller.begin()) {
             Ok(permit) => {
                 let answered = self.route(route, head, body, &caller, &id, &mut record).await;
                 answered.map(|answered| (answered, permit))
@@ -79,15 +83,17 @@ impl Proxy {
             Err(refused) => Err(refused),
         };
         let mut response = match answered {
-            Ok((Answered::Head(head), permit)) => self.pass_on(route, head, &id, record, permit),
+            Ok((Answered::Head(head), permit)) => {
+                self.pass_on(route, head, id.value(), record, permit)
+            }
             Ok((Answered::Refused(refusal), _permit)) => {
                 record.answered(refusal.status());
-                debug!(request_id = ?id, path = route.path(), status = refusal.status().as_u16(), "all refuse");
+                debug!(request_id = ?id.value(), path = route.path(), status = refusal.status().as_u16(), "all refuse");
                 refusal.into_response()
             }
             Err(error) => {
                 record.answered(error.status());
-                debug!(request_id = ?id, path = route.path(), status = error.status().as_u16(), "refused");
+                debug!(request_id = ?id.value(), path = route.path(), status = error.status().as_u16(), "refused");
                 let is_encoding = error.code() == Some(unpack::UNSUPPORTED);
                 let mut response = error.with_shape(route.error_shape()).into_response();
                 if is_encoding {
@@ -97,6 +103,7 @@ impl Proxy {
                 response
             }
         };
+        let (RequestId::Given(id) | RequestId::Own(id)) = id;
         response.headers_mut().insert(X_REQUEST_ID, id);
         response
     }
@@ -108,7 +115,7 @@ impl Proxy {
         head: &mut Parts,
         body: B,
         caller: &Caller,
-        id: &HeaderValue,
+        id: &RequestId,
         record: &mut Record,
     ) -> Result<Answered, ApiError>
     where
@@ -128,14 +135,11 @@ impl Proxy {
         // The world may have moved on while the body came in.
         let targets = lookup.find()?;
         record.is_for(targets.series().clone(), asked.stream);
-        let ask = Ask {
-            lookup,
-            query: head.uri.query(),
-            affinity: self.affinity(&head.headers, &asked),
-            headers: std::mem::take(&mut head.headers),
-            body: &body.bytes,
-            id,
-        };
+        let mut headers = std::mem::take(&mut head.headers);
+        let affinity = self.affinity(&headers, &asked);
+        headers::for_upstream(&mut headers, id);
+        self.via.add(&mut headers, head.version);
+        let ask = Ask { lookup, query: head.uri.query(), affinity, headers, body: &body.bytes, id };
         self.forwarder.forward(targets, ask).await
     }
 
@@ -167,11 +171,14 @@ impl Proxy {
         let (mut parts, incoming) = response.into_parts();
         record.begun(parts.status);
         debug!(request_id = ?id, path = route.path(), status = parts.status.as_u16(), "answering");
-        let events = follows_events(&parts.headers).then(|| {
-            let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
-            EventStream::new(route, !chunked)
-        });
+        let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         headers::for_client(&mut parts);
+        let is_stream = is_event_stream(&parts.headers);
+        if is_stream {
+            headers::pass_events(&mut parts.headers);
+        }
+        let follows = is_stream && may_put_in(&parts.headers);
+        let events = follows.then(|| EventStream::new(route, !chunked));
         parts.extensions.insert(Served { model, worker: place.upstream().clone() });
         if incoming.is_end_stream() && record.ended() {
             permit.iter_mut().for_each(Permit::succeeded);
@@ -202,11 +209,12 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Whether an answer is a stream of events into which one could be put.
-fn follows_events(headers: &HeaderMap) -> bool {
-    let is_stream = headers::media_type(headers)
-        .is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"));
-    is_stream
-        && !headers.contains_key(header::CONTENT_ENCODING)
-        && !headers.contains_key(header::CONTENT_LENGTH)
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers::media_type(headers)
+        .is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Whether an event could be put into a stream.
+fn may_put_in(headers: &HeaderMap) -> bool {
+    !headers.contains_key(header::CONTENT_ENCODING) && !headers.contains_key(header::CONTENT_LENGTH)
 }
