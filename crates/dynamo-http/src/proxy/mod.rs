@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod coding;
 mod dialect;
 mod edit;
 mod forward;
@@ -14,6 +15,7 @@ mod refusal;
 mod sends;
 mod served;
 mod stage;
+#[cfg(feature = "decompress")]
 mod unpack;
 mod via;
 
@@ -28,6 +30,7 @@ use tracing::debug;
 
 use self::answer::{Answer, Head};
 pub(crate) use self::body::{BodyLimits, Memory};
+use self::coding::Coding;
 use self::dialect::EventStream;
 pub(crate) use self::forward::Forwarder;
 use self::forward::{Answered, Ask};
@@ -39,7 +42,6 @@ use self::peek::Peeked;
 pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 use self::stage::Stage;
-use self::unpack::Coding;
 pub(crate) use self::via::Via;
 use crate::access::{Caller, Permit};
 use crate::balance::{AffinityKey, RouterMode};
@@ -94,10 +96,10 @@ impl Proxy {
             Err(error) => {
                 record.answered(error.status());
                 debug!(request_id = ?id.value(), path = route.path(), status = error.status().as_u16(), "refused");
-                let is_encoding = error.code() == Some(unpack::UNSUPPORTED);
+                let is_encoding = error.code() == Some(coding::UNSUPPORTED);
                 let mut response = error.with_shape(route.error_shape()).into_response();
                 if is_encoding {
-                    let accepted = HeaderValue::from_static(unpack::ACCEPTED);
+                    let accepted = HeaderValue::from_static(coding::ACCEPTED);
                     response.headers_mut().insert(header::ACCEPT_ENCODING, accepted);
                 }
                 response
@@ -125,11 +127,15 @@ impl Proxy {
         lens.read(|sight| sight.admit(route.kind()))?;
         check_content_type(&head.headers)?;
         let coding = Coding::of(&head.headers)?;
-        let mut body = self.limits.read(body).await?;
-        if let Some(coding) = coding {
+        let body = self.limits.read(body).await?;
+        let body = match coding {
+            None => body,
             // Boxed, as it is rare: its state is no part of every request's.
-            body = Box::pin(self.limits.unpack(coding, body)).await?;
-        }
+            #[cfg(feature = "decompress")]
+            Some(coding) => Box::pin(self.limits.unpack(coding, body)).await?,
+            #[cfg(not(feature = "decompress"))]
+            Some(coding) => match coding {},
+        };
         let asked = peek::peek(&body.bytes)?;
         let lookup = Lookup { lens, fleet: &self.forwarder.fleet, model: &asked.model, route };
         // The world may have moved on while the body came in.

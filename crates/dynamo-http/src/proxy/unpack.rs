@@ -1,86 +1,25 @@
-//! Request bodies with a content coding, unpacked within the limits of bodies.
+//! Unpacks request bodies that have a content coding, within the limits of bodies.
 //!
 //! The limit of one body holds for its unpacked size, and all memory that unpacking takes is counted:
 //! the packed body, the decoder's window, and the unpacked body. Unpacking gives others a turn after
 //! each piece.
 
-use std::borrow::Cow;
-#[cfg(feature = "decompress")]
 use std::io::{self, Read};
 
-use http::{HeaderMap, StatusCode, header};
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use http::StatusCode;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::body::{BodyLimits, InMemory};
+use super::body::{BodyLimits, Buffer, InMemory};
+use super::coding::Coding;
 use crate::error::ApiError;
 
-/// The content codings that are unpacked, as in `Accept-Encoding`.
-pub(super) const ACCEPTED: &str =
-    if cfg!(feature = "decompress") { "gzip, deflate, zstd, br" } else { "identity" };
-/// The `code` of a refusal of all others.
-pub(super) const UNSUPPORTED: &str = "unsupported_encoding";
-
-/// A content coding that is unpacked (RFC 9110 section 8.4.1, RFC 7932, RFC 8878).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
-    #[cfg(feature = "decompress")]
-    Gzip,
-    #[cfg(feature = "decompress")]
-    Deflate,
-    #[cfg(feature = "decompress")]
-    Zstd,
-    #[cfg(feature = "decompress")]
-    Brotli,
-}
-
-impl Coding {
-    /// The content coding of a request, if it has one.
-    ///
-    /// # Errors
-    ///
-    /// 415 for a coding that is not unpacked, and for several.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
-        let Some(first) = headers.get(header::CONTENT_ENCODING) else { return Ok(None) };
-        let is_one = headers.get_all(header::CONTENT_ENCODING).iter().count() == 1;
-        let name = first.as_bytes().trim_ascii().to_ascii_lowercase();
-        match &*name {
-            b"identity" | b"" if is_one => Ok(None),
-            #[cfg(feature = "decompress")]
-            b"gzip" | b"x-gzip" if is_one => Ok(Some(Self::Gzip)),
-            #[cfg(feature = "decompress")]
-            b"deflate" if is_one => Ok(Some(Self::Deflate)),
-            #[cfg(feature = "decompress")]
-            b"zstd" if is_one => Ok(Some(Self::Zstd)),
-            #[cfg(feature = "decompress")]
-            b"br" if is_one => Ok(Some(Self::Brotli)),
-            _ => Err(ApiError::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                Cow::Owned(format!("The Content-Encoding must be one of: {ACCEPTED}.")),
-            )
-            .with_code(UNSUPPORTED)),
-        }
-    }
-}
-
-#[cfg(not(feature = "decompress"))]
-impl BodyLimits {
-    /// Unpacks a body. Without the feature `decompress` there is no coding to unpack.
-    pub(super) async fn unpack<'a>(
-        &'a self,
-        coding: Coding,
-        _packed: InMemory<'a>,
-    ) -> Result<InMemory<'a>, ApiError> {
-        match coding {}
-    }
-}
-
 /// How much is unpacked before others get a turn.
-#[cfg(feature = "decompress")]
 const PIECE: usize = 64 * 1024;
 /// The largest window of zstd in HTTP (RFC 9659).
-#[cfg(feature = "decompress")]
 const ZSTD_WINDOW: usize = 8 << 20;
 
-#[cfg(feature = "decompress")]
 impl Coding {
     fn name(self) -> &'static str {
         match self {
@@ -102,15 +41,14 @@ impl Coding {
 
     fn decoder(self, packed: &[u8]) -> Box<dyn Read + Send + '_> {
         match self {
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(packed)),
-            Self::Deflate => Box::new(flate2::read::ZlibDecoder::new(packed)),
+            Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
+            Self::Deflate => Box::new(ZlibDecoder::new(packed)),
             Self::Zstd => Box::new(Frames::new(packed)),
             Self::Brotli => Box::new(brotli_decompressor::Decompressor::new(packed, 4096)),
         }
     }
 }
 
-#[cfg(feature = "decompress")]
 impl BodyLimits {
     /// Unpacks a body.
     ///
@@ -126,7 +64,7 @@ impl BodyLimits {
         let _window = self.memory.reserve(coding.window() + PIECE)?;
         let mut decoder = coding.decoder(&packed.bytes);
         let mut piece = vec![0; PIECE];
-        let mut unpacked = super::body::Buffer::new(&self.memory);
+        let mut unpacked = Buffer::new(&self.memory);
         loop {
             let read = decoder.read(&mut piece).map_err(|_| {
                 let message = format!("The request body is not valid {}.", coding.name());
@@ -145,25 +83,21 @@ impl BodyLimits {
 }
 
 /// All frames of a zstd body, one after the other (RFC 8878 section 3).
-#[cfg(feature = "decompress")]
 struct Frames<'a> {
     rest: &'a [u8],
-    decoder: ruzstd::decoding::FrameDecoder,
+    decoder: FrameDecoder,
     in_frame: bool,
 }
 
-#[cfg(feature = "decompress")]
 impl<'a> Frames<'a> {
     fn new(packed: &'a [u8]) -> Self {
-        let mut decoder = ruzstd::decoding::FrameDecoder::new();
+        let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(ZSTD_WINDOW as u64);
         Self { rest: packed, decoder, in_frame: false }
     }
 
     /// Begins the next frame that has content. False when there is none.
     fn begin(&mut self) -> io::Result<bool> {
-        use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
-
         while !self.rest.is_empty() {
             match self.decoder.reset(&mut self.rest) {
                 Ok(()) => return Ok(true),
@@ -181,11 +115,8 @@ impl<'a> Frames<'a> {
     }
 }
 
-#[cfg(feature = "decompress")]
 impl Read for Frames<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        use ruzstd::decoding::BlockDecodingStrategy;
-
         loop {
             if !self.in_frame {
                 self.in_frame = self.begin()?;
@@ -206,7 +137,7 @@ impl Read for Frames<'_> {
     }
 }
 
-#[cfg(all(test, feature = "decompress"))]
+#[cfg(test)]
 mod tests {
     use std::io::Write as _;
     use std::time::Duration;
@@ -263,27 +194,8 @@ mod tests {
         runtime.block_on(async {
             let body = axum::body::Body::from(packed.to_vec());
             let packed = limits.read(body).await.unwrap();
-            limits.unpack(coding, packed).await.map(|body| body.bytes.clone())
+            limits.unpack(coding, packed).await.map(|body| body.bytes)
         })
-    }
-
-    fn of(values: &[&str]) -> Result<Option<Coding>, StatusCode> {
-        let headers = values.iter().map(|value| (header::CONTENT_ENCODING, value.parse().unwrap()));
-        Coding::of(&headers.collect()).map_err(|error| error.status())
-    }
-
-    #[test]
-    fn one_known_coding_is_unpacked_and_all_others_are_refused() {
-        assert_eq!(of(&[]), Ok(None));
-        assert_eq!(of(&["identity"]), Ok(None));
-        assert_eq!(of(&["GZIP"]), Ok(Some(Coding::Gzip)));
-        for coding in ALL {
-            assert_eq!(of(&[coding.name()]), Ok(Some(coding)));
-            assert!(ACCEPTED.contains(coding.name()));
-        }
-        for values in [&["compress"][..], &["gzip, gzip"], &["gzip", "gzip"], &["zstd;q=1"]] {
-            assert_eq!(of(values), Err(StatusCode::UNSUPPORTED_MEDIA_TYPE), "{values:?}");
-        }
     }
 
     #[test]
