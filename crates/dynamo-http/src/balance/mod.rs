@@ -22,18 +22,18 @@ use crate::fleet::{Out, Place, Targets, Upstream};
 #[derive(Clone, Debug)]
 pub(crate) struct Balancer {
     pub(crate) mode: RouterMode,
-    /// How many requests one server may have in flight.
+    /// How many requests one server may have in flight; `None` for any number.
     pub(crate) limit: Option<NonZeroUsize>,
-    /// Below this share of servers in rotation, in percent, failing ones are used all the same.
+    /// Below this share of servers that do not fail, in percent, failing servers are used as well.
     pub(crate) panic_threshold: u8,
 }
 
-/// What keeps requests together.
+/// Requests with the same key go to the same server, as far as affinity allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AffinityKey(u64);
 
 impl AffinityKey {
-    /// The same key for the same text, in every process of one build.
+    /// The key of a text. It is the same in every process of one build.
     pub(crate) fn of(text: &[u8]) -> Self {
         Self(hash(&text))
     }
@@ -50,9 +50,9 @@ fn hash(value: &impl std::hash::Hash) -> u64 {
 pub(crate) enum Pick {
     /// A place at a server.
     Place(Place),
-    /// Servers that would do have no place at the moment.
+    /// Every server that could be used has as many requests as it may have.
     Full,
-    /// There is no server that was not tried.
+    /// Every server was tried, or there is none.
     None,
 }
 
@@ -81,7 +81,7 @@ impl Circle {
 }
 
 impl Balancer {
-    /// Chooses a server of a model for a kind, but none of those that were tried.
+    /// Chooses a server of a model for a kind, among those that were not tried.
     pub(crate) fn pick(
         &self,
         targets: &Targets,
@@ -119,7 +119,7 @@ impl Balancer {
         };
         let roomy =
             || untried().filter(|one| admits(Circle::of(one)) && one.load.has_room(self.limit));
-        // Others choose at the same time, so a place may be gone when it is taken.
+        // Other requests choose at the same time, so the last place of a server may be gone.
         for _ in 0..all {
             let Some(chosen) = self.choose(targets, key, roomy) else { break };
             if let Some(place) = Place::take(chosen, self.limit) {
@@ -144,8 +144,8 @@ impl Balancer {
             (RouterMode::Random, _) => among().nth(fastrand::usize(..count)),
             (RouterMode::Affinity, Some(key)) => {
                 let in_flight: usize = among().map(|one| one.load.in_flight()).sum();
-                // 1.25 times an even share, rounded up, with the request to come. A few at once cost
-                // an engine less than a cold cache does.
+                // 1.25 times an even share of the requests in flight and this one, rounded up. Four
+                // requests at once cost an engine less than a cold cache does.
                 let most = ((in_flight + 1) * 5).div_ceil(count * 4).max(4);
                 among()
                     .filter(|one| one.load.in_flight() < most)

@@ -1,4 +1,4 @@
-//! Which server is chosen, for each mode and standing.
+//! Tests: the server that is chosen, for each mode and each state of the servers.
 
 use std::collections::BTreeMap;
 
@@ -105,7 +105,7 @@ async fn affinity_keeps_a_key_at_its_server_while_that_one_has_no_more_than_its_
     for _ in 0..20 {
         assert_eq!(url(&balancer.pick(&model, CHAT, key, &[])), home);
     }
-    // All at once: bounded.
+    // Many requests at once spread over all servers.
     let held: Vec<Pick> = (0..40).map(|_| balancer.pick(&model, CHAT, key, &[])).collect();
     let most = upstreams(&model).iter().map(|one| one.load.in_flight()).max().unwrap();
     assert!((10..=13).contains(&most), "{most} of 40 at one of 4");

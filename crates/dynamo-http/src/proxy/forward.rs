@@ -1,4 +1,4 @@
-//! A request's way to a server: chosen, sent, and sent again where that can help.
+//! Forwards a request: chooses servers, sends the request, and reports the outcome to rotation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(crate) struct Forwarder {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// A request that was read and understood.
+/// A request that was read and checked.
 pub(crate) struct Ask<'a> {
     pub(crate) lookup: Lookup<'a>,
     pub(crate) query: Option<&'a str>,
@@ -50,27 +50,27 @@ impl Ask<'_> {
         self.lookup.route.kind()
     }
 
-    /// What the body must have for this server that it does not have.
+    /// The edits that the body needs for this server.
     fn edits(&self, _upstream: &Upstream) -> Edits {
         Edits::default()
     }
 }
 
-/// What comes of a request.
+/// How a request was answered.
 pub(crate) enum Answered {
-    /// The head of an answer that is to be passed on.
+    /// By an answer whose body is to be streamed.
     Head(Head),
-    /// Workers refused the request, and this is the answer of the first.
+    /// By the refusal of the first worker, since no other worker took the request.
     Refused(Box<Refusal>),
 }
 
-/// A request is better off elsewhere once something is known against its server, if it may be sent
-/// again and there is an elsewhere. That a server is silent says nothing against it.
+/// Gives a request up when its server is unresponsive, the request may be sent again, and another
+/// server is in rotation. Silence alone is no reason, since engines queue.
 struct Elsewhere<'a> {
     upstream: &'a Arc<Upstream>,
     targets: &'a Targets,
     kind: Kind,
-    /// None: the request may not be sent again.
+    /// `None` where the request may not be sent again.
     budget: Option<&'a RetryBudget>,
 }
 
@@ -99,7 +99,7 @@ impl Forwarder {
         let mut is_first = true;
         let mut failed = None;
         let mut refused: Option<Box<Refusal>> = None;
-        // The place of the next attempt, where the last one has decided it.
+        // The place of the next attempt, where the last attempt has decided it.
         let mut decided = None;
         loop {
             let (place, max_idle) = match decided.take() {
@@ -107,9 +107,9 @@ impl Forwarder {
                 None => match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
                     Pick::Place(place) => (place, Some(MAX_IDLE)),
                     Pick::None => break,
-                    // A refused request does not wait in line: its client has an answer.
+                    // A refused request does not wait in the queue, since it has an answer.
                     Pick::Full if refused.is_some() => break,
-                    // Boxed, as it is rare: its state is no part of every request's.
+                    // Boxed, so that the state of this rare wait is not part of every request.
                     Pick::Full => {
                         (Box::pin(self.wait(&mut targets, &ask, &tried)).await?, Some(MAX_IDLE))
                     }
@@ -186,8 +186,8 @@ impl Forwarder {
         })
     }
 
-    /// Finds a place for a request that a worker refused: at another server in rotation, if the
-    /// request may be sent a second time. It does not wait in line for that.
+    /// Finds a place for a refused request at another server, if one is in rotation and the request
+    /// may be sent a second time. It does not wait for a place.
     fn moves_on(
         &self,
         targets: &Targets,
@@ -208,7 +208,7 @@ impl Forwarder {
         (next == Next::Elsewhere).then_some(place)
     }
 
-    /// Waits until a server has a place for the request.
+    /// Waits in the queue until a server has a place for the request.
     async fn wait(
         &self,
         targets: &mut Arc<Targets>,
@@ -238,8 +238,8 @@ impl Forwarder {
         }
     }
 
-    /// Sends the request to one server, over a connection that was idle for less than `max_idle`;
-    /// none: over a new one.
+    /// Sends the request to one server and reports to rotation how that ended. A connection that was
+    /// idle for less than `max_idle` may be used; with `None` a new one is opened.
     async fn attempt(
         &self,
         upstream: &Arc<Upstream>,
@@ -266,7 +266,7 @@ impl Forwarder {
         let rotation = &upstream.rotation;
         let stands_out = || targets.stands_out(upstream);
         let (change, outcome) = match answer {
-            // Never followed: where it leads is not registered.
+            // A redirect is never followed, since its target is not registered.
             Ok((response, _))
                 if response.status().is_redirection() || response.status().is_informational() =>
             {

@@ -1,16 +1,16 @@
-//! Which headers pass a proxy, and under which id.
+//! The headers that pass, and the ids of requests.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Version, response};
 
-/// The id of a request: between a client and us the request's own, between us and a worker one of our
-/// own for each attempt.
+/// The id of a request. The client and the frontend share one for the request; the frontend and a
+/// worker share one for each attempt.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The id that a client gave, on the way to a worker.
 const X_CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Whether a header is between two hops only (RFC 9110 section 7.6.1), or an older relative of those.
+/// Whether a header is for one connection only (RFC 9110 section 7.6.1), older names included.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     *name == header::CONNECTION
         || *name == header::TRANSFER_ENCODING
@@ -23,9 +23,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || name == "proxy-connection"
 }
 
-/// Drops the headers that end here, also those that `Connection` names.
+/// Drops the headers that are for one connection only, and those that `Connection` names.
 pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    // Almost always there is one or none, so one look at the names is cheapest.
+    // Most requests have one or none, so a single pass over the names is the cheapest check.
     if !headers.keys().any(is_hop_by_hop) {
         return;
     }
@@ -34,7 +34,7 @@ pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
         .iter()
         .flat_map(|value| value.to_str().unwrap_or_default().split(','))
         .filter_map(|name| name.trim().parse().ok())
-        // What frames or addresses the message is not up for dropping.
+        // A client cannot have the headers dropped that frame or address its message.
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
         .collect();
     for name in named {
@@ -45,20 +45,20 @@ pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Turns the head of a worker's answer into that for a client. Afterwards the server frames the answer
-/// by itself, in its own version of HTTP.
+/// Turns the head of a worker's answer into that for a client. hyper's server frames the answer anew,
+/// in the version of HTTP that the client speaks.
 pub(crate) fn for_client(parts: &mut response::Parts) {
-    // A length beside a transfer coding is wrong (RFC 9112 section 6.3), and is not to frame ours.
+    // The transfer coding overrides a length beside it (RFC 9112 section 6.3).
     if parts.headers.contains_key(header::TRANSFER_ENCODING) {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
     drop_hop_by_hop(&mut parts.headers);
-    // A proxy answers in its own version, whatever the worker's is (RFC 9110 section 6.2).
+    // An intermediary answers in its own version (RFC 9110 section 6.2).
     parts.version = Version::HTTP_11;
 }
 
-/// Tells caches and proxies before us to pass a stream of events on as it comes, where the worker
-/// tells them nothing.
+/// Tells caches and proxies before the frontend to pass an event stream on as it comes. The worker's
+/// own headers for this stay.
 pub(crate) fn pass_events(headers: &mut HeaderMap) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
     headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
@@ -71,7 +71,7 @@ pub(crate) fn pass_events(headers: &mut HeaderMap) {
 pub(crate) fn for_upstream(headers: &mut HeaderMap, id: &RequestId) {
     drop_hop_by_hop(headers);
     headers.remove(header::HOST);
-    // We have the whole body, so there is nothing to expect.
+    // The whole body has been read, so a worker is not asked for `100 Continue`.
     headers.remove(header::EXPECT);
     // The body was unpacked.
     headers.remove(header::CONTENT_ENCODING);
@@ -81,7 +81,7 @@ pub(crate) fn for_upstream(headers: &mut HeaderMap, id: &RequestId) {
     }
 }
 
-/// Puts our own key in the place of the client's, where we have one.
+/// Replaces the client's `Authorization` by the key for workers, where there is one.
 pub(crate) fn authorize(headers: &mut HeaderMap, worker_key: Option<HeaderValue>) {
     if let Some(key) = worker_key {
         headers.insert(header::AUTHORIZATION, key);
@@ -91,7 +91,7 @@ pub(crate) fn authorize(headers: &mut HeaderMap, worker_key: Option<HeaderValue>
 /// The id of a request, for its client and for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestId {
-    /// The client's, which is fit for a log. Another request may have the same.
+    /// The client's. It is fit for a log, and other requests may have the same.
     Given(HeaderValue),
     /// A new one.
     Own(HeaderValue),
@@ -112,7 +112,7 @@ impl RequestId {
         }
     }
 
-    /// The id of an attempt. No two attempts have the same, also not those of two requests.
+    /// An id for an attempt. No two attempts have the same id.
     pub(crate) fn of_attempt(&self, is_first: bool) -> HeaderValue {
         match self {
             Self::Own(id) if is_first => id.clone(),
@@ -126,7 +126,7 @@ impl RequestId {
 /// It is written digit by digit, since each request needs one, and formatting is ten times slower.
 fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    /// Where the two digits of each byte stand.
+    /// The place of each byte's two digits.
     const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let mut random = fastrand::u128(..).to_be_bytes();
     random[6] = 0x40 | random[6] & 0x0f;
@@ -139,7 +139,7 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_bytes(&id).unwrap_or_else(|_| unreachable!("digits and dashes"))
 }
 
-/// What a `Content-Type` says without its parameters, if there is one.
+/// The media type in `Content-Type`, without its parameters.
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::CONTENT_TYPE)?.as_bytes();
     Some(value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii())

@@ -1,4 +1,4 @@
-//! The proxy: a request for a model goes to one of its instances, the answer streams back.
+//! The proxy: forwards a request to an instance of its model, and streams the answer back.
 
 mod answer;
 mod body;
@@ -51,9 +51,9 @@ use crate::meter::Record;
 use crate::route::Route;
 use crate::view::Lens;
 
-/// Everything that a proxied request needs.
+/// The settings and shared state of proxied requests.
 pub(crate) struct Proxy {
-    /// What is shown to a request without a key: everything, or nothing where keys are required.
+    /// The view of requests without a key: the frontend's scope, or nothing where keys are required.
     pub(crate) anyone: Lens,
     pub(crate) forwarder: Forwarder,
     pub(crate) limits: BodyLimits,
@@ -63,7 +63,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// What a caller sees.
+    /// The view of a caller.
     pub(crate) fn lens<'a>(&'a self, caller: &'a Caller) -> &'a Lens {
         caller.lens().unwrap_or(&self.anyone)
     }
@@ -110,7 +110,7 @@ impl Proxy {
         response
     }
 
-    /// Decides who answers, in the order of the answer table, and gets the answer, or its head.
+    /// Checks a request in the order of the answer table, and forwards it.
     async fn route<B>(
         &self,
         route: Route,
@@ -130,7 +130,7 @@ impl Proxy {
         let body = self.limits.read(body).await?;
         let body = match coding {
             None => body,
-            // Boxed, as it is rare: its state is no part of every request's.
+            // Boxed, so that its state is not part of every request.
             #[cfg(feature = "decompress")]
             Some(coding) => Box::pin(self.limits.unpack(coding, body)).await?,
             #[cfg(not(feature = "decompress"))]
@@ -138,7 +138,7 @@ impl Proxy {
         };
         let asked = peek::peek(&body.bytes)?;
         let lookup = Lookup { lens, fleet: &self.forwarder.fleet, model: &asked.model, route };
-        // The world may have moved on while the body came in.
+        // The view may have changed while the body arrived.
         let targets = lookup.find()?;
         record.is_for(targets.series().clone(), asked.stream);
         let mut headers = std::mem::take(&mut head.headers);
@@ -149,10 +149,10 @@ impl Proxy {
         self.forwarder.forward(targets, ask).await
     }
 
-    /// What keeps this request together with others: their session, their user, or the beginning
-    /// of their prompt.
+    /// The affinity key of a request: that of its session, else of its user, else of the beginning of
+    /// its prompt.
     fn affinity(&self, headers: &HeaderMap, asked: &Peeked<'_>) -> Option<AffinityKey> {
-        /// How much of a prompt has to be the same: about where its cache would be.
+        /// How many bytes of a prompt make up the key.
         const PREFIX: usize = 1024;
 
         if self.forwarder.balancer.mode != RouterMode::Affinity {
@@ -165,7 +165,7 @@ impl Proxy {
         key.map(AffinityKey::of)
     }
 
-    /// Turns the worker's answer into ours: status and headers as they are, the body as it comes.
+    /// Answers with a worker's status and headers, and streams its body.
     fn pass_on(
         &self,
         route: Route,
@@ -191,7 +191,7 @@ impl Proxy {
         }
         let passage = Passage {
             answer: Answer::new(incoming, connection, place),
-            // Nothing reads answers yet.
+            // No feature reads answers yet.
             stage: Stage::new(None),
             events,
             shape: route.error_shape(),
@@ -220,7 +220,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
         .is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// Whether an event could be put into a stream.
+/// Whether an error event can be put into a stream: its bytes are plain and not counted.
 fn may_put_in(headers: &HeaderMap) -> bool {
     !headers.contains_key(header::CONTENT_ENCODING) && !headers.contains_key(header::CONTENT_LENGTH)
 }

@@ -1,4 +1,4 @@
-//! What must be known of a request's body, read in one pass without building a document.
+//! Reads a few members of a request's body, in one pass without building a document.
 
 use std::borrow::Cow;
 
@@ -8,24 +8,24 @@ use http::StatusCode;
 use super::json;
 use crate::error::ApiError;
 
-/// The longest raw string that is read: one of a model's length, every byte of it escaped.
+/// The longest raw string that is read: the longest name of a model with every byte escaped.
 const MAX_STRING: usize = ModelEntry::MAX_NAME_LEN * "\\u0061".len() + "\"\"".len();
 
-/// What the body asks for.
+/// The members of a request's body that the proxy needs.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Peeked<'a> {
     pub(crate) model: Cow<'a, str>,
     pub(crate) stream: bool,
-    /// For whom, if that is told in a string that is not overly long.
+    /// The member `user`, if it is a string and not longer than a model's name may be.
     pub(crate) user: Option<Cow<'a, str>>,
-    /// What the model is to work on: the first of `messages`, `prompt` and `input`, as raw JSON.
+    /// The first of `messages`, `prompt` and `input`, as raw JSON.
     pub(crate) prompt: Option<&'a str>,
 }
 
-/// Reads the members of a JSON object that matter here.
+/// Reads the members of a JSON object that the proxy needs.
 ///
-/// All of it must be JSON. A duplicate of `model` or `stream` is refused: engines take the last
-/// one, so a gateway that takes the first would route one model and have another answer.
+/// The whole body must be JSON. A duplicate of `model` or `stream` is refused: engines take the last
+/// one, so a proxy that took the first one would route the request to another model's worker.
 pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
     let text = simdutf8::basic::from_utf8(body)
         .map_err(|_| invalid("The request body is not valid UTF-8."))?;
@@ -66,7 +66,7 @@ fn short_string(raw: &str) -> Option<Cow<'_, str>> {
     if raw.len() > MAX_STRING { None } else { json::string(raw) }
 }
 
-/// Quotes nothing of the body.
+/// The message for a body that is no JSON. It quotes nothing of the body.
 fn not_json(valid: &[u8]) -> String {
     let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
     let column = 1 + valid.iter().rev().take_while(|byte| **byte != b'\n').count();
