@@ -39,7 +39,7 @@ async fn a_front_door_without_descriptors_says_that_it_is_overloaded_and_blames_
 
     let limit = getrlimit(Resource::Nofile);
     let next = File::open("/dev/null").unwrap().as_raw_fd();
-    let none_left = Rlimit { current: Some(u64::try_from(next).unwrap()), ..limit.clone() };
+    let none_left = Rlimit { current: Some(u64::try_from(next).unwrap()), ..limit };
     setrlimit(Resource::Nofile, none_left).unwrap();
     for _ in 0..4 {
         let answer = ask(&mut client).await;
