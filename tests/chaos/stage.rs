@@ -30,7 +30,8 @@ const LISTENS: &str = "the echo engine listens";
 
 const MODELS: &[&str] = &["steady", "both", "alone"];
 
-/// How long recovery may take, when everything is healed: leases end, workers register again.
+/// How long recovery may go without any progress, when everything is healed: leases end, workers
+/// register again.
 const SETTLED: Duration = Duration::from_secs(60);
 
 pub struct Stage {
@@ -271,7 +272,7 @@ impl Stage {
 
     /// **L**, **G**, **W**.
     async fn everyone_knows_the_same(&self) -> Result<(), String> {
-        let began = Instant::now();
+        let (mut seen, mut progress) = (BTreeSet::new(), Instant::now());
         loop {
             let mut why = String::new();
             match entries(&self.store).await {
@@ -304,8 +305,11 @@ impl Stage {
             if why.is_empty() {
                 return Ok(());
             }
-            if began.elapsed() > SETTLED {
-                return Err(format!("not settled within {SETTLED:?}: {why}"));
+            // What was never missing before, or is not missing any more, is progress.
+            if seen.insert(why.clone()) {
+                progress = Instant::now();
+            } else if progress.elapsed() > SETTLED {
+                return Err(format!("not settled, and no progress within {SETTLED:?}: {why}"));
             }
             sleep(Duration::from_millis(100)).await;
         }

@@ -1,7 +1,8 @@
-//! Certificates for one test, which nobody else trusts.
+//! Certificates for one test, by an authority that only this test trusts.
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use dynamo_discovery::{ClientIdentity, Tls};
 use rcgen::{
@@ -10,33 +11,41 @@ use rcgen::{
 use tempfile::TempDir;
 
 /// The files of an authority, a server on loopback, and a client, in PEM.
-pub struct Certificates(TempDir);
+pub struct Certificates {
+    directory: TempDir,
+    authority: Mutex<Issuer<'static, KeyPair>>,
+}
 
 impl Certificates {
-    /// Makes them.
+    /// Makes the files.
     #[must_use]
     pub fn new() -> Self {
-        let certificates = Self(tempfile::Builder::new().prefix("dyn-tls-").tempdir().unwrap());
+        let directory = tempfile::Builder::new().prefix("dyn-tls-").tempdir().unwrap();
+        let certificates = Self { authority: Mutex::new(authority().1), directory };
         certificates.rotate();
         certificates
     }
 
-    /// Makes all of them anew, by another authority, at the same places.
+    /// Makes all files again, by another authority, under the same paths.
     pub fn rotate(&self) {
-        let key = KeyPair::generate().unwrap();
-        let mut authority = params("the tests' authority", &[]);
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        self.write("ca", &authority.self_signed(&key).unwrap().pem());
-        let authority = Issuer::new(authority, key);
-        for (who, names) in [("server", &["localhost", "127.0.0.1"][..]), ("client", &[])] {
-            let key = KeyPair::generate().unwrap();
-            let certificate = params(who, names).signed_by(&key, &authority).unwrap();
-            self.write(who, &certificate.pem());
-            self.write(&format!("{who}-key"), &key.serialize_pem());
-        }
+        let (pem, issuer) = authority();
+        self.write("ca", &pem);
+        *self.authority.lock().unwrap() = issuer;
+        self.certify("server", "server", &["localhost", "127.0.0.1"]);
+        self.certify("client", "client", &[]);
     }
 
-    /// Takes over what others have.
+    /// Makes one certificate and its key by the same authority, as `NAME` and `NAME-key`: for this
+    /// common name, and for a server with these names.
+    pub fn certify(&self, name: &str, common_name: &str, names: &[&str]) {
+        let key = KeyPair::generate().unwrap();
+        let authority = self.authority.lock().unwrap();
+        let certificate = params(common_name, names).signed_by(&key, &*authority).unwrap();
+        self.write(name, &certificate.pem());
+        self.write(&format!("{name}-key"), &key.serialize_pem());
+    }
+
+    /// Copies the files of another instance.
     pub fn copy_from(&self, others: &Self) {
         for name in ["ca", "server", "server-key", "client", "client-key"] {
             fs::copy(others.path(name), self.path(name)).unwrap();
@@ -47,23 +56,24 @@ impl Certificates {
         fs::write(self.path(name), pem).unwrap();
     }
 
-    /// A file: `ca`, `server`, `server-key`, `client` or `client-key`.
+    /// The path of a file: `ca`, `server`, `server-key`, `client`, `client-key`, or a name that was given to
+    /// [`certify`](Self::certify).
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(format!("{name}.pem"))
+        self.directory.path().join(format!("{name}.pem"))
     }
 
-    /// The same as text.
+    /// The text of a file.
     ///
     /// # Panics
     ///
-    /// When it is not UTF-8.
+    /// When the file is not UTF-8.
     #[must_use]
     pub fn file(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// With which an etcd shows the server's certificate, and asks clients for theirs.
+    /// The arguments with which an etcd shows the server's certificate and asks clients for theirs.
     #[must_use]
     pub fn etcd_arguments(&self) -> Vec<String> {
         let flags = [("--cert-file", "server"), ("--key-file", "server-key")];
@@ -74,7 +84,7 @@ impl Certificates {
         arguments
     }
 
-    /// What a client of ours uses.
+    /// The TLS settings of a client of ours.
     #[must_use]
     pub fn tls(&self) -> Tls {
         let client = ClientIdentity::new(self.path("client"), self.path("client-key"));
@@ -86,6 +96,15 @@ impl Default for Certificates {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// An authority's certificate, and what it signs with.
+fn authority() -> (String, Issuer<'static, KeyPair>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = params("the tests' authority", &[]);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = params.self_signed(&key).unwrap().pem();
+    (pem, Issuer::new(params, key))
 }
 
 fn params(common_name: &str, names: &[&str]) -> CertificateParams {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::{eventually, soon};
+use crate::{becomes, eventually, soon};
 
 /// The route that most tests use.
 const CHAT: &str = "/v1/chat/completions";
@@ -17,7 +17,7 @@ pub struct Client {
     http: reqwest::Client,
 }
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The status.
@@ -31,7 +31,7 @@ impl Answer {
     ///
     /// # Panics
     ///
-    /// When it is none.
+    /// When the body is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
@@ -43,7 +43,7 @@ impl Answer {
         self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// Which engine gave it; nothing where it is an error.
+    /// The engine that gave the answer; empty if the answer is an error.
     #[must_use]
     pub fn engine(&self) -> Option<String> {
         (self.status == 200).then(|| self.json()["engine"].as_str().unwrap_or_default().to_owned())
@@ -72,7 +72,7 @@ impl Client {
         Self { base: self.base.clone(), http }
     }
 
-    /// Asks for a path.
+    /// Sends a GET for a path.
     pub async fn get(&self, path: &str) -> Answer {
         self.ask(Method::GET, path, None).await
     }
@@ -95,18 +95,18 @@ impl Client {
         .await
     }
 
-    /// Asks a model to chat.
+    /// Sends a chat to a model.
     pub async fn chat(&self, model: &str) -> Answer {
         self.post(CHAT, &chat(model, false)).await
     }
 
-    /// Asks a model to chat, and returns with the head of the answer.
+    /// Sends a chat to a model, and returns at the head of the answer.
     pub async fn stream(&self, model: &str) -> reqwest::Response {
         let request = self.http.post(format!("{}{CHAT}", self.base)).json(&chat(model, true));
         soon("the head of a stream", request.send()).await.unwrap()
     }
 
-    /// The models that are listed.
+    /// The models in `/v1/models`.
     pub async fn models(&self) -> Vec<String> {
         let list = self.get("/v1/models").await.json();
         let ids = list["data"].as_array().unwrap().iter();
@@ -130,7 +130,7 @@ impl Client {
         metrics.lines().filter_map(of).sum()
     }
 
-    /// What the server sends back for a request, byte for byte, on a connection of its own.
+    /// The bytes that the server sends back for a request, on a connection of its own.
     pub async fn raw(&self, method: &str, path: &str, body: &str) -> String {
         let address = self.base.trim_start_matches("http://");
         let request = format!(
@@ -151,10 +151,11 @@ impl Client {
 
 /// Waits until a front door lists exactly these models.
 pub async fn lists(client: &Client, models: &[&str]) {
-    eventually("the right models are listed", async || client.models().await == models).await;
+    let models = models.iter().map(|&model| model.to_owned()).collect();
+    becomes("the models that are listed", models, async || client.models().await).await;
 }
 
-/// Waits until the front door knows that its store is there, or that it is not.
+/// Waits until the front door says that its store is connected, or that it is not.
 pub async fn connected(client: &Client, connected: bool) {
     let wanted = f64::from(u8::from(connected));
     eventually("the store is there or not", async || {

@@ -1,4 +1,4 @@
-//! Three nodes of etcd in containers, on networks that can be taken away.
+//! Three nodes of etcd in containers, on networks from which a test can disconnect each node.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use tokio::time::sleep;
 
 use crate::{soon, unique};
 
-/// The containers of `tests/compose-cluster.yaml`, under a project name of this test. Dropped, they
-/// are taken down.
+/// The containers of `tests/compose-cluster.yaml`, under a project name of this test. The drop
+/// removes the containers.
 pub struct ComposeCluster {
     project: String,
     compose: &'static [&'static str],
@@ -23,7 +23,7 @@ struct Container {
 }
 
 impl ComposeCluster {
-    /// Starts one, and waits until every node answers.
+    /// Starts the containers, and waits until each node answers.
     pub async fn up() -> Self {
         let spellings: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
         let mut compose = None;
@@ -47,7 +47,7 @@ impl ComposeCluster {
         cluster
     }
 
-    /// Waits until every node answers a linearizable read; a node that comes back causes an election.
+    /// Waits until each node answers a linearizable read; a node that returns causes an election.
     pub async fn settles(&self) {
         for node in 0..self.nodes.len() {
             soon("an answer from etcd", async {
@@ -59,14 +59,14 @@ impl ComposeCluster {
         }
     }
 
-    /// The URLs between commas, beginning with this node's.
+    /// The URLs of the nodes, separated by commas, beginning with this node's.
     #[must_use]
     pub fn endpoints_from(&self, first: usize) -> String {
         let nodes = self.nodes.iter().cycle().skip(first).take(self.nodes.len());
         nodes.map(|node| &*node.endpoint).collect::<Vec<_>>().join(",")
     }
 
-    /// Which node leads now.
+    /// The node that leads now.
     pub async fn leader(&self) -> usize {
         soon("a leader", async {
             loop {
@@ -91,28 +91,29 @@ impl ComposeCluster {
         answer.error_for_status().ok()?.json().await.ok()
     }
 
-    /// Takes a node out of the network of its peers: it is there for us, and has no leader.
+    /// Takes a node out of the network of its peers: the test still reaches the node, which has no
+    /// leader.
     pub async fn cut_from_peers(&self, node: usize) {
         self.network("disconnect", "peers", node, &[]).await;
     }
 
-    /// Gives that back.
+    /// Connects the node to its peers again.
     pub async fn join_peers(&self, node: usize) {
-        // What is joined by hand has lost its name there.
+        // A container that is connected by hand has no alias in the network.
         self.network("connect", "peers", node, &["--alias", &format!("n{node}.peers")]).await;
     }
 
-    /// SIGKILLs nobody and closes nothing: the node is frozen where it is.
+    /// Freezes a node: its process and its connections stay, and do nothing.
     pub async fn pause(&self, node: usize) {
         run(&["docker", "pause", &self.nodes[node].id]).await.unwrap();
     }
 
-    /// Lets it go on.
+    /// Lets the node go on.
     pub async fn resume(&self, node: usize) {
         run(&["docker", "unpause", &self.nodes[node].id]).await.unwrap();
     }
 
-    /// Takes a node out of both networks: it is gone for everyone, and nobody is told.
+    /// Takes a node out of both networks: no party reaches the node, and none gets a FIN or RST.
     pub async fn cut_off(&self, node: usize) {
         self.network("disconnect", "clients", node, &[]).await;
         self.cut_from_peers(node).await;

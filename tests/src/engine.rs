@@ -1,4 +1,4 @@
-//! An engine that tells who it is, and streams what the test tells it to.
+//! An engine that answers with its name, and streams the pieces that the test sends.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,9 +17,10 @@ use tokio::task::JoinHandle;
 
 use crate::soon;
 
-/// An OpenAI-compatible server on a port of its own, as far as the tests need one.
+/// The part of an OpenAI-compatible server that the tests need, on a port of its own.
 ///
-/// It answers any request with its name. One with `"stream": true` becomes a [`Generation`].
+/// The server answers each request with its name. A request with `"stream": true` becomes a
+/// [`Generation`].
 pub struct Engine {
     url: String,
     shared: Arc<Shared>,
@@ -33,7 +34,7 @@ struct Shared {
     generations: mpsc::UnboundedSender<Generation>,
 }
 
-/// A streamed answer, of which the test sends every piece. It ends when it is dropped.
+/// A streamed answer, whose pieces the test sends. The answer ends when it is dropped.
 pub struct Generation(mpsc::Sender<Bytes>);
 
 impl Engine {
@@ -47,7 +48,7 @@ impl Engine {
             asked: AtomicUsize::new(0),
             generations: sender,
         });
-        // A probe is none of the test's requests.
+        // Probes do not count as requests of the test.
         let health = get(async || "healthy");
         let router =
             Router::new().route("/health", health).fallback(answer).with_state(shared.clone());
@@ -55,25 +56,25 @@ impl Engine {
         Self { url, shared, generations: Mutex::new(generations), server }
     }
 
-    /// Takes no connection any more. One that is only dropped goes on.
+    /// Stops accepting connections. An engine that is only dropped goes on.
     pub async fn stop(self) {
         self.server.abort();
         assert!(self.server.await.unwrap_err().is_cancelled());
     }
 
-    /// Its base URL.
+    /// The engine's base URL.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// How many requests it got.
+    /// The number of requests that the engine got.
     #[must_use]
     pub fn asked(&self) -> usize {
         self.shared.asked.load(Ordering::SeqCst)
     }
 
-    /// The next streamed answer that is asked for.
+    /// Waits for the next request for a streamed answer.
     pub async fn generation(&self) -> Generation {
         let mut generations = self.generations.lock().await;
         soon("a request for a stream", generations.recv()).await.unwrap()
@@ -86,7 +87,7 @@ impl Generation {
         self.0.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
     }
 
-    /// Waits until nobody reads the answer any more.
+    /// Waits until the reader of the answer has left.
     pub async fn cancelled(&self) {
         soon("the end of the request at the engine", self.0.closed()).await;
     }

@@ -19,7 +19,7 @@ pub fn create_test_model_entry(
     ModelEntry::new(name, endpoint, Kinds::parse(kinds).kinds).unwrap()
 }
 
-/// Where our workers put an entry, below the root: a key of five segments, of a new instance.
+/// The key of a worker's entry below the root: five segments, with a new instance.
 #[must_use]
 pub fn native_key(entry: &ModelEntry) -> String {
     ModelKey::Native {
@@ -30,7 +30,7 @@ pub fn native_key(entry: &ModelEntry) -> String {
     .to_string()
 }
 
-/// Where Dynamo up to 0.5.1 puts an entry, below the root: one segment that tells nothing.
+/// The key of an entry of Dynamo up to 0.5.1 below the root: one segment, a UUID.
 #[must_use]
 pub fn flat_key() -> String {
     format!("0b68fe75-8fdc-442f-a23a-{:012x}", fastrand::u64(..1 << 48))

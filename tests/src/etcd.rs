@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use etcd_client::{Client, ConnectOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -15,11 +16,11 @@ use tokio::time::sleep;
 
 use crate::soon;
 
-/// An etcd as a child process, with ports that stay and data that can go.
+/// An etcd as a child process. Its ports stay the same over restarts; a test may delete its data.
 pub struct Etcd {
     endpoint: String,
     peer: String,
-    /// `https`, where it is asked for.
+    /// The `https` URL, if the etcd listens for TLS.
     secure: Option<String>,
     binary: PathBuf,
     arguments: Vec<String>,
@@ -27,7 +28,7 @@ pub struct Etcd {
     process: Option<Child>,
 }
 
-/// The etcd that all tests share: the one that is given, else one that lives as long as any test of
+/// The etcd that all tests share: the given one, else an etcd that lives for as long as a test of
 /// this process uses it.
 #[derive(Clone)]
 pub struct SharedEtcd {
@@ -36,7 +37,7 @@ pub struct SharedEtcd {
 }
 
 impl SharedEtcd {
-    /// Finds or starts it.
+    /// Finds or starts the shared etcd.
     pub async fn find() -> Self {
         static OWN: Mutex<Weak<Etcd>> = Mutex::const_new(Weak::new());
         let given = env::var("DYN_TEST_ETCD_ENDPOINTS").unwrap_or_default();
@@ -55,7 +56,7 @@ impl SharedEtcd {
         Self { endpoints: etcd.endpoint.clone(), _own: Some(etcd) }
     }
 
-    /// Its URLs, separated by commas.
+    /// The etcd's URLs, separated by commas.
     #[must_use]
     pub fn endpoints(&self) -> &str {
         &self.endpoints
@@ -63,12 +64,12 @@ impl SharedEtcd {
 }
 
 impl Etcd {
-    /// Starts one, and waits until it answers.
+    /// Starts an etcd, and waits until it answers.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// The same, with more arguments.
+    /// Starts an etcd with further arguments.
     pub async fn start_with(arguments: &[&str]) -> Self {
         // The port may be taken between the choice and the start.
         for _ in 0..5 {
@@ -82,7 +83,7 @@ impl Etcd {
         panic!("etcd does not start")
     }
 
-    /// One that is not started.
+    /// An etcd that is not started.
     ///
     /// # Panics
     ///
@@ -104,7 +105,7 @@ impl Etcd {
         }
     }
 
-    /// One that listens for TLS as well, by these files; not started.
+    /// An etcd that also listens for TLS, with these files; it is not started.
     #[must_use]
     pub fn prepare_secure(arguments: Vec<String>) -> Self {
         let mut etcd = Self::prepare();
@@ -113,14 +114,19 @@ impl Etcd {
         etcd
     }
 
-    /// Where it would talk to its peers.
+    /// The URL for its peers.
     pub(crate) fn peer(&self) -> &str {
         &self.peer
     }
 
-    /// What it is started with from now on.
+    /// Sets the further arguments, which the next start uses.
     pub(crate) fn set_arguments(&mut self, arguments: Vec<String>) {
         self.arguments = arguments;
+    }
+
+    /// From now on it joins a cluster that is there.
+    pub(crate) fn join(&mut self) {
+        self.arguments.push("--initial-cluster-state=existing".to_owned());
     }
 
     /// Its URL.
@@ -133,17 +139,17 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// When it has none.
+    /// When the etcd has no `https` URL.
     #[must_use]
     pub fn secure_endpoint(&self) -> &str {
         self.secure.as_deref().expect("an etcd that listens for TLS")
     }
 
-    /// Starts it, again or for the first time, and waits until it answers.
+    /// Starts the etcd, again or for the first time, and waits until it answers.
     ///
     /// # Panics
     ///
-    /// When it ends instead.
+    /// When the etcd ends before it answers.
     pub async fn launch(&mut self) {
         self.spawn();
         assert!(self.answers().await, "etcd ended at once: {}", self.log());
@@ -153,7 +159,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// When it cannot be executed.
+    /// When the binary cannot be executed.
     pub fn spawn(&mut self) {
         let listen = self.endpoint.clone() + ",";
         let listen = listen + self.secure.as_deref().unwrap_or_default();
@@ -165,7 +171,7 @@ impl Etcd {
             .arg(self.data())
             .args(["--listen-client-urls", listen, "--advertise-client-urls", &self.endpoint])
             .args(["--listen-peer-urls", &self.peer, "--initial-advertise-peer-urls", &self.peer]);
-        // A member of a cluster brings its own.
+        // A member of a cluster has these arguments already.
         if !self.arguments.iter().any(|argument| argument == "--name") {
             let alone = format!("test={}", self.peer);
             command.args(["--name", "test", "--initial-cluster", &alone]);
@@ -180,12 +186,15 @@ impl Etcd {
         self.process = Some(process);
     }
 
-    /// Waits until it answers; no, when it ends instead.
+    /// Waits until the etcd answers; `false` if it ends before that.
     pub async fn answers(&mut self) -> bool {
         soon("an answer from etcd", async {
-            // A linearizable read: it needs a leader. That we may not read is an answer, too.
-            while let Err(error) = self.ask("kv/range", &json!({ "key": "AA==" })).await {
-                if error.contains("user name is empty") {
+            // A linearizable read, since it needs a leader. "Permission denied" is an answer, too. Not by
+            // the JSON gateway, which a test may turn off.
+            let options = ConnectOptions::new().with_timeout(Duration::from_secs(10));
+            let client = Client::connect([&self.endpoint], Some(options)).await.unwrap();
+            while let Err(error) = client.kv_client().get([0], None).await {
+                if error.to_string().contains("user name is empty") {
                     break;
                 }
                 if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
@@ -198,7 +207,37 @@ impl Etcd {
         .await
     }
 
-    /// SIGKILL.
+    /// Starts something else that the same binary is, such as `grpc-proxy start`, before this etcd,
+    /// and returns it with its URL when it takes connections.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be executed.
+    pub async fn start_before(&self, command: &[&str]) -> (Before, String) {
+        let address = format!("127.0.0.1:{}", free_port());
+        let directory = tempfile::Builder::new().prefix("dyn-etcd-").tempdir().unwrap();
+        let log = File::create(directory.path().join("log")).unwrap();
+        let process = Command::new(&self.binary)
+            .args(command)
+            .args(["--listen-addr", &address])
+            .arg(format!("--endpoints={}", self.endpoint.trim_start_matches("http://")))
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let before = Before { process, _directory: directory };
+        soon("what stands before etcd listens", async {
+            while tokio::net::TcpStream::connect(&address).await.is_err() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        (before, format!("http://{address}"))
+    }
+
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -206,41 +245,41 @@ impl Etcd {
         }
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM, and waits for the end of the process.
     ///
     /// # Panics
     ///
-    /// When it does not run.
+    /// When the process does not run.
     pub async fn terminate(&mut self) {
         self.signal(Signal::TERM);
         let mut process = self.process.take().unwrap();
         tokio::task::spawn_blocking(move || process.wait().unwrap()).await.unwrap();
     }
 
-    /// SIGKILL, and its data goes.
+    /// Sends SIGKILL, and deletes the data.
     pub fn wipe(&mut self) {
         self.kill();
         fs::remove_dir_all(self.data()).unwrap();
     }
 
-    /// Keeps a copy of its data, which must be at rest.
+    /// Keeps a copy of the data; the process must not run.
     pub fn save(&self) {
         assert!(self.process.is_none(), "data that changes cannot be copied");
         copy_tree(&self.data(), &self.saved());
     }
 
-    /// SIGKILL, and its data becomes what was saved.
+    /// Sends SIGKILL, and replaces the data by the saved copy.
     pub fn restore(&mut self) {
         self.wipe();
         copy_tree(&self.saved(), &self.data());
     }
 
-    /// SIGSTOP: it is there, and does nothing.
+    /// Sends SIGSTOP: process and connections stay, and do nothing.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
@@ -249,7 +288,7 @@ impl Etcd {
         kill_process(Pid::from_child(self.process.as_ref().unwrap()), signal).unwrap();
     }
 
-    /// Forgets the history up to now.
+    /// Compacts the history up to the current revision.
     pub async fn compact(&self) {
         let any = self.ask("kv/range", &json!({ "key": "AA==" })).await.unwrap();
         let revision = any["header"]["revision"].clone();
@@ -257,33 +296,33 @@ impl Etcd {
         self.ask("kv/compaction", &compaction).await.unwrap();
     }
 
-    /// Ends a lease, though its owner lives.
+    /// Ends a lease while its owner lives.
     pub async fn revoke(&self, lease: &str) {
         self.ask("lease/revoke", &json!({ "ID": lease })).await.unwrap();
     }
 
-    /// The leases that there are.
+    /// The ids of all leases.
     pub async fn leases(&self) -> Vec<String> {
         let answer = self.ask("lease/leases", &json!({})).await.unwrap();
         let leases = answer["leases"].as_array().map(Vec::as_slice).unwrap_or_default();
         leases.iter().map(|lease| lease["ID"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Whether it is the leader, as it sees it; it may not know.
+    /// Whether the node takes itself for the leader; a node may be wrong about that.
     pub(crate) async fn leads(&self) -> bool {
         let status = self.ask("maintenance/status", &json!({})).await.unwrap_or_default();
         let leader = &status["leader"];
         leader.is_string() && *leader == status["header"]["member_id"]
     }
 
-    /// Asks etcd's JSON gateway, which can do what our traits cannot; else says why not.
+    /// Sends a request to etcd's JSON gateway, for operations that our traits lack.
     ///
     /// # Errors
     ///
-    /// What went wrong, as text.
+    /// The error's text.
     pub async fn ask(&self, call: &str, body: &Value) -> Result<Value, String> {
         let url = format!("{}/v3/{call}", self.endpoint);
-        // A node that is stalled takes connections and says nothing.
+        // A stalled node accepts connections and does not answer.
         let request = reqwest::Client::new().post(url).json(body).timeout(Duration::from_secs(10));
         let answer = request.send().await.map_err(|error| error.to_string())?;
         let (status, text) = (answer.status(), answer.text().await);
@@ -313,6 +352,26 @@ impl Drop for Etcd {
     }
 }
 
+/// A process before an etcd. Dropped, it is killed.
+pub struct Before {
+    process: Child,
+    _directory: TempDir,
+}
+
+impl Before {
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -326,14 +385,15 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Below the ports that connections take by themselves: while an etcd is down, one could take its
-/// port, and a client that connects to it could even reach itself.
+/// A free port below the ephemeral range: while an etcd is down, a connection could take an
+/// ephemeral port of that etcd, and a client that connects there could even reach itself.
 fn free_port() -> u16 {
     let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
     std::iter::repeat_with(|| fastrand::u16(15_000..32_000)).find(free).unwrap()
 }
 
-/// `ETCD_BIN`, else the one on the path, else the one that `cargo xtask itest` has fetched.
+/// The binary: `ETCD_BIN`, else `etcd` from the `PATH`, else the one that `cargo xtask itest` has
+/// fetched.
 fn binary() -> Option<PathBuf> {
     if let Some(named) = env::var_os("ETCD_BIN").filter(|named| !named.is_empty()) {
         return Some(named.into());

@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 use crate::invariants::Witness;
 use crate::{Client, eventually};
 
-/// A front door that discovers what its configuration says; it lives as long as its test.
+/// A front door with its own configuration of discovery, which lives for as long as the test.
 ///
-/// It is used as the client of itself.
+/// The value is also a client of the front door, by `Deref`.
 #[derive(Clone)]
 pub struct Frontend {
     client: Client,
@@ -53,19 +53,19 @@ impl Frontend {
         &self.admin
     }
 
-    /// Waits until it knows what there is.
+    /// Waits until the front door is ready.
     pub async fn ready(self) -> Self {
         eventually("/ready", async || self.get("/ready").await.status == 200).await;
         self
     }
 
-    /// What has seen every event of its watcher.
+    /// The witness, which has seen each event of the front door's watcher.
     #[must_use]
     pub fn witness(&self) -> &Witness {
         &self.witness
     }
 
-    /// What its handlers see now.
+    /// The view that the handlers see now.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
         self.switchboard.view(&self.scope)

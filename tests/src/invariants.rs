@@ -1,13 +1,13 @@
-//! What must hold whatever breaks, in one place, by the letters that `docs/testing.md` uses.
+//! The invariants that must hold under each fault, with the letters that `docs/testing.md` names.
 //!
-//! - **L**: once things are quiet, what is known equals a linearizable list.
-//! - **G**: no ghost after recovery; follows from L, since a ghost is in no list.
-//! - **N**: nothing of another namespace is ever visible, not for an instant.
-//! - **S**: what was known goes on serving: no request fails, nothing is removed.
-//! - **M**: the applied revision never goes back within one generation of the store, and there is
-//!   no empty set in between.
-//! - **R**: recovered within the bound.
-//! - **W**: the worker is registered again.
+//! - **L**, listed: once the store is quiet, the known instances equal a linearizable list.
+//! - **G**, no ghost: after recovery, each known instance is in that list. L implies G.
+//! - **N**, isolated: no entry of another namespace is ever visible.
+//! - **S**, served: the known instances serve on: no request fails, no instance is removed.
+//! - **M**, monotonic: the applied revision never goes back within one generation of the store, and
+//!   the set of instances is never empty in between.
+//! - **R**, recovered: the program has recovered within the bound.
+//! - **W**, registered: the worker is registered again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 use crate::wait::DEADLINE;
 use crate::{Load, Program, soon};
 
-/// Sees every event of a watcher, checks what must hold at each (N, M), and remembers the rest.
+/// Sees each event of a watcher, checks N and M at each, and records the events for later checks.
 #[derive(Clone)]
 pub struct Witness {
     scope: NamespaceScope,
@@ -43,46 +43,46 @@ struct Seen {
 }
 
 impl Witness {
-    /// One for a watcher of this scope.
+    /// A witness for a watcher of this scope.
     #[must_use]
     pub fn of(scope: NamespaceScope) -> Self {
         Self { scope, seen: Arc::default(), grown: watch::channel(()).0 }
     }
 
-    /// Takes note of the next event.
+    /// Records the next event.
     pub fn note(&self, event: &DiscoveryEvent) {
         self.seen.lock().unwrap().note(event, &self.scope);
         self.grown.send_replace(());
     }
 
-    /// N and M: nothing that was seen so far must not have been.
+    /// N and M: no event so far breached them.
     ///
     /// # Panics
     ///
-    /// When it was.
+    /// When an event did.
     pub fn assert_kept_order(&self) {
         assert_eq!(self.seen.lock().unwrap().breaches, [] as [String; 0]);
     }
 
-    /// S: nothing was ever removed.
+    /// S: no instance was ever removed.
     ///
     /// # Panics
     ///
-    /// When it was.
+    /// When one was.
     pub fn assert_nothing_removed(&self) {
         assert_eq!(self.seen.lock().unwrap().removed, 0, "instances were removed");
     }
 
-    /// M: the set was never empty after it was not.
+    /// M: the set of instances never became empty.
     ///
     /// # Panics
     ///
-    /// When it was.
+    /// When it did.
     pub fn assert_never_empty(&self) {
         assert_eq!(self.seen.lock().unwrap().emptied, 0, "the set was empty in between");
     }
 
-    /// L and G: waits until what is known equals what a list says; the store must be quiet.
+    /// L and G: waits until the known instances equal a list of the store, which must be quiet.
     pub async fn agrees(&self, list: impl AsyncFn() -> Snapshot) {
         let expected = self.expected(list().await);
         let mut grown = self.grown.subscribe();
@@ -92,21 +92,19 @@ impl Witness {
                 .map(|(key, it)| (key.clone(), it.entry().clone()))
                 .collect::<BTreeMap<_, _>>()
         };
-        let equal = timeout(DEADLINE, async {
-            while known() != expected {
-                grown.changed().await.unwrap();
+        while known() != expected {
+            // The deadline is for the next event.
+            if timeout(DEADLINE, grown.changed()).await.is_err() {
+                assert_eq!(known(), expected, "what is known is what the list says");
             }
-        });
-        if equal.await.is_err() {
-            assert_eq!(known(), expected, "what is known is what the list says");
         }
     }
 
-    /// What a list says, read without our catalog.
+    /// The entries of a list, read without our catalog.
     fn expected(&self, list: Snapshot) -> BTreeMap<Key, ModelEntry> {
         let entries = list.entries.into_iter().filter_map(|entry| {
             let value = ModelEntry::from_json(&entry.value).ok()?;
-            // A worker that was killed while it withdrew leaves its entry draining.
+            // A worker that is killed while it withdraws leaves a draining entry.
             let live = value.state() == State::Serving
                 && self.scope.contains(value.endpoint().namespace());
             live.then_some((entry.key, value))
@@ -114,18 +112,18 @@ impl Witness {
         entries.collect()
     }
 
-    /// How often everything was listed, the first time included.
+    /// The number of full lists, including the first one.
     #[must_use]
     pub fn lists(&self) -> usize {
         self.seen.lock().unwrap().lists
     }
 
-    /// Waits until the link is lost after a moment, and tells when that was noticed.
+    /// Waits until the link is lost after this moment, and returns when the watcher noticed it.
     pub async fn lost_after(&self, moment: Instant) -> Instant {
         self.link_after(moment, false).await
     }
 
-    /// Waits until the watch runs again after a moment, and tells when it did.
+    /// Waits until the watch runs again after this moment, and returns when it did.
     pub async fn resumed_after(&self, moment: Instant) -> Instant {
         self.link_after(moment, true).await
     }
@@ -158,7 +156,8 @@ impl Seen {
                 self.link.push((Instant::now(), false))
             }
             DiscoveryEvent::Batch(batch) => {
-                // A list may show a store that begins again; part of one has no revision of its own.
+                // After a list the revision may be lower, since the store may be a new one. A page
+                // of a list has no revision of its own.
                 if !batch.resync && !batch.more && batch.revision <= self.revision {
                     let breach = format!("revision {} after {}", batch.revision, self.revision);
                     self.breaches.push(breach);
@@ -199,33 +198,34 @@ impl Seen {
     }
 }
 
-/// S: every request so far was answered well, and they still flow.
+/// S: each request so far got a 200, and further requests get their answers.
 ///
 /// # Panics
 ///
-/// When not.
+/// When a request did not.
 pub async fn assert_serves(load: &Load) {
     load.flows(20).await;
     assert_eq!(load.failures(), []);
 }
 
-/// W: waits until a worker is registered for so many times.
+/// W: waits until the worker has registered this number of times.
 pub async fn registered(worker: &Program, times: usize) -> Instant {
     worker.says_times("registered", times).await;
     Instant::now()
 }
 
-/// R: prints how long something took beside the bound of its row, and checks it.
+/// R: prints the time that a recovery took beside the bound of its row, and checks the time.
 ///
-/// The check is generous: a machine that is busy with other tests proves nothing. The figures of
-/// `docs/testing.md` are those that it printed on an idle one.
+/// The check is generous, since a busy machine with a slow disk proves nothing: it finds a recovery
+/// that waits for a time-out or a long back-off instead of its event. The figures of
+/// `docs/testing.md` are those that it printed on an idle machine.
 ///
 /// # Panics
 ///
-/// When it took longer than twice the bound and two seconds more.
+/// When it took longer than five times the bound and ten seconds more.
 #[expect(clippy::print_stdout, reason = "the figures are read with --nocapture")]
 pub fn assert_within(row: &str, what: &str, bound: Duration, took: Duration) {
     println!("row {row}: {what}: {:.2} s (bound {:.1} s)", took.as_secs_f64(), bound.as_secs_f64());
-    let limit = 2 * bound + Duration::from_secs(2);
+    let limit = 5 * bound + Duration::from_secs(10);
     assert!(took <= limit, "row {row}: {what} took {took:?}, the bound is {bound:?}");
 }

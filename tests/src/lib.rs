@@ -1,6 +1,6 @@
-//! What the integration tests share: stores, engines, front doors, programs and a client.
+//! The helpers of the integration tests: stores, engines, front doors, programs and a client.
 //!
-//! Every test has a root or a namespace of its own, so that all can run at once against one etcd.
+//! Each test has a root or a namespace of its own, so all tests can run at once against one etcd.
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 #![allow(missing_debug_implementations, reason = "nobody prints the fixtures")]
@@ -18,6 +18,7 @@ mod load;
 mod logs;
 mod network;
 mod program;
+mod scripted_engine;
 mod space;
 mod users;
 mod wait;
@@ -28,12 +29,13 @@ pub use cluster::Cluster;
 pub use compose::ComposeCluster;
 pub use engine::{Engine, Generation};
 pub use entry::{create_test_model_entry, flat_key, native_key};
-pub use etcd::{Etcd, SharedEtcd};
+pub use etcd::{Before, Etcd, SharedEtcd};
 pub use frontend::Frontend;
 pub use load::Load;
 pub use logs::Logs;
 pub use network::{BlackHole, Link, Network, REFUSED, UNKNOWN};
 pub use program::Program;
+pub use scripted_engine::{Answers, ScriptedEngine};
 pub use space::{Space, Worker, unique};
 pub use users::Users;
-pub use wait::{eventually, soon};
+pub use wait::{becomes, eventually, reaches, soon};

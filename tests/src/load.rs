@@ -1,4 +1,4 @@
-//! Requests that flow while something happens.
+//! Requests that flow during a fault.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,21 +7,21 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{Answer, Client, eventually};
+use crate::{Answer, Client, reaches};
 
 /// Requests to one model, whose answers are counted.
 pub struct Load {
-    answered: watch::Receiver<usize>,
+    answered: watch::Receiver<u64>,
     failures: Arc<Mutex<Vec<Answer>>>,
     _clients: JoinSet<()>,
 }
 
-/// What every client shares.
+/// The state that all clients share.
 #[derive(Clone)]
 struct Asking {
     client: Client,
     model: String,
-    answered: watch::Sender<usize>,
+    answered: watch::Sender<u64>,
     failures: Arc<Mutex<Vec<Answer>>>,
 }
 
@@ -36,7 +36,7 @@ impl Asking {
 }
 
 impl Load {
-    /// Begins with clients that ask without a pause, each as soon as it has its answer.
+    /// Starts clients that send without a pause, each as soon as it has its answer.
     #[must_use]
     pub fn on(client: &Client, model: &str, clients: usize) -> Self {
         let (asking, mut load) = Self::new(client, model);
@@ -51,13 +51,13 @@ impl Load {
         load
     }
 
-    /// Begins with so many requests a second, whether they are answered or not.
+    /// Starts this number of requests a second, whether or not earlier ones have been answered.
     #[must_use]
-    pub fn paced(client: &Client, model: &str, per_second: u32) -> Self {
+    pub fn paced(client: &Client, model: &str, per_second: u64) -> Self {
         let (asking, mut load) = Self::new(client, model);
         load._clients.spawn(async move {
             let mut clients = JoinSet::new();
-            let mut ticks = interval(Duration::from_secs(1) / per_second);
+            let mut ticks = interval(Duration::from_nanos(1_000_000_000 / per_second));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
@@ -82,9 +82,9 @@ impl Load {
     }
 
     /// Waits until so many more requests were answered, well or not.
-    pub async fn flows(&self, more: usize) {
+    pub async fn flows(&self, more: u64) {
         let enough = *self.answered.borrow() + more;
-        eventually("requests flow", async || *self.answered.borrow() >= enough).await;
+        reaches("answers", enough, async || *self.answered.borrow()).await;
     }
 
     /// The answers so far that were not 200.

@@ -1,4 +1,4 @@
-//! What the code under test logs in this process, told apart by test.
+//! The log lines of the code under test in this process, one capture for each test.
 
 use std::cell::RefCell;
 use std::io;
@@ -8,14 +8,14 @@ thread_local! {
     static LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// The logs of one thread, which is one test where all of it runs on the thread of the test.
+/// The log lines of one thread: those of one test, if the test runs on its own thread only.
 ///
-/// The subscriber is the same for all, and never changes: one that comes and goes would race with
-/// the tests beside it.
+/// All tests share one subscriber, which never changes: a subscriber for each test would race with
+/// the other tests.
 pub struct Logs(());
 
 impl Logs {
-    /// Begins to capture everything that our crates say on this thread.
+    /// Begins to capture the log lines of our crates on this thread.
     #[must_use]
     pub fn capture() -> Self {
         static SUBSCRIBER: Once = Once::new();
@@ -30,7 +30,7 @@ impl Logs {
         Self(())
     }
 
-    /// All that was said so far.
+    /// All lines so far.
     #[must_use]
     pub fn text(&self) -> String {
         LINES.with_borrow(|lines| {

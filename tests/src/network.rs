@@ -1,8 +1,8 @@
-//! A network between a client and a server that can be cut, lose everything without a word, or be
-//! slow.
+//! A network between a client and a server. A test can cut the network, darken it without a FIN or
+//! RST, or slow it down.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -14,39 +14,44 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::soon;
 
-/// Forwards TCP connections to one address, as well as its [`Link`] lets it.
+/// Forwards TCP connections to one address; its [`Link`] says how.
 pub struct Network {
     endpoint: String,
     link: watch::Sender<Link>,
     attempts: Arc<AtomicUsize>,
 }
 
-/// What happens to the connections.
+/// The state of the link, which all connections share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Link {
-    /// All pass.
+    /// All bytes pass.
     Up,
-    /// Every connection is ended, and each new one at once.
+    /// Each connection is closed, also each new one.
     Cut,
-    /// Nothing passes in these directions, and nobody is told: no FIN and no RST, as after a power
-    /// loss. When that is over, a connection that lives on delivers what it held back, as TCP does.
+    /// No byte passes in these directions, and no FIN or RST either, as after a power loss.
+    /// Afterwards a surviving connection delivers the bytes that it held back, as TCP does.
     Dark {
         /// From the client to the server.
         requests: bool,
         /// From the server to the client.
         answers: bool,
     },
-    /// Every piece is late by this, in each direction. Of a hundred pieces, so many are lost: they,
-    /// and all behind them, come only when TCP has sent them again.
+    /// Each piece is late by `delay`, in each direction. A share of the pieces is lost: these
+    /// pieces, and all behind them, arrive only when TCP has sent them again.
     Slow {
-        /// For all.
+        /// The delay of each piece.
         delay: Duration,
-        /// In percent.
+        /// The share of lost pieces, in percent.
         loss: u8,
     },
+    /// So many bytes pass in a second, in each direction.
+    Narrow(u32),
+    /// A connection on which nothing has passed for so long is forgotten, as balancers and firewalls
+    /// do: nobody is told, and nothing passes on it any more.
+    Forgetful(Duration),
 }
 
-/// How long TCP takes at least to send something again (the least of Linux), beside the way itself.
+/// The shortest retransmission time of TCP on Linux, without the round trip itself.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -56,7 +61,7 @@ enum Way {
 }
 
 impl Link {
-    /// Dark in both directions.
+    /// A link that is dark in both directions.
     pub const BLACK_HOLE: Self = Self::Dark { requests: true, answers: true };
 
     fn lets_pass(self, way: Way) -> bool {
@@ -68,8 +73,11 @@ impl Link {
         }
     }
 
-    /// How late one piece is.
-    fn lateness(self) -> Duration {
+    /// How late a piece of so many bytes is, after the one before.
+    fn lateness(self, bytes: usize) -> Duration {
+        if let Self::Narrow(rate) = self {
+            return Duration::from_secs(1).mul_f64(bytes as f64 / f64::from(rate));
+        }
         let Self::Slow { delay, loss } = self else { return Duration::ZERO };
         let lost = fastrand::u8(..100) < loss;
         delay + if lost { RETRANSMISSION + 2 * delay } else { Duration::ZERO }
@@ -77,7 +85,7 @@ impl Link {
 }
 
 impl Network {
-    /// A network that leads to the server at this URL, which need not be there yet.
+    /// A network that leads to the server at this URL. The server may start later.
     pub async fn to(url: &str) -> Self {
         let (scheme, target) = url.split_once("://").unwrap();
         let (scheme, target) = (scheme.to_owned(), target.to_owned());
@@ -102,23 +110,23 @@ impl Network {
         &self.endpoint
     }
 
-    /// How many connections were asked for.
+    /// The number of connections that clients have opened.
     #[must_use]
     pub fn attempts(&self) -> usize {
         self.attempts.load(Ordering::SeqCst)
     }
 
-    /// From now on, this happens.
+    /// Sets the state of the link.
     pub fn set(&self, link: Link) {
         self.link.send_replace(link);
     }
 
-    /// Ends every connection, and each new one at once.
+    /// Closes each connection, also each new one.
     pub fn cut(&self) {
         self.set(Link::Cut);
     }
 
-    /// Lets everything through again.
+    /// Lets all bytes pass again.
     pub fn heal(&self) {
         self.set(Link::Up);
     }
@@ -126,7 +134,7 @@ impl Network {
 
 async fn forward(near: TcpStream, target: String, link: watch::Receiver<Link>) {
     let both = async {
-        // What cannot reach the server does not even connect to it.
+        // In the dark, a new connection does not reach the server.
         let mut requests = link.clone();
         requests.wait_for(|link| link.lets_pass(Way::Request)).await.unwrap();
         let Ok(far) = TcpStream::connect(target).await else { return };
@@ -135,9 +143,10 @@ async fn forward(near: TcpStream, target: String, link: watch::Receiver<Link>) {
         }
         let ((near_read, near_write), (far_read, far_write)) =
             (near.into_split(), far.into_split());
+        let passed = Arc::new(Mutex::new(Instant::now()));
         tokio::join!(
-            carry(Way::Request, near_read, far_write, link.clone()),
-            carry(Way::Answer, far_read, near_write, link.clone()),
+            carry(Way::Request, near_read, far_write, link.clone(), passed.clone()),
+            carry(Way::Answer, far_read, near_write, link.clone(), passed),
         );
     };
     let mut cut = link.clone();
@@ -147,20 +156,26 @@ async fn forward(near: TcpStream, target: String, link: watch::Receiver<Link>) {
     }
 }
 
-/// Carries one direction until it ends.
+/// Forwards one direction until it ends.
 async fn carry(
     way: Way,
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut link: watch::Receiver<Link>,
+    passed: Arc<Mutex<Instant>>,
 ) {
     let (underway, mut arriving) = mpsc::unbounded_channel();
     let weather = link.clone();
     let read = async move {
+        let mut due = Instant::now();
         loop {
             let mut piece = BytesMut::with_capacity(64 << 10);
             let end = !matches!(from.read_buf(&mut piece).await, Ok(1..));
-            let due = Instant::now() + weather.borrow().lateness();
+            let now = Instant::now();
+            let weather = *weather.borrow();
+            // A narrow line sends one piece after the other.
+            let begin = if matches!(weather, Link::Narrow(_)) { now.max(due) } else { now };
+            due = begin + weather.lateness(piece.len());
             if underway.send((due, piece)).is_err() || end {
                 return;
             }
@@ -169,6 +184,15 @@ async fn carry(
     let write = async move {
         while let Some((due, piece)) = arriving.recv().await {
             sleep_until(due).await;
+            let forgets = match *link.borrow() {
+                Link::Forgetful(after) => Some(after),
+                _ => None,
+            };
+            if forgets.is_some_and(|after| passed.lock().unwrap().elapsed() > after) {
+                // For ever, in both directions: the one who sends learns nothing.
+                std::future::pending::<()>().await;
+            }
+            *passed.lock().unwrap() = Instant::now();
             if link.wait_for(|link| link.lets_pass(way)).await.is_err()
                 || piece.is_empty()
                 || to.write_all(&piece).await.is_err()
@@ -180,14 +204,14 @@ async fn carry(
     tokio::join!(read, write);
 }
 
-/// An address where nothing answers, not even to refuse.
+/// An address that neither accepts nor refuses connections.
 pub struct BlackHole {
     endpoint: String,
     _full: (TcpListener, Vec<TcpStream>),
 }
 
 impl BlackHole {
-    /// A port whose queue of connections is full: the system drops whoever asks for one more.
+    /// A port whose accept queue is full: the system drops the packets of further connections.
     pub async fn open() -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -212,7 +236,7 @@ impl BlackHole {
     }
 }
 
-/// An address where connections are refused: no one listens on a port of so old a service.
+/// An address that refuses connections: no program listens on the port of such an old service.
 pub const REFUSED: &str = "http://127.0.0.1:1";
 
 /// An address with a name that does not exist (RFC 6761).

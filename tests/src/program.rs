@@ -13,8 +13,8 @@ use tokio::sync::watch;
 
 use crate::{Client, soon};
 
-/// A running program of ours, with only those variables that the test gives it. Dropped, it is
-/// killed.
+/// A running program of ours, whose environment has only the variables of the test. Its drop kills
+/// the program.
 pub struct Program {
     child: Child,
     stdout: ChildStdout,
@@ -23,11 +23,11 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts one, logging as JSON.
+    /// Starts a program that logs as JSON.
     ///
     /// # Panics
     ///
-    /// When it is not there.
+    /// When the binary is missing.
     #[must_use]
     pub fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let variables = [&[("DYN_LOGGING_JSONL", "1")], variables].concat();
@@ -48,7 +48,7 @@ impl Program {
         Self { child, stdout, lines, grown }
     }
 
-    /// Where one is, for those who start it by other means.
+    /// The path of a binary, for tests that start the program by other means.
     #[must_use]
     pub fn path(name: &str) -> PathBuf {
         directory().join(name)
@@ -67,7 +67,7 @@ impl Program {
         (frontend, Client::new(&format!("http://{address}")))
     }
 
-    /// A client of a frontend's admin port, for one that was started with `--admin-port`.
+    /// A client of the admin port of a frontend that was started with `--admin-port`.
     pub async fn admin(&self) -> Client {
         let line = self.says("the admin port listens").await;
         Client::new(&format!("http://{}", line["address"].as_str().unwrap()))
@@ -80,7 +80,7 @@ impl Program {
         Self::start("dynamo-worker", &[&echo, arguments].concat(), variables)
     }
 
-    /// All that it has logged.
+    /// All log lines of the program.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
@@ -98,7 +98,7 @@ impl Program {
         self.says_times(message, 1).await
     }
 
-    /// Waits until this message was logged so many times, and returns the last of these lines.
+    /// Waits until this message was logged `times` times, and returns the last of these lines.
     pub async fn says_times(&self, message: &str, times: usize) -> Value {
         let mut grown = self.grown.clone();
         let said = async {
@@ -115,11 +115,11 @@ impl Program {
         soon(message, said).await
     }
 
-    /// The id of its process.
+    /// The id of the process.
     ///
     /// # Panics
     ///
-    /// When it has ended.
+    /// When the process has ended.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id().unwrap()
@@ -131,13 +131,13 @@ impl Program {
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
-    /// Waits until it ends, and returns its exit code, if it has one, and what it printed.
+    /// Waits until the program ends, and returns its exit code, if it has one, and its stdout.
     pub async fn ended(&mut self) -> (Option<i32>, String) {
         soon("the end of a program", async {
             let mut printed = String::new();
             self.stdout.read_to_string(&mut printed).await.unwrap();
             let code = self.child.wait().await.unwrap().code();
-            // The log is complete when nobody holds its pipe.
+            // The log is complete when no process holds its pipe.
             while self.grown.changed().await.is_ok() {}
             (code, printed)
         })
@@ -157,7 +157,7 @@ async fn collect(
     }
 }
 
-/// Where the binaries are; without `DYN_TEST_BIN_DIR`, they are built.
+/// The directory of the binaries; without `DYN_TEST_BIN_DIR`, the binaries are built.
 fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| match env::var_os("DYN_TEST_BIN_DIR") {
@@ -172,7 +172,8 @@ fn build() -> PathBuf {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["build", "--quiet", "-p", "dynamo-cli", "--bins", "--message-format=json"])
         .stderr(Stdio::inherit());
-    // Those that describe this package would make ring build again, and again without them.
+    // The variables that describe this package would make cargo build ring again, and once more
+    // for the next call without them.
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {

@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_discovery::{
-    EtcdConfig, EtcdStore, Key, LeaseId, LeaseStore as _, MODEL_ROOT_PATH, ModelEntry,
-    NetworkPrefix, Registration, RegistrationConfig, Revision, Snapshot, WatchStore as _,
-    WatcherConfig,
+    EtcdConfig, EtcdStore, InstanceId, Key, LeaseId, LeaseStore as _, MODEL_ROOT_PATH, ModelEntry,
+    NetworkPrefix, Registration, RegistrationConfig, Revision, Snapshot, StoreError,
+    WatchStore as _, WatcherConfig,
 };
 use dynamo_namespace::NamespaceScope;
+use tokio::time::{Instant, sleep};
 
-use crate::{Engine, Etcd, Frontend, SharedEtcd, create_test_model_entry};
+use crate::wait::DEADLINE;
+use crate::{Engine, Etcd, Frontend, SharedEtcd, create_test_model_entry, soon};
 
-/// What a test writes ends by itself, also in an etcd that outlives the tests. Longer than any test
-/// takes, and than any machine stalls.
+/// The time of the leases of tests. The entries of a test end with its lease, also in an etcd that
+/// outlives the tests. The time is longer than a test takes, and longer than a machine stalls.
 const TTL: Duration = Duration::from_secs(300);
 
 /// A name that no other test has.
@@ -23,12 +25,12 @@ pub fn unique(what: &str) -> String {
     format!("{what}-{:016x}", fastrand::u64(..))
 }
 
-/// A root in an etcd, and what is put under it.
+/// A root in an etcd, and the entries under it.
 pub struct Space {
     store: Arc<EtcdStore>,
     root: NetworkPrefix,
     lease: LeaseId,
-    /// Whose end it must not see.
+    /// The shared etcd, which lives for at least as long as the space.
     _shared: Option<SharedEtcd>,
 }
 
@@ -45,12 +47,12 @@ impl Space {
         Self::open(etcd.endpoint(), NetworkPrefix::default()).await
     }
 
-    /// The same in a cluster, by these endpoints.
+    /// The root that the programs use, in a cluster with these endpoints.
     pub async fn at(endpoints: &str) -> Self {
         Self::open(endpoints, NetworkPrefix::default()).await
     }
 
-    /// The same, by a configuration of its own.
+    /// The root that the programs use, in the etcd of this configuration.
     pub async fn by(config: EtcdConfig) -> Self {
         let store = Arc::new(EtcdStore::new(config).unwrap());
         Self::through(store, NetworkPrefix::default()).await
@@ -61,29 +63,29 @@ impl Space {
     }
 
     async fn through(store: Arc<EtcdStore>, root: NetworkPrefix) -> Self {
-        let lease = store.grant(TTL).await.unwrap().id;
+        let lease = patiently("a lease", async || store.grant(TTL).await).await.id;
         Self { store, root, lease, _shared: None }
     }
 
-    /// What every key of it begins with.
+    /// The prefix of each key in the space.
     #[must_use]
     pub fn root(&self) -> &str {
         self.root.as_str()
     }
 
-    /// The configuration that discovers a namespace of it, or all.
+    /// The configuration that discovers one namespace of the space, or all.
     #[must_use]
     pub fn watch(&self, target_namespace: &str) -> WatcherConfig {
         self.watch_by(self.store.clone(), target_namespace)
     }
 
-    /// The same, where the store is reached at another endpoint.
+    /// The same configuration, with another endpoint of the store.
     #[must_use]
     pub fn watch_over(&self, endpoint: &str, target_namespace: &str) -> WatcherConfig {
         self.watch_by(store_at(endpoint), target_namespace)
     }
 
-    /// The same, where the store is reached by a configuration of its own.
+    /// The same configuration, with another configuration of the store.
     #[must_use]
     pub fn watch_with(&self, config: EtcdConfig, target_namespace: &str) -> WatcherConfig {
         self.watch_by(Arc::new(EtcdStore::new(config).unwrap()), target_namespace)
@@ -96,17 +98,18 @@ impl Space {
             .with_target_namespace(scope)
     }
 
-    /// A front door for a namespace, which knows what there is.
+    /// A front door for a namespace, which is ready.
     pub async fn frontend(&self, target_namespace: &str) -> Frontend {
         Frontend::start(self.watch(target_namespace)).await.ready().await
     }
 
     /// Puts a key below the root, as any script can.
     pub async fn put(&self, key: &str, value: impl Into<Bytes>) {
-        self.store.put(&self.key(key), value.into(), self.lease).await.unwrap();
+        let (key, value) = (self.key(key), value.into());
+        patiently("a put", async || self.store.put(&key, value.clone(), self.lease).await).await;
     }
 
-    /// Deletes what was put so.
+    /// Deletes a key below the root.
     pub async fn delete(&self, key: &str) {
         assert!(self.store.delete_if_leased(&self.key(key), self.lease).await.unwrap(), "{key}");
     }
@@ -115,9 +118,10 @@ impl Space {
         format!("{}{below}", self.root).into()
     }
 
-    /// All that is in it, read linearizably.
+    /// All entries of the space, read linearizably.
     pub async fn list(&self) -> Snapshot {
-        self.store.list(&self.root.range()).await.unwrap()
+        let range = self.root.range();
+        patiently("a list", async || self.store.list(&range).await).await
     }
 
     /// The store's revision.
@@ -130,20 +134,24 @@ impl Space {
         self.register_for(TTL, entries).await
     }
 
-    /// The same, under a lease that lives as long as this.
+    /// Publishes entries, under a lease with this time.
     pub async fn register_for(&self, ttl: Duration, entries: Vec<ModelEntry>) -> Registration {
         let config = RegistrationConfig::new(self.store.clone())
             .with_network_prefix(self.root.clone())
+            .with_instance(InstanceId::random())
             .with_ttl(ttl);
-        Registration::publish(config, entries).await.unwrap()
+        patiently("a registration", async || {
+            Registration::publish(config.clone(), entries.clone()).await
+        })
+        .await
     }
 
-    /// An engine with one model that chats, registered. It goes by the name of the model.
+    /// A registered engine with one model for chats. The engine's name is the model's.
     pub async fn worker(&self, namespace: &str, model: &str) -> Worker {
         self.worker_of(namespace, model, "Chat", model).await
     }
 
-    /// The same, with kinds and a name of its own.
+    /// A registered engine with these kinds, and a name of its own.
     pub async fn worker_of(
         &self,
         namespace: &str,
@@ -159,21 +167,34 @@ impl Space {
     }
 }
 
-/// An engine that is registered. Dropped, it stays so for a long time, as after a SIGKILL.
+/// A registered engine. If it is dropped, its entry stays for a long time, as after a SIGKILL.
 pub struct Worker {
-    /// What answers.
+    /// The server.
     pub engine: Engine,
-    /// What is registered.
+    /// The registered entry.
     pub entry: ModelEntry,
-    /// Its registration.
+    /// The registration of the entry.
     pub registration: Registration,
 }
 
 impl Worker {
-    /// Leaves on purpose; the engine goes on.
+    /// Withdraws the entry; the engine goes on.
     pub async fn leave(self) -> Engine {
         self.registration.withdraw().await.unwrap();
         self.engine
+    }
+}
+
+/// Asks the store again while it does not answer in time: a slow disk is none of the test's faults.
+async fn patiently<T>(what: &str, ask: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    let began = Instant::now();
+    loop {
+        match soon(what, ask()).await {
+            Err(StoreError::Unavailable(_)) if began.elapsed() < DEADLINE => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            answer => return answer.unwrap_or_else(|error| panic!("{what}: {error:?}")),
+        }
     }
 }
 

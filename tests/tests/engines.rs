@@ -45,7 +45,12 @@ impl Stage {
 
 /// An engine that lists these models, and is loading for as long as the flag says.
 async fn engine(models: &[&str], loading: Arc<AtomicBool>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    engine_at("127.0.0.1:0", models, loading).await
+}
+
+/// The same, at an address.
+async fn engine_at(address: &str, models: &[&str], loading: Arc<AtomicBool>) -> String {
+    let listener = TcpListener::bind(address).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let data: Vec<_> = models.iter().map(|id| json!({ "id": id, "object": "model" })).collect();
     let answer = move |body: Value| {
@@ -93,11 +98,15 @@ async fn an_engine_that_crashes_with_exit_code_0_is_withdrawn_and_its_worker_fai
     let stage = Stage::new().await;
     let directory = tempfile::tempdir().unwrap();
     let crash = directory.path().join("crash");
-    let url = engine(&["m"], Arc::default()).await;
+    let address = FreePort::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let url = format!("http://{address}");
     // vLLM's server, after its core died.
     let script = format!("until [ -e {} ]; do sleep 0.05; done; exit 0", crash.display());
     let mut worker =
         stage.worker(&[&LONG_LEASE[..], &["--url", &url, "--", "sh", "-c", &script]].concat());
+    // Somebody who listens there before would be a foreign engine.
+    worker.says("following the engine").await;
+    engine_at(&address, &["m"], Arc::default()).await;
     lists(&stage.client, &["m"]).await;
     fs::write(&crash, "").unwrap();
     let said = worker.says("the engine ended by itself").await;

@@ -6,9 +6,10 @@
 use std::time::Instant;
 
 use dynamo_tests::{
-    Client, Engine, Etcd, Load, Network, Program, Space, create_test_model_entry, eventually,
-    flat_key, lists,
+    Client, Engine, Etcd, Load, Network, Program, Space, becomes, create_test_model_entry,
+    eventually, flat_key, lists,
 };
+use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -17,6 +18,9 @@ const HELD: &str =
     "vanished from the store, but their servers answer: they are held, and go on serving";
 
 const NAMESPACE: [&str; 2] = ["--namespace", "team-a"];
+
+/// A frontend that holds for longer than any machine takes to register everyone again.
+const HOLDING: [&str; 4] = ["--namespace", "team-a", "--hold", "600"];
 
 async fn held(client: &Client) -> f64 {
     client.metric("dynamo_frontend_held_instances").await
@@ -35,11 +39,10 @@ async fn shown(client: &Client) -> (usize, usize) {
     (count, instances.len() - count)
 }
 
-/// Ends every lease, as a leader does that believes they have expired.
+/// Ends every lease at once, as a leader does that believes they have expired.
 async fn revoke_all(etcd: &Etcd) {
-    for lease in etcd.leases().await {
-        etcd.revoke(&lease).await;
-    }
+    let leases = etcd.leases().await;
+    join_all(leases.iter().map(|lease| etcd.revoke(lease))).await;
 }
 
 /// An engine that is registered at a URL of the test's choice.
@@ -53,17 +56,14 @@ async fn register_at(space: &Space, model: &str, url: &str) -> dynamo_discovery:
 async fn fifty_live_leases_that_are_deleted_at_once_fail_no_request() {
     let etcd = Etcd::start().await;
     let space = Space::of(&etcd).await;
-    let (frontend, client) = Program::frontend(etcd.endpoint(), &NAMESPACE, &[]).await;
-    let mut workers = Vec::new();
-    for _ in 0..50 {
-        workers.push(space.worker("team-a", "m").await);
-    }
-    eventually("all are known", async || shown(&client).await == (0, 50)).await;
+    let (frontend, client) = Program::frontend(etcd.endpoint(), &HOLDING, &[]).await;
+    let workers = join_all((0..50).map(|_| space.worker("team-a", "m"))).await;
+    becomes("all are known", (0, 50), async || shown(&client).await).await;
     let load = Load::on(&client, "m", 4);
     load.flows(50).await;
 
     revoke_all(&etcd).await;
-    eventually("all are held", async || shown(&client).await == (50, 0)).await;
+    becomes("all are held", (50, 0), async || shown(&client).await).await;
     assert_eq!((held(&client).await, held_ever(&client).await), (50.0, 50.0));
     assert_eq!(client.metric("dynamo_frontend_live_instances").await, 0.0);
     assert_eq!(client.models().await, ["m"]);
@@ -71,12 +71,10 @@ async fn fifty_live_leases_that_are_deleted_at_once_fail_no_request() {
     frontend.says(HELD).await;
 
     // Their workers register again.
-    let mut again = Vec::new();
     let space = Space::of(&etcd).await;
-    for worker in &workers {
-        again.push(register_at(&space, "m", worker.engine.url()).await);
-    }
-    eventually("none is held", async || shown(&client).await == (0, 50)).await;
+    let again = workers.iter().map(|worker| register_at(&space, "m", worker.engine.url()));
+    let _again = join_all(again).await;
+    becomes("none is held", (0, 50), async || shown(&client).await).await;
     load.flows(50).await;
     assert_eq!(load.failures(), []);
     assert!(frontend.logged("route closed").is_empty(), "no route flaps");
@@ -86,11 +84,11 @@ async fn fifty_live_leases_that_are_deleted_at_once_fail_no_request() {
 #[tokio::test]
 async fn an_etcd_that_stalls_for_longer_than_a_lease_fails_no_request_and_workers_come_back() {
     let etcd = Etcd::start().await;
-    let (frontend, client) = Program::frontend(etcd.endpoint(), &NAMESPACE, &[]).await;
+    let (frontend, client) = Program::frontend(etcd.endpoint(), &HOLDING, &[]).await;
     let arguments = [&NAMESPACE[..], &["--model", "m", "--lease-ttl", "2"]].concat();
     let workers: Vec<_> =
         (0..3).map(|_| Program::worker(etcd.endpoint(), &arguments, &[])).collect();
-    eventually("all are known", async || shown(&client).await == (0, 3)).await;
+    becomes("all are known", (0, 3), async || shown(&client).await).await;
     let load = Load::on(&client, "m", 4);
     load.flows(50).await;
 
@@ -101,12 +99,11 @@ async fn an_etcd_that_stalls_for_longer_than_a_lease_fails_no_request_and_worker
     load.flows(50).await;
     etcd.resume();
     let resumed = Instant::now();
-    eventually("the workers are registered again", async || {
-        workers.iter().all(|worker| worker.logged("registered").len() == 2)
-    })
-    .await;
+    for worker in &workers {
+        worker.says_times("registered", 2).await;
+    }
     println!("all registered again after {:?}", resumed.elapsed());
-    eventually("nothing is held any more", async || shown(&client).await == (0, 3)).await;
+    becomes("nothing is held any more", (0, 3), async || shown(&client).await).await;
     load.flows(50).await;
     assert_eq!(load.failures(), []);
     assert!(frontend.logged("route closed").is_empty(), "no route flaps");
@@ -117,7 +114,7 @@ async fn what_a_new_list_does_not_have_is_held_while_it_answers() {
     let etcd = Etcd::start().await;
     let space = Space::of(&etcd).await;
     let network = Network::to(etcd.endpoint()).await;
-    let (frontend, client) = Program::frontend(network.endpoint(), &NAMESPACE, &[]).await;
+    let (frontend, client) = Program::frontend(network.endpoint(), &HOLDING, &[]).await;
     let lost = space.worker("team-a", "lost").await;
     lists(&client, &["lost"]).await;
     let load = Load::on(&client, "lost", 2);
@@ -133,10 +130,10 @@ async fn what_a_new_list_does_not_have_is_held_while_it_answers() {
     network.heal();
 
     lists(&client, &["lost", "new"]).await;
-    eventually("it is held", async || shown(&client).await == (1, 1)).await;
+    becomes("it is held", (1, 1), async || shown(&client).await).await;
     load.flows(50).await;
     let again = register_at(&Space::of(&etcd).await, "lost", lost.engine.url()).await;
-    eventually("it is registered", async || shown(&client).await == (0, 2)).await;
+    becomes("it is registered", (0, 2), async || shown(&client).await).await;
     assert_eq!(load.failures(), []);
     assert!(frontend.logged("route closed").is_empty(), "no route flaps");
     // It was held, and is withdrawn nevertheless.
@@ -165,7 +162,7 @@ async fn a_worker_that_is_killed_with_its_engine_is_gone_after_its_lease_and_not
 async fn a_held_instance_whose_server_dies_is_dropped() {
     let etcd = Etcd::start().await;
     let space = Space::of(&etcd).await;
-    let (frontend, client) = Program::frontend(etcd.endpoint(), &NAMESPACE, &[]).await;
+    let (frontend, client) = Program::frontend(etcd.endpoint(), &HOLDING, &[]).await;
     let engine = Engine::start("e").await;
     let network = Network::to(engine.url()).await;
     let _registration = register_at(&space, "m", network.endpoint()).await;

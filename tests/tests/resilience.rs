@@ -8,7 +8,7 @@ use dynamo_tests::{Client, Load, Program, SharedEtcd, eventually, unique};
 use rustix::process::Signal;
 
 /// Requests a second.
-const RATE: u32 = 200;
+const RATE: u64 = 200;
 
 /// Two echo engines, and a front door that knows them from its command line, so that no lease has a
 /// say in when it notices.
@@ -72,12 +72,12 @@ async fn no_request_fails_when_a_worker_is_killed_and_it_is_used_again_when_it_i
     load.flows(100).await;
     drop(pair.workers.remove(0));
     let noticed = pair.until_out(&["unreachable"]).await;
-    load.flows(2 * RATE as usize).await;
+    load.flows(2 * RATE).await;
     assert_eq!(load.failures(), [], "while it was away");
 
     pair.workers.push(worker(pair.etcd.endpoints(), pair.ports[0]).await);
     let back = pair.until_out(&[]).await;
-    load.flows(RATE as usize).await;
+    load.flows(RATE).await;
     assert_eq!(load.failures(), [], "when it came back");
     println!("killed: noticed in {noticed:?}, back in rotation in {back:?}");
 }
@@ -100,7 +100,7 @@ async fn requests_at_a_worker_that_is_stopped_are_answered_by_the_other_one() {
 
     pair.workers[0].signal(Signal::CONT);
     let back = pair.until_out(&[]).await;
-    load.flows(RATE as usize).await;
+    load.flows(RATE).await;
     assert_eq!(load.failures(), [], "when it went on");
     println!("stopped: out of rotation in {noticed:?}, back in {back:?}");
 }
@@ -125,15 +125,15 @@ async fn no_request_fails_while_two_workers_are_restarted_one_after_the_other() 
     let mut workers = vec![start(), start()];
     both().await;
     let load = Load::paced(&client, "m", RATE);
-    load.flows(RATE as usize).await;
+    load.flows(RATE).await;
     for _ in 0..2 {
         let mut old = workers.remove(0);
         old.signal(Signal::TERM);
         assert_eq!(old.ended().await.0, Some(0));
-        load.flows(RATE as usize / 2).await;
+        load.flows(RATE / 2).await;
         workers.push(start());
         both().await;
-        load.flows(RATE as usize).await;
+        load.flows(RATE).await;
     }
     assert_eq!(load.failures(), []);
 }

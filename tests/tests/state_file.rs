@@ -59,13 +59,12 @@ async fn a_frontend_that_restarts_while_etcd_is_away_serves_what_it_knew_and_sti
     let message = "the source has not answered yet: what an earlier run knew of it serves";
     assert_eq!(again.logged(message).len(), 1);
 
-    // Another scope's frontend has no use for this file.
+    // A frontend of another scope has no use for this file, and leaves it alone.
     let (foreign, stranger) = frontend(&etcd, "team-b", &file).await;
-    let line = foreign.says("the state file is not used").await;
+    let line = foreign.says("another frontend's state file is neither used nor written").await;
     assert_eq!(line["error"], "it is of another scope: \"team-a\", and not \"team-b\"");
     assert_eq!(stranger.get("/ready").await.status, 503);
     assert_eq!(stranger.models().await, [""; 0]);
-    drop(foreign);
 
     let asked = still_there.asked();
     etcd.launch().await;
@@ -78,6 +77,9 @@ async fn a_frontend_that_restarts_while_etcd_is_away_serves_what_it_knew_and_sti
     lists(&client, &["dead", "late", "stays"]).await;
     keeps(&file, 3).await;
     assert_eq!(client.get("/ready").await.status, 200);
+    lists(&stranger, &["theirs"]).await;
+    assert!(!std::fs::read_to_string(&file).unwrap().contains("theirs"));
+    drop(foreign);
 }
 
 #[tokio::test]

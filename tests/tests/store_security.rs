@@ -169,7 +169,8 @@ async fn a_wrong_password_and_none_at_all_are_told_apart_from_a_store_that_is_aw
 
 #[tokio::test]
 async fn an_expired_token_costs_a_new_watch_no_more_than_a_new_token() {
-    let etcd = Etcd::start_with(&["--auth-token-ttl", "1"]).await;
+    // Longer than one call takes on any machine, or the users could not be made.
+    let etcd = Etcd::start_with(&["--auth-token-ttl", "3"]).await;
     let mut users = Users::enable(&etcd).await;
     users.add("frontend-a").await;
     users.grant("frontend-a", "models/", false).await;
@@ -179,7 +180,7 @@ async fn an_expired_token_costs_a_new_watch_no_more_than_a_new_token() {
     let cursor = Cursor { revision, anchor: None };
     let _first = store.watch(&range, &cursor).await.unwrap();
     // A simple token lives for its time after its last use.
-    sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(6)).await;
     let began = Instant::now();
     let mut second = store.watch(&range, &cursor).await.unwrap();
     assert_within("36", "a watch with an expired token", Duration::from_secs(1), began.elapsed());
@@ -196,7 +197,7 @@ async fn an_expired_token_costs_a_new_watch_no_more_than_a_new_token() {
         }
     });
     assert!(matches!(item.await, Some(Ok(WatchItem::Batch { .. }))));
-    sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(6)).await;
     let began = Instant::now();
     store.list(&range).await.unwrap();
     assert_within("36", "a list with an expired token", Duration::from_secs(1), began.elapsed());

@@ -5,16 +5,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use dynamo_tests::{Etcd, Space, create_test_model_entry, eventually};
+use dynamo_tests::invariants::assert_within;
+use dynamo_tests::{Etcd, Space, create_test_model_entry, reaches};
 use etcd_client::{Client, Txn, TxnOp};
 
 const KEYS: usize = 500;
 const PUTS: usize = 32_000;
 /// As many as etcd takes in one transaction.
 const AT_ONCE: usize = 128;
-
-/// The bound is 5 s; the test leaves room for a machine that is busy with other tests.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 // Fault 35 of `docs/testing.md`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,16 +45,17 @@ async fn a_storm_of_32_000_puts_arrives_whole_and_soon() {
     }
     let (stored, ended) = (began.elapsed(), Instant::now());
 
-    eventually("the last put is seen", async || {
+    // It grows with every put that is seen.
+    reaches("the puts that are seen", last.values().sum(), async || {
         let view = frontend.view();
-        let created = |model: &&String| view.model(model)?.instances()[0].entry().created();
-        last.iter().all(|(model, last)| created(&model) == Some(*last))
+        let created = |model: &String| view.model(model)?.instances()[0].entry().created();
+        last.keys().filter_map(created).sum()
     })
     .await;
     let lag = ended.elapsed();
-    assert!(lag <= DEADLINE, "{lag:?} behind");
+    assert_within("35", "behind the last put", Duration::from_secs(5), lag);
     let view = frontend.view();
     assert!(view.models().map(|model| model.name()).eq(last.keys().map(String::as_str)));
     assert_eq!(frontend.metric("dynamo_frontend_discovery_resyncs_total").await, 0.0);
-    println!("{PUTS} puts in {stored:?}; the view was {lag:?} behind the last");
+    println!("{PUTS} puts in {stored:?}");
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{process::capture, signals::Interrupted, workspace};
 
-/// A program and where to look for its shared libraries.
+/// A program, and the directory of its shared libraries.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     path: PathBuf,
@@ -38,9 +38,9 @@ impl Program {
     }
 }
 
-/// The program on the machine, else the one that an earlier call has unpacked.
+/// The program of the machine, else the one that an earlier call has unpacked.
 pub(crate) fn find(name: &str, package: &str) -> Result<Option<Program>> {
-    // Servers are in sbin, which not every user has on the path.
+    // Servers are in sbin, which the `PATH` of some users lacks.
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from);
     let installed = env::split_paths(&path).chain(sbin).map(|dir| dir.join(name));
@@ -53,7 +53,7 @@ pub(crate) fn find(name: &str, package: &str) -> Result<Option<Program>> {
     Ok(unpacked.into_iter().find(|path| path.is_file()).map(|path| Program { path, libraries }))
 }
 
-/// The program on the machine, else from its package.
+/// The program of the machine, else the one in its package.
 pub(crate) fn find_or_fetch(name: &str, package: &str) -> Result<Program> {
     if let Some(found) = find(name, package)? {
         return Ok(found);
@@ -62,11 +62,12 @@ pub(crate) fn find_or_fetch(name: &str, package: &str) -> Result<Program> {
     find(name, package)?.with_context(|| format!("the package {package} holds no {name}"))
 }
 
-/// Unpacks a package, and what it needs and the machine lacks, into a folder of its name.
+/// Unpacks a package, and its dependencies that the machine lacks, into a directory of its name.
 fn fetch(package: &str) -> Result<()> {
     let tools = workspace::tools()?;
     fs::create_dir_all(&tools)?;
-    // A folder of this run, moved in place when it is complete: others may be doing the same.
+    // The run unpacks into a directory of its own, and renames the complete directory: other runs
+    // may do the same at the same time.
     let scratch = tempfile::tempdir_in(&tools)?;
     let archives = scratch.path().join("archives");
     fs::create_dir_all(archives.join("partial"))?;
@@ -74,7 +75,7 @@ fn fetch(package: &str) -> Result<()> {
         if error.is::<Interrupted>() {
             return Err(error);
         }
-        // A fresh machine has no list of packages. Getting it needs root.
+        // A fresh machine has no list of packages, and only root can fetch one.
         capture(apt().arg("update")).with_context(|| {
             format!("{error}; then `apt-get update` failed, as it does without root")
         })?;
@@ -94,8 +95,8 @@ fn fetch(package: &str) -> Result<()> {
     }
 }
 
-/// Downloads as for an installation, so that missing libraries come along; needs no lock, since
-/// nothing is installed.
+/// Downloads the packages of an installation, so that missing libraries come along. The command
+/// needs no lock, since it installs nothing.
 fn download(package: &str, archives: &Path) -> Result<()> {
     let cache = format!("Dir::Cache::archives={}", archives.display());
     let mut command = apt();

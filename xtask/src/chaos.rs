@@ -1,4 +1,4 @@
-//! `cargo xtask chaos`: random faults under load, then everything recorded is checked.
+//! `cargo xtask chaos`: random faults under load, and a check of all recorded events.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use crate::{etcd, itest, process, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How long things go wrong
+    /// How long faults happen
     #[arg(long, default_value_t = 1)]
     pub(crate) minutes: u64,
     /// Chooses the faults; without it, one is drawn, and printed
@@ -14,7 +14,7 @@ pub(crate) struct Args {
     pub(crate) seed: Option<u64>,
 }
 
-/// What happens is in `tests/chaos`, since xtask depends on none of the crates.
+/// Runs `tests/chaos`, which has the code, since xtask depends on none of the crates.
 pub(crate) fn run(args: &Args) -> Result<()> {
     process::run(&mut workspace::cargo(["build", "-p", "dynamo-cli", "--bins"]))?;
     let minutes = args.minutes.to_string();

@@ -16,13 +16,16 @@ use crate::{
 };
 
 /// The tests that need neither an etcd nor anything else.
-const TESTS: [Row; 11] = [
+const TESTS: [Row; 13] = [
     Row::of("dynamo-namespace", Features::Default, Targets::All),
     Row::of("dynamo-namespace", Features::All, Targets::All),
     Row::of("dynamo-discovery", Features::Default, Targets::All),
     // Its integration tests with all features need an etcd, so `itest` runs them.
     Row::of("dynamo-discovery", Features::All, Targets::Lib),
     Row::of("dynamo-discovery", Features::All, Targets::Doc),
+    // The conformance suite on stores that break the contract, and on one that keeps it.
+    Row::of("dynamo-discovery", Features::All, Targets::Test("mutants")),
+    Row::of("dynamo-discovery", Features::All, Targets::Example("own_store")),
     Row::of("dynamo-http", Features::None, Targets::All),
     Row::of("dynamo-http", Features::Default, Targets::All),
     Row::of("dynamo-http", Features::All, Targets::All),
@@ -58,6 +61,7 @@ fn all(steps: &mut Steps) -> Result<()> {
     steps.run("coverage", || {
         coverage::check(&[&TESTS[..], &itest::suites(false), &itest::suites(true)].concat())
     })?;
+    steps.run("troubleshooting page", crate::docs::check)?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--"];
     steps.run("clippy", || cargo(&[&clippy[..], &["-D", "warnings"]].concat()))?;
     for row in TESTS {
@@ -65,7 +69,8 @@ fn all(steps: &mut Steps) -> Result<()> {
         steps.run(&process::shown(&command), || process::run(&mut command))?;
     }
     steps.run("seeds of the fuzz targets", || {
-        // The versions and the target directory of all, so that most of it is built already.
+        // The lockfile and the target directory are those of the workspace, so that most crates are
+        // built already.
         let lock = workspace::root().join("Cargo.lock");
         fs::copy(lock, workspace::root().join("fuzz/Cargo.lock"))?;
         let target = workspace::target()?.display().to_string();

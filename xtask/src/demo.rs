@@ -18,10 +18,10 @@ use crate::{
     workspace,
 };
 
-/// A route follows its workers within milliseconds; the rest is for busy machines.
+/// The deadline for a route that opens or closes. It takes milliseconds, but for busy machines.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two tokens of the echo engines, so that one sees a stream flow.
+/// The time between two tokens of the echo engines, so that a viewer sees the stream flow.
 const ECHO_DELAY_MS: &str = "40";
 
 #[derive(Debug, clap::Args)]
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     stage.stay()
 }
 
-/// Where no etcd can be had: all layers in one process, over the memory store.
+/// The demo without an etcd: all layers in one process, over the memory store.
 fn in_one_process(once: bool, reason: &anyhow::Error) -> Result<()> {
     println!("no etcd: {reason:#}\nSo all layers in one process, over the memory store:");
     let mut command = workspace::cargo(["run", "-p", "dynamo-cli", "--example", "embedded", "--"]);
@@ -61,13 +61,13 @@ fn in_one_process(once: bool, reason: &anyhow::Error) -> Result<()> {
     }
     println!("$ {}", shown(&command));
     match process::run(&mut command) {
-        // Ctrl-C is how it ends.
+        // Ctrl-C is the normal end.
         Err(error) if !once && error.is::<Interrupted>() => Ok(()),
         outcome => outcome,
     }
 }
 
-/// The frontends of both teams, and what the story needs to know.
+/// The frontends of both teams, and the values that the steps of the demo share.
 struct Stage {
     endpoints: String,
     a: Frontend,
@@ -144,7 +144,7 @@ impl Stage {
         println!("  Ctrl-C ends it");
         loop {
             match check_interrupt() {
-                // This is how it is meant to end.
+                // Ctrl-C is the normal end.
                 Err(_) => return Ok(()),
                 Ok(()) => std::thread::sleep(poll::INTERVAL),
             }
@@ -184,7 +184,7 @@ impl Frontend {
         format!("{}/v1/chat/completions", self.base)
     }
 
-    /// Ready means that it has read the store once: before, it would say so instead of 503.
+    /// Waits until the frontend has read the store once: before that, its 503 has another code.
     fn wait_until_ready(&mut self) -> Result<()> {
         let url = format!("{}/ready", self.base);
         poll::until(&format!("200 from {url}"), PATIENCE, || {
@@ -193,7 +193,7 @@ impl Frontend {
         })
     }
 
-    /// Asks until the status is as expected, and says how long it took.
+    /// Sends requests until the status is as expected, and prints the time that this took.
     fn wait_for(&mut self, model: &str, status: u16) -> Result<()> {
         let url = self.route();
         let body = chat(model, "Hi", false);

@@ -39,7 +39,7 @@ fn answer(mut answer: Response<Body>) -> Result<Answer> {
     Ok(Answer { status, body: answer.body_mut().read_to_string()? })
 }
 
-/// No pool: each request tells about the server as it is now.
+/// The client has no pool, so each request shows the present state of the server.
 fn agent() -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
@@ -52,7 +52,7 @@ fn agent() -> Agent {
 
 /// Loopback ports that are free now.
 pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    // All are held until all are known, so that they differ.
+    // All listeners stay open until all ports are known, so that the ports differ.
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {

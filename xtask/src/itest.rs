@@ -18,10 +18,10 @@ use crate::{
     workspace,
 };
 
-/// Names the directory of the workspace's own binaries.
+/// The variable that names the directory of the workspace's own binaries.
 pub(crate) const BINARIES_VAR: &str = "DYN_TEST_BIN_DIR";
 
-/// How many tests run at once.
+/// The number of tests that run at once.
 const THREADS_VAR: &str = "RUST_TEST_THREADS";
 
 /// The tests that need an etcd, and those of them that need a Docker engine.
@@ -45,7 +45,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     process::run(&mut workspace::cargo(["build", "-p", "dynamo-cli", "--bins"]))?;
     let binaries = workspace::debug_binaries()?;
-    // Some tests stop and wipe an etcd, for which each starts its own, whatever the others use.
+    // Tests that stop and wipe an etcd start one of their own, in each mode.
     let binary = etcd::binary(args.etcd.etcd_version)
         .inspect_err(|error| {
             println!("note: tests that start an etcd of their own will fail: {error:#}");
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let mut command = suite.command();
         command.args(&args.cargo_test);
         command.env(etcd::ENDPOINTS_VAR, &etcd.endpoints).env(BINARIES_VAR, &binaries);
-        // Most of them wait most of the time. A user's own number wins.
+        // Most tests wait most of the time, so several run on one core. The user's number wins.
         if env::var_os(THREADS_VAR).is_none() {
             command.env(THREADS_VAR, "4");
         }
@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             command.env(etcd::BINARY_VAR, binary);
         }
         let counts = test(&mut command)?;
-        // A name that the user gave may be in one suite only.
+        // A name that the user gave may match tests of one suite only.
         ensure!(
             counts.passed > 0 || !args.cargo_test.is_empty(),
             "no test ran: {}",
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What `cargo test` said about the tests.
+/// The counts that `cargo test` printed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     passed: usize,
@@ -93,7 +93,8 @@ impl Counts {
         self.failed += other.failed;
     }
 
-    /// `test result: ok. 5 passed; 0 failed; 1 ignored; …`; any other line counts nothing.
+    /// Adds the counts of a line `test result: ok. 5 passed; 0 failed; 1 ignored; …`; other lines
+    /// count nothing.
     fn of_line(line: &str) -> Self {
         let Some(result) = line.strip_prefix("test result: ") else { return Self::default() };
         let words: Vec<_> = result.split_whitespace().collect();
@@ -105,7 +106,7 @@ impl Counts {
     }
 }
 
-/// Runs `cargo test`, passes its output through and counts.
+/// Runs `cargo test`, passes its output through, and counts the tests.
 fn test(command: &mut std::process::Command) -> Result<Counts> {
     println!("itest: {}", shown(command));
     let mut group = Group::spawn(command.stdout(Stdio::piped()))?;
@@ -117,11 +118,11 @@ fn test(command: &mut std::process::Command) -> Result<Counts> {
             println!("{line}");
             counts.add(&Counts::of_line(&line));
         }
-        // Nobody listens after an interrupt.
+        // After an interrupt the output has no reader.
         let _ = result.send(counts);
     });
     let status = group.wait()?;
-    // The pipe stays open while anyone holds it.
+    // The pipe stays open while a process holds it.
     let counts = counted
         .recv_timeout(Duration::from_secs(5))
         .context("the tests left a process behind that holds their output")?;

@@ -8,6 +8,7 @@ mod ci;
 mod compat;
 mod coverage;
 mod demo;
+mod docs;
 mod downstream;
 mod etcd;
 mod http;
@@ -34,7 +35,7 @@ enum Command {
     Itest(itest::Args),
     /// Run everything that must hold before a change lands
     Ci(ci::Args),
-    /// Let things go wrong at random under load, and check all that was recorded
+    /// Cause random faults under load, and check all recorded events
     Chaos(chaos::Args),
     /// Show the main job on this machine: two teams, their frontends and workers
     Demo(demo::Args),
@@ -43,7 +44,7 @@ enum Command {
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Build the compose file's etcd image from the machine's own binary, where no registry can be reached
+    /// Build the compose file's etcd image from the machine's own binary, without a registry
     EtcdImage,
 }
 

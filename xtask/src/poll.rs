@@ -9,10 +9,10 @@ use anyhow::{Result, bail};
 
 use crate::signals::check_interrupt;
 
-/// How often `until` looks.
+/// The interval between two attempts of `until`.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Asks `attempt` until it answers with a value. An error ends the wait, and so does a signal.
+/// Calls `attempt` until it returns a value. An error or a signal ends the wait.
 pub(crate) fn until<T>(
     event: &str,
     limit: Duration,

@@ -1,7 +1,7 @@
 //! Child processes that end when their owner does.
 //!
-//! Every child leads a process group of its own. So Ctrl-C reaches us alone, we end the children in
-//! our order, and what they started ends with them.
+//! Each child leads a process group of its own. So Ctrl-C reaches this process only, which ends the
+//! children in its own order, and the children's own processes end with them.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{poll::INTERVAL, signals::check_interrupt, workspace};
 
-/// A process and all that it starts, until dropped.
+/// A process and its process group. The drop kills the group.
 #[derive(Debug)]
 pub(crate) struct Group {
     child: Child,
@@ -40,14 +40,14 @@ impl Group {
         self.child.id()
     }
 
-    /// The exit status, if it has ended.
+    /// The exit status, if the process has ended.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let status = self.child.try_wait()?;
         self.reaped |= status.is_some();
         Ok(status)
     }
 
-    /// Waits for the end, or for a signal to us.
+    /// Waits for the end of the process, or for a signal to this process.
     pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.ended()? {
@@ -81,12 +81,12 @@ impl Group {
     }
 
     fn signal(&self, signal: Signal) {
-        // Once the leader is reaped, its id may belong to somebody else.
+        // Once the leader is reaped, another process may have its id.
         if self.reaped {
             return;
         }
         if let Some(group) = i32::try_from(self.id()).ok().and_then(Pid::from_raw) {
-            // It fails only where the group is gone already.
+            // The call fails only if the group is gone already.
             let _ = kill_process_group(group, signal);
         }
     }
@@ -132,7 +132,7 @@ impl Service {
         self.group.id()
     }
 
-    /// Fails, with the end of its log, if the process has ended.
+    /// Fails, with the end of the log, if the process has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
         let Some(status) = self.group.ended()? else { return Ok(()) };
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -146,7 +146,7 @@ impl Service {
         self.group.ask_to_end();
     }
 
-    /// Waits for the end; fails where it had to be killed.
+    /// Waits for the end of the process; fails if it had to be killed.
     pub(crate) fn end_within(mut self, limit: Duration) -> Result<ExitStatus> {
         self.group
             .end_within(limit)?
@@ -161,7 +161,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What a command printed; an error holds its last line on standard error.
+/// The standard output of a command; an error holds the last line of its standard error.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
     let Output { status, stdout, stderr } = output(command)?;
     let reason = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
@@ -179,7 +179,7 @@ pub(crate) struct Output {
 
 /// Runs a command to its end, whatever its status.
 pub(crate) fn output(command: &mut Command) -> Result<Output> {
-    // Files and not pipes: nobody has to read them while we wait.
+    // Files, unlike pipes, need no reader during the wait.
     let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     command.stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let status = Group::spawn(command)?.wait()?;

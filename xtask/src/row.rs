@@ -32,6 +32,8 @@ pub(crate) enum Targets {
     Doc,
     /// The integration tests of one file.
     Test(&'static str),
+    /// The tests in one example.
+    Example(&'static str),
 }
 
 impl Row {
@@ -51,6 +53,7 @@ impl Row {
             Targets::Lib => command.arg("--lib"),
             Targets::Doc => command.arg("--doc"),
             Targets::Test(name) => command.args(["--test", name]),
+            Targets::Example(name) => command.args(["--example", name]),
         };
         command
     }
@@ -71,6 +74,7 @@ impl Row {
             Targets::Lib => target.kind == Kind::Lib,
             Targets::Doc => target.kind == Kind::Doc,
             Targets::Test(name) => target.kind == Kind::Test && target.name == name,
+            Targets::Example(name) => target.kind == Kind::Example && target.name == name,
         };
         let enabled = self.enabled(package);
         let is_on = |feature: &String| enabled.contains(feature.as_str());

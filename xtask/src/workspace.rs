@@ -1,4 +1,4 @@
-//! Where things are in this workspace, and how to call its cargo.
+//! The workspace's directories, and calls of its cargo.
 
 use std::{
     env,
@@ -16,7 +16,7 @@ pub(crate) fn root() -> &'static Path {
     own.parent().unwrap_or(own)
 }
 
-/// The target directory that cargo uses here, whatever configured it.
+/// The target directory that cargo uses in this workspace, as its configuration sets it.
 pub(crate) fn target() -> Result<&'static Path> {
     static TARGET: OnceLock<PathBuf> = OnceLock::new();
     if let Some(known) = TARGET.get() {
@@ -35,20 +35,21 @@ pub(crate) fn target() -> Result<&'static Path> {
     Ok(TARGET.get_or_init(|| target.into()))
 }
 
-/// Where debug builds leave the workspace's binaries.
+/// The directory of the workspace's debug binaries.
 pub(crate) fn debug_binaries() -> Result<PathBuf> {
     Ok(target()?.join("debug"))
 }
 
-/// Where programs that we fetch are kept between runs.
+/// The directory that keeps fetched programs between runs.
 pub(crate) fn tools() -> Result<PathBuf> {
     Ok(target()?.join("tools"))
 }
 
-/// A cargo command as the user would type it in the workspace's root.
+/// A cargo command as a user would type it in the workspace's root.
 ///
-/// `cargo xtask` runs us with variables that describe the xtask package. ring's build script watches
-/// them: it would be run again, with all that depends on it, and again on the next plain `cargo build`.
+/// `cargo xtask` sets variables that describe the xtask package, and ring's build script watches
+/// these variables. If the command kept them, cargo would build ring and its dependents again, and
+/// once more at the next plain `cargo build`.
 pub(crate) fn cargo<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(args);

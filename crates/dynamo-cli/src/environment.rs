@@ -2,16 +2,21 @@
 
 use std::collections::HashMap;
 
-/// A map of variables, taken once; tests pass their own.
+/// A map of variables, which is taken once at the start; tests pass a map of their own.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment(HashMap<String, String>);
 
 impl Environment {
-    /// The variables of this process. What is not UTF-8 is kept as far as it goes, to be refused
-    /// by whoever reads it.
+    /// The variables of this process. Bytes that are not UTF-8 are replaced, so that the parser of
+    /// the setting refuses the value.
     pub(crate) fn of_process() -> Self {
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         Self(std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
+    }
+
+    /// The names of the variables that are set.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str).filter(|name| self.get(name).is_some())
     }
 
     /// The value of a variable; one that is empty or blank counts as unset.

@@ -1,19 +1,19 @@
-//! How a program fails: what it says, in one line, and the code that it exits with.
+//! How a program fails: its last line on stderr, and its exit code.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// Why a program could not do its work. It displays on one line, causes included.
+/// Why a program could not do its work. `Display` gives one line, causes included.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It was started wrongly: exit 2.
+    /// The program was started with wrong flags, variables or files: exit 2.
     Usage(anyhow::Error),
-    /// It failed while it ran: exit 1.
+    /// The program failed while it ran: exit 1.
     Running(anyhow::Error),
 }
 
 impl Failure {
-    /// Wrong usage, told in one sentence.
+    /// Wrong usage, explained by one sentence.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
         Self::Usage(anyhow::Error::msg(message.to_string()))
     }
@@ -33,7 +33,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The text with every run of white space as one blank.
+/// The text, with each run of white space replaced by one blank.
 pub(crate) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

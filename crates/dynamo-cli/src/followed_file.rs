@@ -1,4 +1,4 @@
-//! A file that is read when the program starts, and again whenever it changes.
+//! A file that is read when the program starts, and read again when the file changes.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,22 +10,22 @@ use tokio::fs;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often it is looked at. Looking, and not being told, also sees the swap of a link, which is
-/// how Kubernetes changes what is mounted.
+/// The interval between two looks at the file. Unlike a notification, a look also sees the swap of
+/// a link, by which Kubernetes changes a mounted directory.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Nobody writes more by hand, nor lists more keys.
+/// The largest file that is read: more than any list of keys that people write.
 const LARGEST: u64 = 16 << 20;
 
-/// A file to be read again when it looks different, or on SIGHUP.
+/// A file that is read again when its metadata change, or on SIGHUP.
 #[derive(Debug)]
 pub(crate) struct FollowedFile {
     path: PathBuf,
-    /// What it looked like when it was read; none where it could not be looked at.
+    /// The metadata when the file was last read; `None` if they could not be read.
     seen: Option<Looks>,
     hangup: Signal,
 }
 
-/// What tells one state of a file from another without reading it.
+/// The metadata that tell one state of a file from another without reading the file.
 #[derive(Debug, PartialEq, Eq)]
 struct Looks {
     place: (u64, u64),
@@ -35,11 +35,11 @@ struct Looks {
 }
 
 impl FollowedFile {
-    /// From now on SIGHUP does not end the process.
+    /// Follows a file. From this call on, SIGHUP does not end the process.
     ///
     /// # Errors
     ///
-    /// When there can be no handler for SIGHUP.
+    /// When the handler for SIGHUP cannot be installed.
     pub(crate) fn new(path: PathBuf) -> io::Result<Self> {
         Ok(Self { path, seen: None, hangup: signal(SignalKind::hangup())? })
     }
@@ -48,13 +48,13 @@ impl FollowedFile {
         &self.path
     }
 
-    /// Reads it.
+    /// Reads the file.
     ///
     /// # Errors
     ///
-    /// When it cannot be read, is too large, or is not text.
+    /// When the file cannot be read, is too large, or is not text.
     pub(crate) async fn read(&mut self) -> anyhow::Result<String> {
-        // Looked at first, so that what changes meanwhile is seen next time.
+        // The metadata come first, so that the next look sees a change during the read.
         self.seen = look(&self.path).await;
         let read = async {
             if self.seen.as_ref().is_some_and(|looks| looks.length > LARGEST) {
@@ -65,11 +65,11 @@ impl FollowedFile {
         read.await.with_context(|| format!("cannot read {}", self.path.display()))
     }
 
-    /// Waits until it changes, or until SIGHUP, and reads it.
+    /// Waits until the file changes, or until SIGHUP, and reads the file.
     ///
     /// # Errors
     ///
-    /// As [`read`](Self::read). Each state is read once, whether or not it could be.
+    /// As [`read`](Self::read). Each state of the file is read once, also if the read fails.
     pub(crate) async fn next(&mut self) -> anyhow::Result<String> {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

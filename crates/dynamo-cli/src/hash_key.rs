@@ -1,4 +1,4 @@
-//! `dynamo-frontend hash-key`: prints what a file of keys holds of a key.
+//! `dynamo-frontend hash-key`: prints the hash of a key, for a file of keys.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, Read as _};
@@ -20,7 +20,7 @@ pub(crate) fn run(given: &Given) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The one line of stdin.
+/// The key: the only line of stdin.
 fn read_key() -> Result<String, Failure> {
     let longest = u64::try_from(KeyHash::LONGEST_KEY + 2).unwrap_or(u64::MAX);
     let mut line = String::new();

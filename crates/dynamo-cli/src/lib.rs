@@ -1,16 +1,19 @@
 //! The programs `dynamo-frontend`, `dynamo-worker` and `dynamo-worker-config`.
 //!
-//! This is the only crate that reads the environment, picks a storage backend, and prints. What it
-//! composes is in the crates below it; `examples/embedded.rs` shows how to compose it oneself. Of
-//! use to others is the [`EchoEngine`].
+//! This is the only crate that reads the environment, picks a storage backend, and prints. It
+//! composes the layers of the crates below; `examples/embedded.rs` shows how another program
+//! composes them. The public type for other programs is [`EchoEngine`].
 //!
 //! - `settings`: one table of flags, variables and defaults, from which help texts and the
-//!   reference are made, and how they are resolved.
+//!   reference are made, and the rules by which settings are resolved.
 //! - [`frontend`], [`worker`], [`worker_config`]: one module for each program.
-//! - `engine`: what one asks an OpenAI-compatible server; `echo`: one that is built in.
+//! - `engine`: the client of an OpenAI-compatible server; `echo`: a built-in server of that kind.
 //! - `hash_key`: the subcommand of the frontend that makes keys.
-//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`: what programs share.
+//! - `process_metrics`: the standard metrics of a process.
+//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `descriptors`:
+//!   shared by the programs.
 
+mod descriptors;
 mod echo;
 mod engine;
 mod environment;
@@ -19,6 +22,7 @@ mod followed_file;
 pub mod frontend;
 mod hash_key;
 mod logging;
+mod process_metrics;
 mod program;
 pub mod reference;
 mod runtime;

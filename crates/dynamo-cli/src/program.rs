@@ -1,4 +1,4 @@
-//! What every program does: parse its flags, do its work, say in one line why it could not.
+//! Shared by all programs: parse the flags, run, and report a failure in one line.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -10,7 +10,9 @@ use clap::{Arg, Command};
 
 use crate::environment::Environment;
 use crate::failure::{Failure, one_line};
+use crate::logging::{self, Logging};
 use crate::settings::given::{COMMAND, Given};
+use crate::settings::strangers;
 use crate::settings::table::{Program, instead_of};
 
 const HOW_SETTINGS_RANK: &str = "A flag wins over its variable, and a variable over the default. \
@@ -37,10 +39,20 @@ pub(crate) fn run_with(
         Parsed::Help(text) => print(&text).map(|()| ExitCode::SUCCESS),
     });
     ended.unwrap_or_else(|failure| {
-        // Where stderr is closed, nobody listens.
-        let _ = writeln!(std::io::stderr(), "error: {failure}");
+        logging::last_line(&format!("error: {failure}"));
         failure.exit_code()
     })
+}
+
+/// Starts logging, and tells which variables may be misspelt.
+///
+/// # Errors
+///
+/// When a variable of the logs is invalid.
+pub(crate) fn start(given: &Given) -> Result<Logging, Failure> {
+    let logging = logging::start(given)?;
+    strangers::warn_of_misspelt(&given.environment);
+    Ok(logging)
 }
 
 /// Prints data.
@@ -53,16 +65,16 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
         .map_err(Failure::Running)
 }
 
-/// What the arguments ask for.
+/// The request of the command line.
 #[derive(Debug)]
 pub(crate) enum Parsed {
     /// To do the work, with these settings.
     Given(Given),
-    /// To see the help, or the version.
+    /// To print this text: the help, or the version.
     Help(String),
 }
 
-/// Parses a command line, the program's name first.
+/// Parses a command line, whose first argument is the program's name.
 fn parse(
     program: &Program,
     arguments: &[OsString],
@@ -122,7 +134,7 @@ fn refusal(error: &clap::Error, arguments: &[OsString]) -> String {
     in_one_line(&message)
 }
 
-/// clap's message without its usage, which takes many lines.
+/// clap's message on one line, without the usage.
 fn in_one_line(message: &str) -> String {
     let mut parts = message.split("\n\n").map(one_line);
     let first = parts.next().unwrap_or_default();

@@ -11,13 +11,13 @@ const NOTE: &str = "<!-- Made by `cargo run -p dynamo-cli --example reference`; 
 /// A page of the reference.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// Its file in `docs/reference`.
+    /// The file's name in `docs/reference`.
     pub file: &'static str,
-    /// What it says, as Markdown.
+    /// The page's text, as Markdown.
     pub text: String,
 }
 
-/// Every page that is made.
+/// All generated pages.
 #[must_use]
 pub fn pages() -> [Page; 2] {
     [
@@ -80,7 +80,8 @@ fn environment() -> String {
          One that is empty or blank counts as unset.\n\n\
          | variable | flag | read by | default | meaning |\n|---|---|---|---|---|\n"
     );
-    // By name, and one line for each meaning: a namespace is another thing to a worker.
+    // Sorted by name, with one row for each meaning: `DYN_NAMESPACE` has one meaning for a
+    // worker and another for a frontend.
     let mut variables = BTreeMap::<_, (_, Vec<_>)>::new();
     for program in PROGRAMS {
         for setting in program.settings() {
@@ -114,7 +115,7 @@ fn code(text: Option<&str>) -> String {
     text.map(|text| format!("`{}`", cell(text))).unwrap_or_default()
 }
 
-/// Text that does not end a cell of a table.
+/// The text, with `|` escaped, so that the text stays in one cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }

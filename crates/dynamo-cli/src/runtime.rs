@@ -7,8 +7,8 @@ use anyhow::Context as _;
 
 use crate::failure::Failure;
 
-/// Runs a program's future to its end, and its tasks on so many threads; one for each CPU, unless
-/// told.
+/// Runs a program's future to its end, and its tasks on `threads` threads; `None` means one thread
+/// for each CPU.
 pub(crate) fn block_on<T>(
     threads: Option<NonZeroUsize>,
     program: impl Future<Output = Result<T, Failure>>,
@@ -23,7 +23,7 @@ pub(crate) fn block_on<T>(
         .context("cannot start the runtime")
         .map_err(Failure::Running)?;
     let ended = runtime.block_on(program);
-    // A name that is still being looked up would hold the process.
+    // Otherwise a name that is still being resolved would delay the end of the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     ended
 }

@@ -6,11 +6,11 @@ use dynamo_namespace::EndpointId;
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::program;
 use crate::settings::given::Given;
 use crate::settings::identity;
 use crate::settings::table::{Output, WORKER_CONFIG};
 use crate::settings::value::Format;
-use crate::{logging, program};
 
 /// What the names in `--format env` begin with. They are not those that are read, since a suffix
 /// that is part of the result would else be appended once more.
@@ -33,7 +33,7 @@ impl Format {
                 });
                 format!("{identity}\n")
             }
-            // No name has a character that a shell would take for its own.
+            // A name has no character that is special to a shell.
             Self::Env => [
                 ("NAMESPACE", id.namespace().as_str()),
                 ("COMPONENT", id.component()),
@@ -47,7 +47,7 @@ impl Format {
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
-    logging::start(given)?;
+    let _logging = program::start(given)?;
     let format = Output::read(given)?.format.take();
     let id = identity::read(given)?;
     identity::log(&id);

@@ -52,8 +52,9 @@ fn connects(address: &str) -> bool {
 
 #[test]
 fn a_drain_says_so_first_then_takes_no_one_new_and_lets_streams_end() {
-    let (_worker, url) = echo("100");
-    let (frontend, address) = frontend(&url, &["--drain-grace", "1"], &[]);
+    // The stream takes longer than the grace, and the grace longer than what is asked in it.
+    let (_worker, url) = echo("300");
+    let (frontend, address) = frontend(&url, &["--drain-grace", "4"], &[]);
     until("the frontend is ready", || status(&address, "/ready") == 200);
     let words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen \
                  fifteen sixteen seventeen eighteen nineteen twenty";
@@ -114,7 +115,8 @@ fn live_over_tls(address: &str, ca: &Path) -> String {
         let request = b"GET /live HTTP/1.1\r\nhost: d\r\nconnection: close\r\n\r\n";
         stream.write_all(request).await.unwrap();
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
+        // A client without a certificate learns only here that it is refused.
+        let _ = stream.read_to_string(&mut answer).await;
         answer
     })
 }
@@ -150,4 +152,25 @@ fn certificates_are_renewed_without_a_restart_and_bad_ones_are_told_once() {
         ended.stderr.matches("half").count() + ended.stderr.matches("those before stay").count();
     assert!(ended.code == 0 && told <= 2, "{ended:?}");
     assert!(!ended.stderr.contains("PRIVATE KEY"));
+}
+
+#[test]
+fn where_clients_need_certificates_the_main_port_refuses_others_and_the_admin_port_answers_probes()
+{
+    let dir = tempfile::Builder::new().prefix("dynamo-cli-tls-").tempdir().unwrap();
+    issue(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (certificate, key, ca) = (path("tls.crt"), path("tls.key"), path("ca.pem"));
+    let tls = ["--tls-cert-path", &certificate, "--tls-key-path", &key];
+    let variable = [("DYN_TLS_CLIENT_CA_CERT_PATH", ca.as_str())];
+    let rest = ["--admin-port", "0", "--drain-grace", "0"];
+    let (running, address) = frontend("http://127.0.0.1:1", &[&tls[..], &rest].concat(), &variable);
+    let admin = running.wait_for_field("the admin port listens", "address");
+    assert_eq!(live_over_tls(&address, Path::new(&ca)), "");
+    assert!(live_over_tls(&admin, Path::new(&ca)).starts_with("HTTP/1.1 200"));
+    drop(running);
+
+    let optional = [&tls[..], &rest, &["--tls-client-auth", "optional"]].concat();
+    let (_running, address) = frontend("http://127.0.0.1:1", &optional, &variable);
+    assert!(live_over_tls(&address, Path::new(&ca)).starts_with("HTTP/1.1 200"));
 }

@@ -1,11 +1,11 @@
-//! Waiting between tries: longer each time, never in step with others.
+//! Back-off: the wait between two tries, longer each time, with jitter.
 
 use std::time::Duration;
 
 /// An exponential back-off with jitter.
 ///
-/// Each wait is drawn from the upper half of a span that doubles from the first to the longest, so
-/// that many clients that failed together do not come back together.
+/// Each wait is drawn from the upper half of a span, which doubles from the first to the longest. So
+/// clients that failed together do not try again together.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     first: Duration,

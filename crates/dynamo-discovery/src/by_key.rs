@@ -1,4 +1,4 @@
-//! An instance in a set, told apart by its key alone.
+//! An instance in a set, where the key alone is its identity.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use crate::instance::Instance;
 use crate::store::Key;
 
-/// An instance in a set, ordered, hashed and found by its key: of many, no key is stored twice.
+/// An instance in a set, ordered, hashed and found by its key. So a set of many instances does not
+/// store each key a second time.
 ///
 /// ```
 /// use std::{collections::BTreeSet, sync::Arc};

@@ -95,7 +95,7 @@ impl fmt::Display for Kind {
 /// assert!(kinds.contains(Kind::Chat));
 /// assert_eq!(kinds.to_string(), "Chat | Completions");
 ///
-/// // What Dynamo up to 0.5.0 wrote.
+/// // Dynamo up to 0.5.0 wrote this.
 /// assert_eq!(Kinds::parse("Backend").kinds, kinds);
 /// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,8 +115,8 @@ impl Kinds {
     /// No kind.
     pub const NONE: Self = Self(0);
 
-    /// Reads flags joined by `|`, blanks optional, case-sensitive; also the spellings `Completion`
-    /// and `Backend` (chat and completions) of Dynamo up to 0.5.0, and a bit string `0x…`.
+    /// Reads flags joined by `|`. Case counts, blanks do not. It also reads the spellings `Completion`
+    /// and `Backend` (chat and completions) of Dynamo up to 0.5.0, and bits as `0x…`.
     #[must_use]
     pub fn parse(text: &str) -> ParsedKinds {
         let mut parsed = ParsedKinds::default();

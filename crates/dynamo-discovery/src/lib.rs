@@ -9,11 +9,13 @@ mod by_key;
 mod catalog;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
+mod control_url;
 mod entry;
 mod error_chain;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod instance;
+mod instance_status;
 mod kind;
 mod memory;
 mod model_key;
@@ -28,14 +30,18 @@ mod worker_url;
 
 pub use address::is_forbidden_address;
 pub use by_key::ByKey;
-pub use catalog::{Applied, Catalog, Gone, ModelUpdate, Refusal, Refused, Relist, StoreEvent};
+pub use catalog::{
+    Applied, Catalog, Gone, Ignored, ModelUpdate, Refusal, Refused, Relist, StoreEvent,
+};
+pub use control_url::ControlUrl;
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
 pub use error_chain::ErrorChain;
 #[cfg(feature = "etcd-tls")]
 pub use etcd::{ClientIdentity, Tls};
 #[cfg(feature = "etcd")]
-pub use etcd::{Credentials, EtcdConfig, EtcdConfigError, EtcdStore};
+pub use etcd::{Credentials, EtcdConfig, EtcdConfigError, EtcdStore, Password};
 pub use instance::Instance;
+pub use instance_status::{EngineState, InstanceStatus, InvalidStatus, WorkerState};
 pub use kind::{Kind, Kinds, ParsedKinds};
 pub use memory::MemoryStore;
 pub use model_key::{InstanceId, InvalidKey, ModelKey};
@@ -43,10 +49,10 @@ pub use network_prefix::{InvalidPrefix, MODEL_ROOT_PATH, NetworkPrefix};
 pub use registration::{Registration, RegistrationConfig};
 pub use saved::{CatalogOrigin, SavedCatalog, SavedCatalogError};
 pub use store::{
-    Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Page,
-    Revision, Snapshot, Stamp, StoreError, WatchItem, WatchStore,
+    Cause, Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Listing,
+    Page, Revision, Snapshot, Stamp, StoreError, WatchItem, WatchStore,
 };
-#[cfg(any(test, feature = "test-util"))]
+#[cfg(any(test, feature = "mock"))]
 pub use store::{MockLeaseStore, MockWatchStore};
 pub use timing::Timing;
 pub use watcher::{

@@ -1,4 +1,4 @@
-//! The key of an entry: whose it is, told before the value is read.
+//! The key of an entry. It tells the namespace before the value is read.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,9 +10,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 /// All but RFC 3986's unreserved characters.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Number of a worker process, random, chosen once when it starts.
+/// The number of a worker process: random, chosen once when the process starts.
 ///
-/// It is *not* its lease: when a lease is lost, the same key is written again with the same value.
+/// The number is *not* that of the lease: after a lost lease, the worker writes the same keys with the
+/// same values again.
 ///
 /// ```
 /// use dynamo_discovery::InstanceId;
@@ -51,7 +52,7 @@ impl FromStr for InstanceId {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // One number, one spelling: else one instance could have two keys.
+        // A number has one spelling. With two, one instance could have two keys.
         let digits = text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         if !digits || (text.len() > 1 && text.starts_with('0')) {
             return Err(InvalidKey::Instance);
@@ -60,7 +61,7 @@ impl FromStr for InstanceId {
     }
 }
 
-/// What a key under the root says of its entry.
+/// A key below the root, as its parts.
 ///
 /// ```
 /// use dynamo_discovery::{InstanceId, ModelKey};
@@ -77,20 +78,21 @@ impl FromStr for InstanceId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelKey {
-    /// `{namespace}/{component}/{endpoint}/{instance:hex}/{model, percent-encoded}`: ours.
+    /// `{namespace}/{component}/{endpoint}/{instance:hex}/{model, percent-encoded}`: the layout of this
+    /// crate.
     Native {
         /// Where the worker serves.
         endpoint: EndpointId,
-        /// Which worker process it is.
+        /// The worker process.
         instance: InstanceId,
         /// The model's name.
         model: String,
     },
-    /// `{anything}`: Dynamo up to 0.5.1 puts a UUID, a script whatever it likes.
+    /// `{anything}`, without a slash: Dynamo up to 0.5.1 puts a UUID, and a script may put any text.
     Flat(String),
 }
 
-/// As under the root, without it.
+/// The key without the root.
 impl fmt::Display for ModelKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -120,22 +122,22 @@ impl FromStr for ModelKey {
     }
 }
 
-/// A key as it is read from a list of many: nothing of it is copied that need not be.
+/// The parts of a key, borrowed where that is possible: a list has very many keys.
 pub(crate) enum KeyParts<'a> {
     Native { endpoint: EndpointId, instance: InstanceId, model: Cow<'a, str> },
     Flat,
 }
 
 impl<'a> KeyParts<'a> {
-    /// Parses a key; its endpoint is `like`, and shares its memory, if it is equal.
+    /// Parses a key. Where its endpoint equals `like`, it is a clone of `like` and shares its memory.
     pub(crate) fn parse(text: &'a str, like: Option<&EndpointId>) -> Result<Self, InvalidKey> {
         let mut parts = text.splitn(6, '/');
         let segments: [Option<&str>; 6] = std::array::from_fn(|_| parts.next());
         match segments {
             [Some(name), None, ..] if !name.is_empty() => Ok(Self::Flat),
             [Some(namespace), Some(component), Some(name), Some(instance), Some(model), None] => {
-                // The empty namespace is `global` in a value; in a key it would be a second
-                // spelling of one place.
+                // In a value the empty namespace is `global`. In a key it would be a second spelling
+                // of `global`.
                 if namespace.is_empty() {
                     return Err(InvalidKey::Endpoint);
                 }
@@ -158,7 +160,7 @@ impl<'a> KeyParts<'a> {
 
 /// The endpoint of these parts, if they are valid: a clone of `like` if that is equal.
 ///
-/// Nearly all of many entries share few endpoints, and each new one is four allocations.
+/// Many entries share few endpoints, and a new endpoint takes four allocations.
 pub(crate) fn endpoint(parts: [&str; 3], like: Option<&EndpointId>) -> Option<EndpointId> {
     let [namespace, component, name] = parts;
     let equal =
@@ -169,39 +171,39 @@ pub(crate) fn endpoint(parts: [&str; 3], like: Option<&EndpointId>) -> Option<En
     }
 }
 
-/// Why a key under the root is no entry's.
+/// Why a key below the root is no key of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// It is not UTF-8.
+    /// The key is not UTF-8.
     #[error("the key is not UTF-8")]
     NotUtf8,
-    /// It has neither one nor five segments after the root.
+    /// The key has neither one nor five segments after the root.
     #[error("the key has neither one nor five segments after the root")]
     Segments,
-    /// Its namespace, component or endpoint is invalid.
+    /// The namespace, component or endpoint is invalid.
     #[error("the namespace, component or endpoint in the key is invalid")]
     Endpoint,
-    /// Its instance is no hexadecimal number in its one spelling.
+    /// The instance is no hexadecimal number in its one spelling.
     #[error("the instance in the key is not a hexadecimal number in small letters")]
     Instance,
-    /// Its model is not percent-encoded in the one canonical way.
+    /// The model is not percent-encoded in the one canonical way.
     #[error("the model in the key is not percent-encoded canonically")]
     Encoding,
-    /// Key and value name different endpoints or models.
+    /// The key and the value name different endpoints or models.
     #[error("the key names another endpoint or model than the value")]
     Disagrees,
 }
 
 /// Whether a key can belong to the scope, judged by its first segment alone.
 ///
-/// A flat key does not show its namespace, so it can.
+/// A flat key does not show its namespace, so it can belong to every scope.
 pub(crate) fn may_belong(scope: &NamespaceScope, below_root: &[u8]) -> bool {
     let Some(slash) = below_root.iter().position(|byte| *byte == b'/') else { return true };
     let namespace = std::str::from_utf8(&below_root[..slash]).ok().filter(|name| !name.is_empty());
     match (namespace.and_then(|name| name.parse::<Namespace>().ok()), scope) {
         (Some(namespace), scope) => scope.contains(&namespace),
-        // No namespace: only who sees everything is told that it is malformed.
+        // The first segment is no namespace. Only the scope of all namespaces sees the malformed key.
         (None, scope) => *scope == NamespaceScope::All,
     }
 }

@@ -1,7 +1,7 @@
-//! A catalog as a file: what a frontend knew, to be read back when its store is away.
+//! A catalog as a file: the instances that a frontend knew, to be read back while its store is away.
 //!
-//! Pure: bytes in, bytes out. What is read passes through a [`Catalog`] like what a store says, so
-//! a file can show nothing that the store could not.
+//! The functions are pure: bytes in, bytes out. The entries of a file pass through a [`Catalog`] as
+//! those of a store do, so a file shows no instance that a store could not show.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,7 +18,7 @@ use crate::store::{Entry, Revision, Snapshot};
 
 const FORMAT: &str = "dynamo-catalog";
 const VERSION: u32 = 1;
-/// What the last line begins with.
+/// The start of the last line.
 const TRAILER: &str = "crc32:";
 
 /// Which catalog a file holds: that of one scope, below one root, in one store.
@@ -61,26 +61,26 @@ pub struct SavedCatalog {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SavedCatalogError {
-    /// It was not written to its end, or changed since.
+    /// The file was not written to its end, or was changed since.
     #[error("it is torn: its checksum is missing or wrong")]
     Torn,
-    /// It is something else.
+    /// The file is something else.
     #[error("it holds no catalog")]
     NoCatalog,
-    /// Another release wrote it.
+    /// Another release wrote the file.
     #[error("it has the format {found}, and this release reads {VERSION}")]
     Version {
-        /// The version of its format.
+        /// The version of the file's format.
         found: u32,
     },
-    /// It is of another store, root or scope.
+    /// The file is of another store, root or scope.
     #[error("it is of another {what}: \"{}\", and not \"{}\"", .found.escape_debug(), .expected.escape_debug())]
     Foreign {
-        /// What differs.
+        /// `store`, `root` or `scope`: the first that differs.
         what: &'static str,
-        /// What it has.
+        /// The one in the file.
         found: String,
-        /// What it should have.
+        /// The one that was asked for.
         expected: String,
     },
     /// The file was written too long ago.
@@ -138,7 +138,7 @@ impl CatalogOrigin {
         let mut body = Vec::new();
         let mut entries = 0;
         for instance in instances {
-            // Keys that the catalog takes are text.
+            // A catalog takes no key that is not text.
             let Some(key) = instance.key().as_str() else { continue };
             let value = instance.entry().to_json();
             let value = serde_json::from_slice(&value)
@@ -178,7 +178,7 @@ impl CatalogOrigin {
         limit: Duration,
     ) -> Result<SavedCatalog, SavedCatalogError> {
         use SavedCatalogError::{NoCatalog, Old, Torn, Version};
-        // First what it is, since the checksum of something else proves nothing.
+        // The format comes first: a file of another format has no checksum to compare.
         let header = file.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let header: Header = serde_json::from_slice(header).map_err(|_| NoCatalog)?;
         if header.format != FORMAT {
@@ -226,7 +226,7 @@ impl CatalogOrigin {
             .into_iter()
             .filter_map(|update| match update {
                 ModelUpdate::Added(new) => Some(new),
-                // Of a key that is there twice, which no map holds.
+                // Only a file made by hand has a key twice.
                 ModelUpdate::Changed { .. } | ModelUpdate::Removed(..) => None,
             })
             .collect();

@@ -2,6 +2,9 @@
 //!
 //! A store is an ordered map with one revision counter, as etcd is. [`WatchStore`] is what a
 //! frontend can do, [`LeaseStore`] what a worker can do; neither can do more.
+//!
+//! The contract sentence by sentence is `conformance::Sentence` (feature `test-util`), and the suite
+//! beside it tells whether a store keeps each of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -144,6 +147,8 @@ impl Entry {
 }
 
 /// All entries of a range at one revision.
+///
+/// It shows every change that was answered before it was asked for, through whichever handle.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The store's revision at which the entries were read.
@@ -226,9 +231,12 @@ pub struct Cursor {
 pub enum WatchItem {
     /// Everything that one or more whole revisions changed in the range, in order.
     Batch {
-        /// The last revision in the batch, higher than that of every batch before.
+        /// The revision of the last change, so that another watch can begin after the batch. It is
+        /// higher than that of every batch before.
         revision: Revision,
-        /// The changes; each key's in the order in which they happened.
+        /// The changes, at least one; each key's in the order in which they happened. A store that
+        /// has none to deliver says [`Alive`](Self::Alive): how far it has come in revisions that
+        /// change nothing in the range is no business of a watch.
         changes: Vec<Change>,
     },
     /// Nothing changed, but the store is there. At least every 5 seconds.
@@ -251,6 +259,10 @@ pub enum StoreError {
     /// The store refused us: wrong credentials, or no permission for the range.
     #[error("the store denied access")]
     Denied(#[source] Cause),
+    /// The store takes no puts and grants no leases, since its space is used up. It is there: lists,
+    /// watches, renewals and deletions go on.
+    #[error("the store has no space left")]
+    Full(#[source] Cause),
     /// The store could not be reached or did not answer.
     #[error("the store is unavailable")]
     Unavailable(#[source] Cause),
@@ -289,13 +301,15 @@ pub trait WatchStore: Send + Sync + 'static {
     /// A resume is proven: the store has reached the cursor's revision, and the anchor had at that
     /// revision the [`Stamp`] that the cursor remembers.
     ///
-    /// The stream delivers whole revisions, in order, each once. It may end, with or without an
-    /// error; after either one it is not polled again.
+    /// The stream delivers whole revisions, in order, each once, by whichever handle they were made.
+    /// It ends when the store cannot be reached any more or its history is gone, with or without an
+    /// error, and always after an error.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Compacted`] and [`StoreError::Replaced`] say that only a new list helps. Both
-    /// may also come from the stream.
+    /// [`StoreError::Compacted`] and [`StoreError::Replaced`] say that only a new list helps, and
+    /// [`StoreError::Denied`] and [`StoreError::Unavailable`] mean what they mean elsewhere. All of
+    /// them may also come from the stream.
     async fn watch(
         &self,
         range: &KeyRange,
@@ -303,7 +317,7 @@ pub trait WatchStore: Send + Sync + 'static {
     ) -> Result<BoxStream<'static, Result<WatchItem, StoreError>>, StoreError>;
 }
 
-#[cfg(any(test, feature = "test-util"))]
+#[cfg(any(test, feature = "mock"))]
 mockall::mock! {
     /// A [`WatchStore`] with expectations. What it lists is one page.
     pub WatchStore {}
@@ -339,11 +353,22 @@ pub struct Lease {
     pub ttl: Duration,
 }
 
+/// One of several writes under one lease ([`LeaseStore::write`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeasedWrite {
+    /// As [`LeaseStore::put`].
+    Put(Key, Bytes),
+    /// As [`LeaseStore::put_if_leased`].
+    PutIfLeased(Key, Bytes),
+    /// As [`LeaseStore::delete_if_leased`].
+    DeleteIfLeased(Key),
+}
+
 /// All that a worker does with a store.
-#[cfg_attr(any(test, feature = "test-util"), mockall::automock)]
 #[async_trait]
 pub trait LeaseStore: Send + Sync + 'static {
-    /// Grants a lease that lives for about `ttl` without being renewed.
+    /// Grants a lease that lives for `ttl` or longer without being renewed. It ends at most 5 seconds
+    /// after the term that was granted, and its keys are deleted then, in one revision.
     ///
     /// # Errors
     ///
@@ -359,14 +384,16 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// [`StoreError::Denied`] or [`StoreError::Unavailable`]; the lease may live on.
     async fn renew(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError>;
 
-    /// Puts a key under a lease; it is deleted when the lease ends.
+    /// Puts a key under a lease; it is deleted when the lease ends. A put of what is there already is
+    /// a change, with a revision of its own.
     ///
     /// # Errors
     ///
     /// [`StoreError::LeaseGone`] when the lease has ended; else as above.
     async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Puts a key again if it is still under this lease, and returns whether it was.
+    /// Puts a key again if it is still under this lease, and returns whether it was. The store
+    /// compares and writes in one step, and leaves the key under the lease.
     ///
     /// A worker that withdraws late must not write over its successor's entry, nor take it back
     /// under its own lease.
@@ -381,7 +408,8 @@ pub trait LeaseStore: Send + Sync + 'static {
         lease: LeaseId,
     ) -> Result<bool, StoreError>;
 
-    /// Deletes a key if it is under this lease, and returns whether it was.
+    /// Deletes a key if it is under this lease, and returns whether it was. The store compares and
+    /// deletes in one step.
     ///
     /// The key's *lease* is compared: a creation revision survives an overwrite, so comparing that
     /// would delete the successor's entry.
@@ -391,12 +419,101 @@ pub trait LeaseStore: Send + Sync + 'static {
     /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
     async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError>;
 
-    /// Ends a lease and deletes its keys. One that is gone already is no error.
+    /// Does several writes under one lease, and returns for each whether it was done; a
+    /// [`LeasedWrite::Put`] always is. No key comes twice.
+    ///
+    /// Each write is atomic with its condition. All of them together are not: a store may do them in
+    /// parts, one part after the other in the order of the writes, and somebody else may write in
+    /// between. Without an implementation of its own, each write is a part.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::LeaseGone`] when the lease has ended and there is a [`LeasedWrite::Put`]; else as
+    /// of the single writes. Any part of the writes may have been done.
+    async fn write(&self, writes: &[LeasedWrite], lease: LeaseId) -> Result<Vec<bool>, StoreError> {
+        let mut done = Vec::with_capacity(writes.len());
+        for write in writes {
+            done.push(match write {
+                LeasedWrite::Put(key, value) => {
+                    self.put(key, value.clone(), lease).await?;
+                    true
+                }
+                LeasedWrite::PutIfLeased(key, value) => {
+                    self.put_if_leased(key, value.clone(), lease).await?
+                }
+                LeasedWrite::DeleteIfLeased(key) => self.delete_if_leased(key, lease).await?,
+            });
+        }
+        Ok(done)
+    }
+
+    /// Finds those of these keys that are not under this lease, each with its entry, if it has one.
+    ///
+    /// Without an implementation of its own a store finds none: then a worker does not notice that
+    /// somebody has deleted its keys, or has put them without a lease.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
+    async fn strays(
+        &self,
+        _keys: &[Key],
+        _lease: LeaseId,
+    ) -> Result<Vec<(Key, Option<Entry>)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Puts a key under a lease if it is under none, and returns whether it was put: nobody has the
+    /// key, or somebody has put it without a lease.
+    ///
+    /// It is needed by a store that finds [`strays`](Self::strays). Without an implementation of its
+    /// own a store puts nothing.
+    ///
+    /// # Errors
+    ///
+    /// As of [`put`](Self::put).
+    async fn put_if_unleased(
+        &self,
+        _key: &Key,
+        _value: Bytes,
+        _lease: LeaseId,
+    ) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    /// Ends a lease and deletes its keys, in one revision and before it answers. A lease that is gone
+    /// already is no error.
     ///
     /// # Errors
     ///
     /// [`StoreError::Denied`] or [`StoreError::Unavailable`].
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+}
+
+#[cfg(any(test, feature = "mock"))]
+mockall::mock! {
+    /// A [`LeaseStore`] with expectations. Several writes are single ones, and nothing strays.
+    pub LeaseStore {}
+
+    #[async_trait]
+    impl LeaseStore for LeaseStore {
+        async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError>;
+
+        async fn renew(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError>;
+
+        async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError>;
+
+        async fn put_if_leased(
+            &self,
+            key: &Key,
+            value: Bytes,
+            lease: LeaseId,
+        ) -> Result<bool, StoreError>;
+
+        async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError>;
+
+        async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+    }
 }
 
 #[cfg(test)]

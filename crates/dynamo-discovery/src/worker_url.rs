@@ -81,11 +81,11 @@ impl FromStr for WorkerUrl {
         if text.len() > Self::MAX_LEN {
             return Err(InvalidUrl::TooLong);
         }
-        // `Uri` lets more through in a path, such as control characters beyond ASCII; a log shows it.
+        // `Uri` allows more in a path, such as control characters beyond ASCII, and logs show the path.
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(InvalidUrl::Malformed);
         }
-        // `Uri` drops a fragment without a word.
+        // `Uri` drops a fragment silently.
         if text.contains('#') {
             return Err(InvalidUrl::QueryOrFragment);
         }
@@ -174,6 +174,12 @@ pub enum InvalidUrl {
     /// Its host is an [address](is_forbidden_address) that is never a worker's.
     #[error("its host is a link-local address or one of a cloud's metadata service")]
     ForbiddenAddress,
+    /// It has a path, and is a [`ControlUrl`](crate::ControlUrl).
+    #[error("it has a path")]
+    Path,
+    /// It is no string, as a field of an entry.
+    #[error("it is not a string")]
+    NotText,
 }
 
 #[cfg(test)]

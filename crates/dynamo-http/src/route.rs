@@ -1,10 +1,21 @@
-//! The HTTP routes of a front door, and what each of them needs and speaks.
+//! The HTTP routes of a front door: the path, the kind and the shape of errors of each.
 
 use dynamo_discovery::{Kind, Kinds};
 
 use crate::error::ErrorShape;
 
 /// A route that is proxied to workers.
+///
+/// A route is open for a caller while the caller sees a model of the route's [kind](Self::kind). A
+/// front door answers 503 on a closed route.
+///
+/// ```
+/// use dynamo_discovery::Kind;
+/// use dynamo_http::Route;
+///
+/// let opened: Vec<_> = Route::of(Kind::Chat.into()).map(Route::path).collect();
+/// assert_eq!(opened, ["/v1/chat/completions", "/v1/responses", "/v1/messages"]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Route {
@@ -33,7 +44,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// Every route.
+    /// Every route. A later version may add routes at any place.
     pub const ALL: &'static [Self] = &[
         Self::ChatCompletions,
         Self::Responses,
@@ -48,7 +59,7 @@ impl Route {
         Self::Score,
     ];
 
-    /// The path, at the front door and at the worker.
+    /// The path at the front door, and below the base URL of the worker.
     #[must_use]
     pub const fn path(self) -> &'static str {
         match self {
@@ -79,7 +90,7 @@ impl Route {
         Self::ALL.iter().copied().find(|route| route.path() == path)
     }
 
-    /// The name in metrics, as Dynamo's where it has the route.
+    /// The value of the label `endpoint` in metrics: Dynamo's name where Dynamo has the route.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -97,7 +108,8 @@ impl Route {
         }
     }
 
-    /// The kind that opens the route. Prefill, raw tensors, videos and realtime open none.
+    /// The kind that opens the route. The kinds `Prefill`, `TensorBased`, `Videos` and `Realtime`
+    /// open no route.
     #[must_use]
     pub const fn kind(self) -> Kind {
         match self {
@@ -116,7 +128,7 @@ impl Route {
         Self::ALL.iter().copied().filter(move |route| kinds.contains(route.kind()))
     }
 
-    /// The kinds that open any route at all.
+    /// The kinds that open at least one route.
     #[must_use]
     pub fn all_kinds() -> Kinds {
         Self::ALL.iter().copied().map(Self::kind).collect()

@@ -293,9 +293,10 @@ async fn a_preface_that_comes_in_pieces_is_one_and_a_lone_p_is_none() {
 async fn an_idle_connection_is_closed_in_the_end_and_one_with_a_stream_is_not() {
     let go_on = Arc::new(Notify::new());
     let worker = Worker::start([stream_until(&go_on)]).await;
-    let options = ServeOptions::new()
-        .with_header_timeout(Duration::from_millis(100))
-        .with_keep_alive_timeout(Duration::from_millis(300));
+    let mut options = ServeOptions::default();
+    // Long enough for a head on any machine; the clock looks four times in it.
+    options = options.with_header_timeout(Duration::from_secs(1));
+    options = options.with_keep_alive_timeout(Duration::from_millis(300));
     let door = door(&worker, options).await;
     let mut busy = Client::connect(&door.address).await;
     let mut response = busy.begin(post(CHAT, &chat("m"))).await.unwrap();
@@ -315,9 +316,10 @@ async fn a_client_that_takes_nothing_of_its_answer_is_closed() {
         Act::AwaitPeer,
     ]])
     .await;
-    let options = ServeOptions::new()
-        .with_header_timeout(Duration::from_millis(100))
-        .with_write_stall_timeout(Duration::from_millis(300));
+    let mut options = ServeOptions::default();
+    // Long enough for a head on any machine; the clock looks four times in it.
+    options = options.with_header_timeout(Duration::from_secs(1));
+    options = options.with_write_stall_timeout(Duration::from_millis(300));
     let door = door(&worker, options).await;
     let stream = TcpStream::connect(&door.address).await.unwrap();
     let mut builder = Builder::new(TokioExecutor::new());

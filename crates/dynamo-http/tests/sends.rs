@@ -326,8 +326,11 @@ async fn an_answer_that_comes_before_the_body_is_read_is_the_answer_and_nothing_
 async fn a_query_that_is_too_long_below_the_base_path_of_a_worker_is_refused_with_414() {
     let worker = Worker::start([whole("{}")]).await;
     let base = format!("{}/{}", worker.url, "b".repeat(100));
-    let door = door(&FrontendConfig::new(), &[&base]).await;
-    // As long as a request to the frontend may be.
+    let options = ServeOptions::new().with_max_header_bytes(128 * 1024);
+    let mut door = Door::with("a", &FrontendConfig::new(), options).await;
+    door.writer.stage_ready();
+    door.add(&instance("a", "m", "Chat", Some(&base)));
+    // The longest target that a URI can be.
     let longest = 65_534 - CHAT.len() - 1;
     for (length, status) in [(longest, 414), (longest - base.len(), 200)] {
         let path = format!("{CHAT}?{}", "q".repeat(length));

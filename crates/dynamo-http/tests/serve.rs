@@ -20,22 +20,24 @@ use tokio::sync::Notify;
 const CHAT: &str = "/v1/chat/completions";
 
 async fn door(options: ServeOptions) -> Door {
-    let config = FrontendConfig::new().with_body_stall_timeout(Duration::from_millis(100));
-    let mut door = Door::with("a", &config, options).await;
+    door_by(&FrontendConfig::default(), options).await
+}
+
+async fn door_by(config: &FrontendConfig, options: ServeOptions) -> Door {
+    let mut door = Door::with("a", config, options).await;
     door.writer.stage_ready();
     door.writer.publish();
     door
 }
 
-fn short() -> ServeOptions {
-    let options = ServeOptions::new().with_header_timeout(Duration::from_millis(100));
-    options
+/// A head may take this long. Where one must come in time, it is long enough for any machine.
+fn head_within(time: Duration) -> ServeOptions {
+    ServeOptions::new().with_header_timeout(time)
 }
 
 /// Drains without a grace.
 fn at_once() -> ServeOptions {
-    let options = ServeOptions::new().with_drain_grace(Duration::ZERO);
-    options
+    ServeOptions::new().with_drain_grace(Duration::ZERO)
 }
 
 /// Reads until the server closes.
@@ -47,7 +49,7 @@ async fn end(mut stream: TcpStream) -> String {
 
 #[tokio::test]
 async fn silent_and_slow_heads_are_closed_by_a_deadline() {
-    let door = door(short()).await;
+    let door = door(head_within(Duration::from_millis(100))).await;
     for part in ["", "G", "GET /live HTTP/1.1\r\nhost: d\r\nx: "] {
         let stream = door.begin(part).await;
         assert_eq!(end(stream).await, "", "{part:?}");
@@ -56,7 +58,7 @@ async fn silent_and_slow_heads_are_closed_by_a_deadline() {
 
 #[tokio::test]
 async fn a_kept_connection_may_be_idle_for_longer_than_a_head_may_take() {
-    let door = door(short()).await;
+    let door = door(head_within(Duration::from_millis(500))).await;
     let mut stream = TcpStream::connect(&door.address).await.unwrap();
     let request = b"GET /live HTTP/1.1\r\nhost: d\r\n\r\n";
     let mut buffer = [0; 4096];
@@ -64,8 +66,8 @@ async fn a_kept_connection_may_be_idle_for_longer_than_a_head_may_take() {
         stream.write_all(request).await.unwrap();
         let n = soon(stream.read(&mut buffer)).await.unwrap();
         assert!(buffer[..n].starts_with(b"HTTP/1.1 200"));
-        // Several times the head's deadline: nothing must happen, so there is nothing to wait for.
-        let idle = tokio::time::timeout(Duration::from_millis(400), stream.read(&mut buffer));
+        // Longer than the head's deadline: nothing must happen, so there is nothing to wait for.
+        let idle = tokio::time::timeout(Duration::from_millis(1200), stream.read(&mut buffer));
         assert!(idle.await.is_err(), "closed while idle");
     }
     // The next head is on the clock again.
@@ -75,7 +77,7 @@ async fn a_kept_connection_may_be_idle_for_longer_than_a_head_may_take() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_in_the_end() {
-    let mut options = short();
+    let mut options = head_within(Duration::from_secs(1));
     options = options.with_keep_alive_timeout(Duration::from_millis(300));
     let door = door(options).await;
     let mut stream = TcpStream::connect(&door.address).await.unwrap();
@@ -86,7 +88,8 @@ async fn an_idle_connection_is_closed_in_the_end() {
 #[tokio::test]
 async fn a_body_that_stalls_is_answered_408() {
     let worker = Worker::start([whole("{}")]).await;
-    let mut door = door(ServeOptions::default()).await;
+    let config = FrontendConfig::new().with_body_stall_timeout(Duration::from_millis(100));
+    let mut door = door_by(&config, ServeOptions::default()).await;
     door.add(&worker.instance("a", "m"));
     let request = post(CHAT, &chat("m")).replace("content-length: ", "content-length: 1");
     let answer = door.ask(request).await;

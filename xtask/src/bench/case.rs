@@ -40,7 +40,7 @@ impl Case {
         format!("{what}, {connections} connection{plural}")
     }
 
-    /// What the load generator calls it; none where it has no part.
+    /// The load generator's name for the case; `None` if the generator takes no part.
     pub(crate) fn kind(self) -> Option<&'static str> {
         match self {
             Self::Chat1 | Self::Chat16 | Self::Chat64 | Self::Chat256 => Some("chat"),
@@ -61,7 +61,7 @@ impl Case {
         }
     }
 
-    /// What is counted, and which latencies are shown: names in the load generator's result.
+    /// The count and the latencies of the case: names in the load generator's result.
     pub(crate) fn figures(self) -> [&'static str; 3] {
         match self {
             Self::Burst => ["tokens", "p50_us", "p99_us"],

@@ -1,4 +1,5 @@
-//! The proxies that are compared, each set up as well as we know how, all with as many threads.
+//! The compared proxies, each with the best configuration that we know, and with the same number of
+//! threads.
 
 use std::{
     fs,
@@ -17,7 +18,7 @@ use crate::{
     workspace,
 };
 
-/// What may stand between the load generator and the mock server.
+/// A proxy between the load generator and the mock server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Proxy {
     Nginx,
@@ -33,7 +34,7 @@ pub(crate) enum Proxy {
 pub(crate) const DIRECT: &str = "direct";
 pub(crate) const OURS: &str = "dynamo-frontend";
 
-/// Where a proxy's files are, where its worker listens, and how many threads it may have.
+/// The directory of a proxy's files, the port of its worker, and its number of threads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) directory: &'a Path,
@@ -43,12 +44,12 @@ pub(crate) struct Setup<'a> {
     pub(crate) before: Option<&'a Path>,
 }
 
-/// What is between the load generator and the answer.
+/// A running proxy, or none, between the load generator and the mock server.
 #[derive(Debug)]
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
     pub(crate) port: u16,
-    /// None for the mock server itself.
+    /// `None` for the mock server itself.
     pub(crate) service: Option<Service>,
 }
 
@@ -58,7 +59,7 @@ impl Contender {
         Self { name: DIRECT, port: worker, service: None }
     }
 
-    /// Starts a proxy, and does not wait for it.
+    /// Starts a proxy, without a wait until the proxy serves.
     pub(crate) fn start(proxy: Proxy, setup: Setup<'_>) -> Result<Self> {
         let [port] = http::free_ports()?;
         let name = proxy.name();
@@ -67,7 +68,7 @@ impl Contender {
         Ok(Self { name, port, service: Some(service) })
     }
 
-    /// Waits until it serves.
+    /// Waits until the proxy serves.
     pub(crate) fn served(mut self) -> Result<Self> {
         let url = format!("http://127.0.0.1:{}/v1/models", self.port);
         poll::until(&format!("{} serves at {url}", self.name), Duration::from_secs(30), || {
@@ -78,7 +79,7 @@ impl Contender {
         Ok(self)
     }
 
-    /// Fails where it has ended.
+    /// Fails if the proxy has ended.
     pub(crate) fn check(&mut self) -> Result<()> {
         self.service.as_mut().map_or(Ok(()), Service::check)
     }
@@ -124,9 +125,9 @@ impl Proxy {
                 command
                     .args(["--http-host", "127.0.0.1", "--http-port", &port.to_string()])
                     .args(["--worker-url", &format!("bench=http://127.0.0.1:{}", setup.worker)])
-                    // As the others, which log errors only.
+                    // The other proxies log errors only, too.
                     .env("DYN_LOG", "error")
-                    // For builds that knew no setting of their own.
+                    // Older builds read the number of threads from this variable only.
                     .env("TOKIO_WORKER_THREADS", setup.threads.to_string())
                     .env("DYN_RUNTIME_NUM_WORKER_THREADS", setup.threads.to_string());
                 Ok(command)

@@ -1,5 +1,5 @@
-//! `cargo xtask bench discovery`: a put until the route is open, beside a put until the raw event;
-//! with `--scale`, what many entries and many events cost.
+//! `cargo xtask bench discovery`: the time from a put until the route is open, beside the time
+//! until the raw event; with `--scale`, the cost of many entries and many events.
 
 use anyhow::Result;
 
@@ -9,12 +9,12 @@ use crate::{etcd, process, workspace};
 pub(crate) struct Args {
     #[command(flatten)]
     etcd: etcd::Source,
-    /// What many entries and many events cost, each beside the raw figure; empties `models/`
+    /// Measure the cost of many entries and many events, beside the raw values; empties `models/`
     #[arg(long)]
     scale: bool,
 }
 
-/// The measuring is in `tests/benches`, since xtask depends on none of the crates.
+/// Runs `tests/benches`, which has the code, since xtask depends on none of the crates.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let etcd = etcd::provision(&args.etcd)?;
     println!("etcd: {} ({})", etcd.endpoints, etcd.origin);

@@ -1,4 +1,4 @@
-//! Medians of what was measured, as tables.
+//! Medians of the measured values, as tables.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use super::{
     contender::{DIRECT, OURS},
 };
 
-/// What a round gave for one contender and one case.
+/// The values of one round, for one contender and one case.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Round {
     pub(crate) per_second: f64,

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: how we compare, measured here and now.
+//! `cargo xtask bench`: comparisons with other programs, measured on this machine.
 
 mod case;
 mod contender;
@@ -15,7 +15,7 @@ use clap::Subcommand;
 pub(crate) enum Bench {
     /// Our frontend beside nginx, haproxy and Envoy: latency, CPU per request and per token, memory, start
     Proxy(proxy::Args),
-    /// A put until the route is open, beside a put until etcd's own event
+    /// The time from a put until the route is open, beside the time until etcd's own event
     Discovery(discovery::Args),
 }
 

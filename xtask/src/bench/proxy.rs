@@ -25,10 +25,10 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How often each figure is taken; the median is printed
+    /// The number of rounds; the median is printed
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How long each figure is taken
+    /// The time of each measurement, in seconds
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
     /// Threads of each proxy; the load generator and the mock server have one each
@@ -37,10 +37,10 @@ pub(crate) struct Args {
     /// A proxy to leave out; repeatable
     #[arg(long, value_enum)]
     without: Vec<Proxy>,
-    /// Another build of dynamo-frontend, measured in the same rounds: what a change is worth
+    /// Another build of dynamo-frontend, measured in the same rounds: shows the effect of a change
     #[arg(long)]
     before: Option<PathBuf>,
-    /// A kind of load to measure; repeatable. All, unless any is named
+    /// A kind of load to measure; repeatable. By default all kinds
     #[arg(long, value_enum)]
     case: Vec<Case>,
 }
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// All that are wanted, and ours. Envoy comes by a way that not every machine has.
+/// The wanted proxies and our frontend. Envoy comes from pip, which some machines lack.
 fn proxies(args: &Args) -> Vec<Proxy> {
     let mut proxies = Proxy::value_variants().to_vec();
     proxies.retain(|proxy| !args.without.contains(proxy));
@@ -104,7 +104,7 @@ fn mock_server(generator: &Path, port: u16, log: &Path) -> Result<Service> {
     Ok(mock)
 }
 
-/// Rounds are interleaved, so that a noisy minute of the machine hits all alike.
+/// Interleaves the rounds, so that a noisy minute of the machine affects all proxies alike.
 fn measure(
     generator: &Path,
     contenders: &mut [Contender],

@@ -1,4 +1,4 @@
-//! How long a proxy takes from the start of its process until it has answered a chat.
+//! The time from the start of a proxy's process to its first answer to a chat.
 
 use std::{
     thread,
@@ -13,7 +13,7 @@ use crate::{http, signals::check_interrupt};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts each proxy so many times, in turns; in ms.
+/// Starts each proxy `rounds` times, in turns; the times are in ms.
 pub(crate) fn measure(
     proxies: &[Proxy],
     setup: Setup<'_>,

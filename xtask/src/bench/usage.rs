@@ -1,24 +1,25 @@
-//! What a process group uses, from /proc.
+//! The CPU time and memory of a process group, from /proc.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 
-/// What all processes of a group have used and hold, those of ended threads included.
+/// The sum over all processes of a group, ended threads included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// User and system time.
     pub(crate) cpu: Duration,
-    /// Resident memory, in bytes. What several processes share is counted for each.
+    /// Resident memory, in bytes. Shared memory counts for each process.
     pub(crate) resident: u64,
 }
 
-/// nginx works in children of its master, so one process is not enough.
+/// The usage of a process group: nginx works in children of its master, so one process is not
+/// enough.
 pub(crate) fn of_group(leader: u32) -> Result<Usage> {
     let (mut ticks, mut pages) = (0, 0);
     for entry in fs::read_dir("/proc").context("usage is read from /proc")? {
         let path = entry?.path().join("stat");
-        // Most entries are no processes, and a process may end while we look.
+        // Most entries are no processes, and a process may end meanwhile.
         let Ok(stat) = fs::read_to_string(path) else { continue };
         if let Some(process) = parse(&stat)
             && process.group == leader

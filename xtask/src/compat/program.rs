@@ -14,9 +14,9 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Builds it, unless an earlier run did.
+    /// Builds the program, unless an earlier run did.
     pub(crate) fn install(self, fresh: bool) -> Result<()> {
-        // Cargo puts it there last, so where it is, it is whole.
+        // Cargo copies the binary last, so an existing binary is complete.
         if !fresh && self.path()?.exists() {
             return Ok(());
         }
@@ -31,7 +31,7 @@ impl Program {
         Ok(())
     }
 
-    /// Its name and its version, in its own words.
+    /// The program's name and version, as `--version` prints them.
     pub(crate) fn version(self) -> Result<String> {
         let printed = capture(Command::new(self.path()?).arg("--version"))?;
         Ok(printed.trim().to_owned())

@@ -13,12 +13,12 @@ use crate::{process::capture, signals::Interrupted, workspace};
 const PIP_INSTALL: [&str; 5] =
     ["-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary"];
 
-/// Packages that are installed together, away from all others.
+/// Packages that share an environment of their own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Environment {
     name: &'static str,
     packages: &'static [&'static str],
-    /// The script of ours that installs them, where it takes more than pip.
+    /// Our script that installs the packages, if pip alone is not enough.
     installer: Option<&'static str>,
 }
 
@@ -34,7 +34,7 @@ impl Environment {
     /// Installs the packages, unless an earlier run did.
     pub(crate) fn install(self, fresh: bool) -> Result<()> {
         let place = self.place()?;
-        // Written last, so that a half of an environment is not taken for a whole one.
+        // The mark is written last, so that a partial environment does not count as complete.
         let stamp = place.join("packages");
         let wanted = self.packages.join("\n");
         if !fresh && fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
@@ -63,12 +63,12 @@ impl Environment {
         Ok(Command::new(self.interpreter()?))
     }
 
-    /// Where the interpreter is.
+    /// The path of the interpreter.
     pub(crate) fn interpreter(self) -> Result<PathBuf> {
         Ok(self.place()?.join("bin/python"))
     }
 
-    /// The versions that are installed of what was asked for.
+    /// The installed versions of the wanted packages.
     pub(crate) fn versions(self) -> Result<String> {
         let script = "import sys, importlib.metadata as m\n\
                       print(', '.join(f'{p} {m.version(p)}' for p in sys.argv[1:]))";
@@ -81,12 +81,12 @@ impl Environment {
     }
 }
 
-/// Says what was needed, unless we were interrupted.
+/// Adds `what`, the text of the requirement, to an error, unless a signal caused the error.
 pub(crate) fn explained(what: &'static str) -> impl FnOnce(anyhow::Error) -> Result<String> {
     move |error| if error.is::<Interrupted>() { Err(error) } else { Err(error).context(what) }
 }
 
-/// Where everything of this command is kept between runs.
+/// The directory that keeps this command's files between runs.
 pub(crate) fn directory() -> Result<PathBuf> {
     Ok(workspace::target()?.join("compat"))
 }

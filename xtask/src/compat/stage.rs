@@ -1,4 +1,4 @@
-//! Everything that runs meanwhile: two front doors, and a worker for each engine.
+//! The programs under the clients: two front doors, and a worker for each engine.
 
 use std::{
     ffi::OsString,
@@ -21,16 +21,16 @@ use crate::{
     workspace,
 };
 
-/// An engine has to load its model; the larger ones load their libraries for half a minute, and
+/// The deadline for an engine's start. Large engines load their libraries for half a minute, and
 /// several at once on busy cores for minutes.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// How long a worker may take to end: more than the grace and the time that its engine gets.
+/// The deadline for a worker's end: more than `--drain-grace` and `--stop-timeout` together.
 const END: Duration = Duration::from_secs(75);
 
 const NAMESPACE: &str = "compat";
 
-/// Dropped, all of it ends: first the workers, which end their engines.
+/// The drop ends all programs: first the workers, which end their engines.
 #[derive(Debug)]
 pub(crate) struct Stage {
     workers: Vec<Worker>,
@@ -51,7 +51,7 @@ struct Door {
 }
 
 impl Stage {
-    /// Starts it, and returns when every model is listed.
+    /// Starts the programs, and returns when each model is listed.
     pub(crate) fn set(etcd: &str, engines: &[Engine]) -> Result<Self> {
         let [door, closed, faulty] = http::free_ports()?;
         let mut stage = Self {
@@ -93,7 +93,7 @@ impl Stage {
         &self.door.base
     }
 
-    /// One to a namespace in which there is none.
+    /// The front door to a namespace without models.
     pub(crate) fn closed(&self) -> &str {
         &self.closed.base
     }
@@ -105,7 +105,7 @@ impl Stage {
         Ok(worker.with_context(|| format!("no worker serves {model}"))?.service.id())
     }
 
-    /// Waits for the end of a worker that was told to end.
+    /// Waits for the end of a worker that got SIGTERM.
     pub(crate) fn end_of(&mut self, worker: u32) -> Result<ExitStatus> {
         let place = self.workers.iter().position(|one| one.service.id() == worker);
         let worker = self.workers.remove(place.context("the worker has ended")?);
@@ -125,7 +125,7 @@ impl Stage {
             let is_listed = |model: &String| listed.iter().any(|id| *id == model);
             Ok(models.iter().all(is_listed).then_some(()))
         })?;
-        // The other has seen the store as well, or it would not say what is closed.
+        // The second front door has read the store as well: otherwise its 503 has another code.
         let ready = format!("{}/ready", self.closed.base);
         poll::until(&format!("200 from {ready}"), PATIENCE, || {
             Ok(http::get(&ready).is_ok_and(|answer| answer.status == 200).then_some(()))
@@ -135,7 +135,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // Engines run in process groups of their own: the workers end them, if they may.
+        // Engines run in process groups of their own, so the workers get the time to end them.
         self.workers.iter().for_each(|worker| worker.service.ask_to_end());
         for worker in self.workers.drain(..) {
             if let Err(error) = worker.service.end_within(END) {
@@ -177,7 +177,7 @@ fn start(name: &str, command: &mut Command) -> Result<Service> {
     Service::start(name, command, &logs()?.join(format!("{name}.log")))
 }
 
-/// Where everything that runs writes its log.
+/// The directory of the programs' logs.
 pub(crate) fn logs() -> Result<PathBuf> {
     Ok(directory()?.join("logs"))
 }

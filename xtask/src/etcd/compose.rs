@@ -18,7 +18,7 @@ const IMAGE_VAR: &str = "DYN_ETCD_IMAGE";
 
 const COMPOSE_FILE: &str = "tests/compose.yaml";
 
-/// The image that a run would use: the environment's, else the compose file's default.
+/// The image of a run: the environment's, else the compose file's default.
 pub(crate) fn image() -> Result<String> {
     if let Some(image) = env::var(IMAGE_VAR).ok().filter(|image| !image.is_empty()) {
         return Ok(image);
@@ -46,12 +46,12 @@ pub(crate) fn image_is_there() -> Result<bool> {
     Ok(capture(Command::new("docker").args(["image", "inspect", &image()?])).is_ok())
 }
 
-/// Whether a run would need nothing that is not here.
+/// Whether a run has all that it needs on this machine: the engine and the image.
 pub(crate) fn ready_to_run() -> bool {
     engine_runs() && image_is_there().unwrap_or(false) && compose_command().is_ok()
 }
 
-/// The plugin, else the older program of its own.
+/// The command: `docker compose`, else the older `docker-compose`.
 fn compose_command() -> Result<&'static [&'static str]> {
     let spellings: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
     for spelling in spellings {
@@ -68,7 +68,7 @@ fn command(words: &[&str]) -> Command {
     command
 }
 
-/// A compose project, taken down when this is dropped.
+/// A compose project. Its drop removes the project's containers.
 #[derive(Debug)]
 pub(crate) struct Compose {
     spelling: &'static [&'static str],
@@ -82,7 +82,7 @@ impl Compose {
         }
         let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
         let project = format!("dyn-itest-{}-{started}", process::id());
-        // Owned before `up`, so that what a failed `up` leaves is taken down too.
+        // The value exists before `up`, so that its drop also removes what a failed `up` has left.
         let compose = Self { spelling: compose_command()?, project };
         capture(compose.command().args(["up", "--detach"])).with_context(|| {
             "etcd's container does not start; without a registry, `cargo xtask etcd-image` builds its image"
@@ -112,7 +112,8 @@ impl Drop for Compose {
     fn drop(&mut self) {
         let mut down = self.command();
         down.args(["down", "--volumes", "--remove-orphans", "--timeout", "1"]);
-        // Out of the terminal's group, and not by `capture`: an interrupt must not stop it.
+        // The command runs outside of the terminal's process group, and not by `capture`, since an
+        // interrupt must not stop it.
         let ended = down.stdin(Stdio::null()).process_group(0).output();
         if !ended.is_ok_and(|output| output.status.success()) {
             eprintln!("warning: the compose project {} is still there", self.project);

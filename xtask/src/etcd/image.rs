@@ -12,10 +12,10 @@ use anyhow::{Context, Result, ensure};
 use super::{binary, compose};
 use crate::process::capture;
 
-/// Where upstream's images have it, and where the compose file expects it.
+/// The path of the binary in upstream's images, which the compose file expects.
 const PLACE: &str = "usr/local/bin/etcd";
 
-/// Builds the image under the tag of the compose file; says which.
+/// Builds the image under the tag of the compose file, and returns the tag.
 pub(crate) fn build() -> Result<String> {
     ensure!(compose::engine_runs(), "no Docker engine answers");
     let binary = binary::provision(None)?;
@@ -24,7 +24,7 @@ pub(crate) fn build() -> Result<String> {
     let root = context.path().join("root");
     let place = root.join(PLACE);
     copy(&binary, &place)?;
-    // A fetched binary may have lost the bit on its way.
+    // A fetched binary may lack the executable bit.
     fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
     for library in libraries(&binary)? {
         copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
@@ -52,16 +52,16 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the loader would map, itself included; nothing for a static binary.
+/// The libraries that the loader maps, and the loader itself; empty for a static binary.
 fn libraries(binary: &Path) -> Result<Vec<PathBuf>> {
-    // On a static binary, ldd fails on some systems and says so on others.
+    // For a static binary, ldd fails on some systems and prints a text on others.
     let output = Command::new("ldd").arg(binary).env("LC_ALL", "C").output();
     let output = output.context("cannot run ldd")?;
     Ok(paths(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// `libc.so.6 => /lib/libc.so.6 (0x…)` and `/lib64/ld-linux-x86-64.so.2 (0x…)`; what has no path is
-/// the kernel's.
+/// The path in a line of ldd: `libc.so.6 => /lib/libc.so.6 (0x…)` or
+/// `/lib64/ld-linux-x86-64.so.2 (0x…)`. A library of the kernel has no path.
 fn paths(ldd: &str) -> Vec<PathBuf> {
     let words = ldd.lines().flat_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));
     words.map(PathBuf::from).collect()

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::ready;
 use crate::{http::free_ports, process::Service};
 
-/// Dropped in this order: the process, then its data.
+/// The fields drop in this order: first the process, then its data.
 #[derive(Debug)]
 pub(crate) struct Local {
     endpoint: String,

@@ -1,4 +1,4 @@
-//! An etcd for a run: one that is there, one in a container, or one of our own.
+//! An etcd for a run: an external one, a container, or a child process.
 
 mod binary;
 mod compose;
@@ -51,12 +51,12 @@ impl Source {
         Self { etcd: mode, etcd_version: None, etcd_endpoints: None }
     }
 
-    /// Whether it will be a container.
+    /// Whether the etcd is a container.
     pub(crate) fn is_compose(&self) -> bool {
         self.mode() == Mode::Compose
     }
 
-    /// The mode, `auto` resolved.
+    /// The mode, with `auto` resolved.
     fn mode(&self) -> Mode {
         match self.etcd {
             Mode::Auto if self.etcd_version.is_some() => Mode::Local,
@@ -72,11 +72,11 @@ impl Source {
     }
 }
 
-/// A running etcd; ours ends when this is dropped.
+/// A running etcd. The drop ends an etcd that this process has started.
 #[derive(Debug)]
 pub(crate) struct Etcd {
     pub(crate) endpoints: String,
-    /// For people: what it is.
+    /// A description for people.
     pub(crate) origin: String,
     _guard: Guard,
 }
@@ -96,7 +96,7 @@ pub(crate) fn provision(args: &Source) -> Result<Etcd> {
             let endpoints = args.endpoints().with_context(|| {
                 format!("--etcd external needs --etcd-endpoints or {ENDPOINTS_VAR}")
             })?;
-            // Ours is a plain HTTP client; behind TLS, the first test will tell.
+            // The HTTP client has no TLS. The first test shows whether an etcd behind TLS answers.
             if let Some(plain) = endpoints.split(',').find(|url| url.starts_with("http://")) {
                 ready::wait(plain, || Ok(()))?;
             }

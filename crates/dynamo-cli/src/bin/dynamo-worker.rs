@@ -1,4 +1,4 @@
-//! `dynamo-worker`; what it does is in the library, module `worker`.
+//! `dynamo-worker`; the library's module `worker` has the code.
 
 use std::process::ExitCode;
 

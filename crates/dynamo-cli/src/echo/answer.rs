@@ -1,4 +1,4 @@
-//! What all routes share: requests, refusals, and streams of events at a pace.
+//! Shared by all routes: requests, refusals, and streams of events at a pace.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{InFlight, Shared};
 
-/// A request body; one that cannot be read is refused in OpenAI's shape.
+/// A request body; a body that cannot be read is refused in OpenAI's shape.
 pub(super) struct Request<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Request<T> {
@@ -30,7 +30,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Request<T> {
     }
 }
 
-/// A request that is not answered; by itself, in OpenAI's shape.
+/// The refusal of a request, by default in OpenAI's shape.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -61,7 +61,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Begins to answer for a model, if it is one of ours.
+/// Begins an answer for a model, if the engine has the model.
 pub(super) fn begin(shared: &Arc<Shared>, model: &str) -> Result<InFlight, Refusal> {
     if shared.serves(model) {
         return Ok(shared.begin());
@@ -84,7 +84,7 @@ pub(super) fn usage(prompt: usize, completion: usize) -> Value {
     })
 }
 
-/// Waits as long as writing so many tokens takes.
+/// Waits for the time that this number of tokens takes.
 pub(super) async fn write(in_flight: &InFlight, tokens: usize) {
     let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
     tokio::time::sleep(in_flight.shared.engine.delay.saturating_mul(tokens)).await;
@@ -93,7 +93,7 @@ pub(super) async fn write(in_flight: &InFlight, tokens: usize) {
 /// An event of a stream.
 pub(super) struct Event {
     text: String,
-    /// Whether it is a token, which takes the engine its delay to write.
+    /// Whether the event is a token; the engine waits for its delay before each token.
     token: bool,
 }
 
@@ -113,7 +113,7 @@ impl Event {
         Self { text: format!("event: {name}\ndata: {data}\n\n"), token: false }
     }
 
-    /// The same, as a token.
+    /// The same event, marked as a token.
     pub(super) fn token(self) -> Self {
         Self { token: true, ..self }
     }
@@ -121,7 +121,7 @@ impl Event {
 
 /// A stream of events.
 ///
-/// Nothing happens ahead of the reader, and all ends when it leaves.
+/// The stream computes no event before its reader asks for it, and ends when the reader leaves.
 pub(super) fn stream(in_flight: InFlight, events: impl Into<VecDeque<Event>>) -> Response {
     let events = events.into();
     let body = stream::unfold((in_flight, events), |(in_flight, mut events)| async move {

@@ -56,7 +56,7 @@ pub(super) async fn answer(
             "id": id, "object": "chat.completion.chunk", "created": created,
             "model": request.model, "choices": choices,
         });
-        // As OpenAI: with `include_usage`, every chunk has the field, and the last one the value.
+        // As at OpenAI: with `include_usage`, each chunk has the field, and the last one the value.
         if include_usage {
             chunk["usage"] = usage.clone();
         }

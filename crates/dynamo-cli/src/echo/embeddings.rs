@@ -1,4 +1,4 @@
-//! `/v1/embeddings`: a unit vector that only the input decides.
+//! `/v1/embeddings`: a unit vector that depends on the input only.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;

@@ -1,17 +1,17 @@
-//! A message of a conversation, as every dialect writes it.
+//! A message of a conversation, in the form that all dialects share.
 
 use serde::Deserialize;
 
 use super::text::tokens;
 
-/// A message; items of other kinds, which have no role or no text, count as silent ones.
+/// A message. Items of other kinds, which have no role or no text, count as messages without text.
 #[derive(Deserialize)]
 pub(super) struct Message {
     role: Option<String>,
     content: Option<Content>,
 }
 
-/// A text, or parts of which some are texts.
+/// A text, or a list of parts, some of which are texts.
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum Content {
@@ -39,7 +39,7 @@ impl Message {
     }
 }
 
-/// What the user said last, or else whoever said something; nothing where there is no message.
+/// The text of the user's last message, else of the last message; `None` without messages.
 pub(super) fn asked(messages: &[Message]) -> Option<String> {
     let from_user = |message: &&Message| message.role.as_deref() == Some("user");
     messages.iter().rfind(from_user).or(messages.last()).map(Message::text)

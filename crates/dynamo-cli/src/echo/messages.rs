@@ -79,7 +79,7 @@ async fn repeat(shared: &Arc<Shared>, request: Asked) -> Answered {
     Ok(answer::stream(in_flight, events))
 }
 
-/// An event, which in this dialect also says its name in its data.
+/// An event; in this dialect, its data has its name as well.
 fn event(name: &str, mut data: Value) -> Event {
     data["type"] = name.into();
     Event::named(name, &data)

@@ -1,6 +1,7 @@
-//! The echo engine: an OpenAI-compatible server that repeats what it is told.
+//! The echo engine: an OpenAI-compatible server that repeats the prompt.
 //!
-//! For trials without a model, and for load tests: it costs nothing but the pace that it is given.
+//! The engine is for trials without a model, and for load tests: its only cost is the configured
+//! delay for each token.
 
 mod answer;
 mod chat;
@@ -26,22 +27,22 @@ use dynamo_discovery::WorkerUrl;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// What an echo engine serves.
+/// The configuration of an echo engine.
 #[derive(Clone, Debug)]
 pub struct EchoEngine {
-    /// The names of its models.
+    /// The names of the engine's models.
     pub models: Vec<String>,
-    /// How long it waits before each token.
+    /// The wait before each token.
     pub delay: Duration,
 }
 
 impl EchoEngine {
-    /// The model of an engine that was given none.
+    /// The model's name, if none is given.
     pub const DEFAULT_MODEL: &str = "echo";
-    /// What it lists as the length of its context.
+    /// The context length that `/v1/models` lists.
     pub const CONTEXT_LENGTH: u64 = 32_768;
 
-    /// The routes: `/health`, `/v1/models`, chat completions, responses, messages, completions and
+    /// The routes: `/health`, `/metrics`, `/v1/models`, chat completions, responses, messages, completions and
     /// embeddings.
     pub fn router(self) -> Router {
         let state = Arc::new(Shared {
@@ -52,13 +53,14 @@ impl EchoEngine {
         });
         Router::new()
             .route("/health", get(health))
+            .route("/metrics", get(metrics))
             .route("/v1/models", get(models))
             .route("/v1/chat/completions", post(chat::answer))
             .route("/v1/responses", post(responses::answer))
             .route("/v1/messages", post(messages::answer))
             .route("/v1/completions", post(completions::answer))
             .route("/v1/embeddings", post(embeddings::answer))
-            // Whoever is in front of it has a limit.
+            // The frontend in front of the engine limits bodies.
             .layer(DefaultBodyLimit::disable())
             .with_state(state)
     }
@@ -74,7 +76,7 @@ impl EchoEngine {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
         let listener = listener.tap_io(|stream| {
-            // A stream of small events would else wait for acknowledgements.
+            // Without `TCP_NODELAY`, small events would wait for acknowledgements.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "a connection stays without TCP_NODELAY");
             }
@@ -102,7 +104,7 @@ struct Shared {
     in_flight: AtomicUsize,
 }
 
-/// A request that is being answered; it ends when it is dropped, also because the client left.
+/// A request that is being answered. It ends when it is dropped, also if the client leaves.
 struct InFlight {
     shared: Arc<Shared>,
     /// Number of the request.
@@ -132,6 +134,12 @@ async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({ "status": "ok", "in_flight": in_flight }))
 }
 
+/// In Prometheus' text format, as engines have it. Nothing waits here.
+async fn metrics(State(shared): State<Arc<Shared>>) -> String {
+    let in_flight = shared.in_flight.load(Ordering::Relaxed);
+    format!("echo:requests_running {in_flight}\necho:requests_waiting 0\n")
+}
+
 async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let model = |name: &String| {
         json!({
@@ -143,7 +151,7 @@ async fn models(State(shared): State<Arc<Shared>>) -> Json<Value> {
     Json(json!({ "object": "list", "data": data }))
 }
 
-/// What every handler answers with.
+/// The answer of each handler.
 type Answered = Result<Response, answer::Refusal>;
 
 pub(crate) fn unix_now() -> u64 {

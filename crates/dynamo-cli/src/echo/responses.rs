@@ -106,7 +106,7 @@ fn with(place: &Value, name: &str, value: Value) -> Value {
     data
 }
 
-/// Events that tell their name and their place in the stream.
+/// Events whose data have the event's name and its number in the stream.
 #[derive(Default)]
 struct Numbered(Vec<Event>);
 

@@ -1,4 +1,4 @@
-//! Tests of the echo engine: what it answers, in every dialect, and at which pace.
+//! Tests of the echo engine: its answers in each dialect, and its pace.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn ask(path: &str, body: Value) -> (StatusCode, Value) {
     (status, serde_json::from_slice(&bytes).unwrap())
 }
 
-/// The events of a stream, and whether it ended with the marker.
+/// The events of a stream, and whether the stream ended with the end marker.
 async fn stream(path: &str, body: Value) -> (Vec<Value>, bool) {
     let router = engine(&["m"], Duration::ZERO).router();
     let (status, body) = call(&router, path, &body).await;
@@ -105,7 +105,7 @@ async fn a_streamed_chat_is_role_tokens_finish_and_the_end() {
     assert_eq!(last["usage"]["completion_tokens"], 2);
 }
 
-/// The events of a stream by name, each of which says its name in its data as well.
+/// The events of a stream by name; the data of each event has the name as well.
 async fn named(path: &str, body: Value) -> Vec<(String, Value)> {
     let router = engine(&["m"], Duration::ZERO).router();
     let (status, body) = call(&router, path, &body).await;

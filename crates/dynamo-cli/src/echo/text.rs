@@ -1,6 +1,6 @@
 //! Text as tokens: words with the white space after them.
 
-/// The tokens of a text; joined, they are the text.
+/// The tokens of a text; their concatenation is the text.
 pub(super) fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -16,7 +16,7 @@ pub(super) fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// The first tokens of a text, and why there are no more: `stop`, or `length` at the limit.
+/// The first tokens of a text, and the reason for the end: `stop`, or `length` at the limit.
 pub(super) fn limited(text: &str, limit: Option<usize>) -> (Vec<&str>, &'static str) {
     let mut tokens = tokens(text);
     match limit {

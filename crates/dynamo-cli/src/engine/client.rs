@@ -12,10 +12,11 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// No list of models is longer.
+/// No list of models, and no page of metrics, is longer.
 const LARGEST_ANSWER: usize = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -37,9 +38,11 @@ pub(crate) struct Answer {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
-    /// It did not come in time. The engine may be busy.
+    /// It did not come in time, or the question could not be asked. The engine may be busy.
     Silence,
-    /// There is no connection, or it broke.
+    /// Nobody listens at the address.
+    Refused,
+    /// There is no connection for another reason, or it broke.
     Broken(io::Error),
 }
 
@@ -47,6 +50,7 @@ impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silence => f.write_str("no answer in time"),
+            Self::Refused => f.write_str("connection refused"),
             Self::Broken(error) => error.fmt(f),
         }
     }
@@ -57,22 +61,30 @@ impl Client {
         Self { url, key, tls }
     }
 
+    /// What is asked for a path below the engine's URL.
+    pub(crate) fn asked(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
     /// Gets a path below the engine's URL.
     pub(crate) async fn get(&self, path: &str, timeout: Duration) -> Result<Answer, NoAnswer> {
         match tokio::time::timeout(timeout, self.ask(path)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(NoAnswer::Silence),
-            Ok(Err(error)) => Err(NoAnswer::Broken(error)),
+            Ok(Err(error)) => Err(match error.kind() {
+                _ if is_our_own(&error) => NoAnswer::Silence,
+                io::ErrorKind::TimedOut => NoAnswer::Silence,
+                io::ErrorKind::ConnectionRefused => NoAnswer::Refused,
+                _ => NoAnswer::Broken(error),
+            }),
             Err(_) => Err(NoAnswer::Silence),
         }
     }
 
     async fn ask(&self, path: &str) -> io::Result<Answer> {
         let uri = self.url.to_uri();
-        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let https = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
-        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect(host, port)).await??;
+        let stream =
+            tokio::time::timeout(CONNECT_TIMEOUT, connect(self.url.host(), self.url.port()))
+                .await??;
         stream.set_nodelay(true)?;
 
         let below = format!("{}{path}", uri.path().trim_end_matches('/'));
@@ -85,8 +97,8 @@ impl Client {
         if let Some(key) = self.key.header() {
             request.headers_mut().insert(AUTHORIZATION, key);
         }
-        if https {
-            exchange(self.tls.connect(host, stream).await?, request).await
+        if self.url.is_https() {
+            exchange(self.tls.connect(self.url.host(), stream).await?, request).await
         } else {
             exchange(stream, request).await
         }
@@ -99,6 +111,21 @@ impl fmt::Debug for Client {
     }
 }
 
+/// Whether anybody accepts connections where a URL leads. An address that does not answer in time is
+/// one where nobody does.
+pub(crate) async fn somebody_listens(url: &WorkerUrl) -> bool {
+    let connecting = connect(url.host(), url.port());
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.is_ok_and(|tried| tried.is_ok())
+}
+
+/// Whether an error is about this process or its machine, and so says nothing about the engine: no
+/// descriptors, no ports or no memory are left.
+fn is_our_own(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    errno.is_some_and(|errno| ours.contains(&errno))
+}
+
 async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::other(format!("{host} has no address that may be asked"));
     for address in tokio::net::lookup_host((host, port)).await? {
@@ -106,6 +133,10 @@ async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
             continue;
         }
         match TcpStream::connect(address).await {
+            // The kernel may choose the port that is asked for as our own, and connects it to itself.
+            Ok(stream) if stream.local_addr().ok() == stream.peer_addr().ok() => {
+                last = io::ErrorKind::ConnectionRefused.into();
+            }
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
@@ -130,4 +161,19 @@ async fn exchange(
 /// An error of hyper's with its causes, which its text leaves out.
 fn told(error: hyper::Error) -> io::Error {
     io::Error::other(format!("{:#}", anyhow::Error::new(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_our_own_machine_lacks_says_nothing_about_an_engine() {
+        let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+        assert!(ours.into_iter().all(|errno| is_our_own(&errno.into())));
+        for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::HOSTUNREACH, Errno::TIMEDOUT] {
+            assert!(!is_our_own(&errno.into()), "{errno}");
+        }
+        assert!(!is_our_own(&io::Error::other("no descriptors")));
+    }
 }

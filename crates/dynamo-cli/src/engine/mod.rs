@@ -1,6 +1,7 @@
 //! An engine, as its supervisor sees it: is it healthy, and which models does it serve?
 
 mod client;
+mod load;
 mod models;
 mod probe;
 #[cfg(test)]
@@ -11,7 +12,8 @@ use std::time::Duration;
 use dynamo_discovery::WorkerUrl;
 use dynamo_http::{WorkerKey, WorkerTls};
 
-pub(crate) use client::Client;
+pub(crate) use client::{Client, somebody_listens};
+pub(crate) use load::Load;
 pub(crate) use models::ListedModel;
 pub(crate) use probe::Probe;
 
@@ -26,10 +28,17 @@ pub(crate) trait Engine: Send + Sync + 'static {
     ///
     /// In one line, why they could not be read.
     fn models(&self) -> impl Future<Output = Result<Vec<ListedModel>, String>> + Send;
+
+    /// How many requests it has, or nothing where it does not say so in time.
+    fn load(&self) -> impl Future<Output = Option<Load>> + Send {
+        async { None }
+    }
 }
 
-/// A probe that takes longer counts as silence.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A probe that takes longer counts as silence. Some engines generate a token to answer one.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// No probe waits for figures.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// An engine under load answers late.
 const MODELS_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,5 +61,9 @@ impl Engine for HttpEngine {
 
     async fn models(&self) -> Result<Vec<ListedModel>, String> {
         models::read(&self.client, MODELS_TIMEOUT).await
+    }
+
+    async fn load(&self) -> Option<Load> {
+        load::read(&self.client, LOAD_TIMEOUT).await
     }
 }

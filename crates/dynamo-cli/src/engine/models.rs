@@ -17,17 +17,21 @@ const MOST_MODELS: usize = 1000;
 pub(crate) struct ListedModel {
     pub(crate) name: String,
     pub(crate) context_length: Option<u64>,
+    /// Whether it is an adapter (LoRA) of another model of the engine.
+    pub(crate) is_adapter: bool,
 }
 
 /// Reads `/v1/models`.
 pub(super) async fn read(client: &Client, timeout: Duration) -> Result<Vec<ListedModel>, String> {
-    let answer = client.get("/v1/models", timeout).await.map_err(|error| error.to_string())?;
+    let asked = client.asked("/v1/models");
+    let answer = client.get("/v1/models", timeout).await;
+    let answer = answer.map_err(|error| format!("{error}, from {asked}"))?;
     match answer.status {
-        StatusCode::OK => parse(&answer.body),
+        StatusCode::OK => parse(&answer.body).map_err(|why| format!("{asked} {why}")),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Err(format!("{} from /v1/models: the engine wants a key", answer.status.as_u16()))
+            Err(format!("{} from {asked}: the engine wants a key", answer.status.as_u16()))
         }
-        status => Err(format!("{} from /v1/models", status.as_u16())),
+        status => Err(format!("{} from {asked}", status.as_u16())),
     }
 }
 
@@ -43,11 +47,13 @@ struct Model {
     max_model_len: Option<serde_json::Value>,
     /// llama.cpp.
     meta: Option<serde_json::Value>,
+    /// vLLM and SGLang: an adapter names the model that it adapts.
+    parent: Option<serde_json::Value>,
 }
 
 fn parse(body: &[u8]) -> Result<Vec<ListedModel>, String> {
-    let list: List = serde_json::from_slice(body)
-        .map_err(|_| "/v1/models is not a list of models in JSON".to_owned())?;
+    let list: List =
+        serde_json::from_slice(body).map_err(|_| "is not a list of models in JSON".to_owned())?;
     let mut seen = HashSet::new();
     Ok(list
         .data
@@ -66,6 +72,7 @@ fn parse(body: &[u8]) -> Result<Vec<ListedModel>, String> {
                 .and_then(|length| length.as_u64())
                 .or_else(|| model.meta?.get("n_ctx")?.as_u64())
                 .filter(|length| *length > 0),
+            is_adapter: model.parent.is_some_and(|parent| parent.is_string()),
             name: model.id,
         })
         .collect())
@@ -76,7 +83,7 @@ mod tests {
     use super::*;
 
     fn listed(name: &str, context_length: Option<u64>) -> ListedModel {
-        ListedModel { name: name.into(), context_length }
+        ListedModel { name: name.into(), context_length, is_adapter: false }
     }
 
     #[test]
@@ -95,6 +102,13 @@ mod tests {
                 listed("odd", None),
             ]
         );
+    }
+
+    #[test]
+    fn an_adapter_names_the_model_that_it_adapts() {
+        let body = br#"{"data":[{"id":"base","parent":null},{"id":"lora","parent":"base"}]}"#;
+        let adapters = parse(body).unwrap().into_iter().map(|model| model.is_adapter);
+        assert_eq!(adapters.collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]

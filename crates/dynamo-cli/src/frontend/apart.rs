@@ -1,17 +1,17 @@
-//! A stream that is worked out in a task of its own.
+//! A stream whose items are computed in a task of their own.
 
 use std::panic::resume_unwind;
 
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 
-/// How many items may wait for who reads them.
+/// How many items may wait for the reader.
 const AHEAD: usize = 64;
 
-/// The same items, made beside who reads them: of a long list, one core checks the next entries
-/// while another takes in the last ones.
+/// The same items, computed in parallel to their reader: one core checks the next entries of a long
+/// list while another core stages the previous ones.
 ///
-/// A panic of the stream is passed on. The task ends with the stream or with its reader.
+/// A panic of the stream reaches the reader. The task ends with the stream or with its reader.
 pub(super) fn apart<T: Send + 'static>(mut items: BoxStream<'static, T>) -> BoxStream<'static, T> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let task = tokio::spawn(async move {
@@ -21,7 +21,7 @@ pub(super) fn apart<T: Send + 'static>(mut items: BoxStream<'static, T>) -> BoxS
                 item = items.next() => item,
             };
             let Some(item) = item else { return };
-            // Without a reader the next turn ends it.
+            // If the reader is gone, the next turn of the loop ends the task.
             let _ = sender.send(item).await;
         }
     });

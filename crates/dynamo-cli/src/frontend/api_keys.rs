@@ -5,24 +5,41 @@ use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use anyhow::Context as _;
-use dynamo_http::{ApiKey, KeyHash, KeyList, KeyName};
+use anyhow::{Context as _, bail};
+use dynamo_http::{ApiKey, ClientName, Credential, KeyHash, KeyList, KeyName};
 use dynamo_namespace::{Namespace, NamespaceScope};
 use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::settings::table::Listening;
 
 /// Reads the keys of a frontend that discovers `within`.
 ///
 /// # Errors
 ///
-/// In one line, what is wrong and where. No hash is repeated, since it may be a key.
-pub(super) fn parse(text: &str, within: &NamespaceScope) -> anyhow::Result<KeyList> {
+/// One line that names the fault and its place. The line repeats no hash, since the text may be a
+/// key that was put into the wrong field.
+pub(super) fn parse(
+    text: &str,
+    within: &NamespaceScope,
+    asks_for_certificates: bool,
+) -> anyhow::Result<KeyList> {
     let entries: Vec<Entry> = serde_json::from_str(text)
         .map_err(|error| anyhow::Error::msg(escaped(&error.to_string())))
         .context("it is no list of keys")?;
+    let mut unbound = entries.iter().map(|Entry(unbound)| unbound);
+    if let Some(key) =
+        unbound.find(|key| !asks_for_certificates && key.credential.client().is_some())
+    {
+        bail!(
+            "the key {} has client_cn, which needs {}: without it no client is asked for a certificate",
+            key.name,
+            Listening::tls_client_ca_path.label()
+        );
+    }
     let keys = entries.into_iter().map(|Entry(unbound)| {
         let mut key = ApiKey::new(
             unbound.name,
-            unbound.hash,
+            unbound.credential,
             unbound.shows.unwrap_or_else(|| within.clone()),
         );
         key.requests_per_minute = unbound.requests_per_minute;
@@ -32,7 +49,7 @@ pub(super) fn parse(text: &str, within: &NamespaceScope) -> anyhow::Result<KeyLi
     Ok(KeyList::new(keys, within)?)
 }
 
-/// What stands in the file is not to write into a terminal.
+/// Text of the file, escaped, since the text must not control a terminal.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for letter in text.chars() {
@@ -44,15 +61,15 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// An entry of the list, checked as far as it can be alone.
+/// An entry of the list, after the checks that need no other entry.
 #[derive(Deserialize)]
 #[serde(try_from = "Fields")]
 struct Entry(Unbound);
 
 struct Unbound {
     name: KeyName,
-    hash: KeyHash,
-    /// None: all that the frontend discovers.
+    credential: Credential,
+    /// `None`: all namespaces that the frontend discovers.
     shows: Option<NamespaceScope>,
     requests_per_minute: Option<NonZeroU32>,
     concurrent: Option<NonZeroU32>,
@@ -63,8 +80,10 @@ struct Unbound {
 struct Fields {
     #[serde(deserialize_with = "parsed")]
     name: KeyName,
-    #[serde(deserialize_with = "parsed")]
-    hash: KeyHash,
+    #[serde(default, deserialize_with = "maybe_parsed")]
+    hash: Option<KeyHash>,
+    #[serde(default, deserialize_with = "maybe_parsed")]
+    client_cn: Option<ClientName>,
     namespace: Option<Named>,
     namespaces: Option<BTreeSet<Named>>,
     namespace_prefix: Option<Named>,
@@ -74,8 +93,8 @@ struct Fields {
     concurrent: Option<NonZeroU32>,
 }
 
-/// A namespace that stands there by its name. An empty text, such as a template that was not filled
-/// in leaves, names none.
+/// A namespace by its name. An empty text is refused: a template that was not filled in leaves such
+/// a text.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Named(Namespace);
 
@@ -92,12 +111,28 @@ fn parsed<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(from: D) -> Resul
     String::deserialize(from)?.parse().map_err(D::Error::custom)
 }
 
+fn maybe_parsed<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: FromStr<Err: Display>,
+    D: Deserializer<'de>,
+{
+    parsed(from).map(Some)
+}
+
 impl TryFrom<Fields> for Entry {
     type Error = String;
 
     fn try_from(fields: Fields) -> Result<Self, String> {
-        let Fields { name, hash, namespace, namespaces, namespace_prefix, all_namespaces, .. } =
-            fields;
+        let Fields {
+            name,
+            hash,
+            client_cn,
+            namespace,
+            namespaces,
+            namespace_prefix,
+            all_namespaces,
+            ..
+        } = fields;
         let shows = match (namespace, namespaces, namespace_prefix, all_namespaces) {
             (Some(Named(namespace)), None, None, false) => Some(NamespaceScope::Only(namespace)),
             (None, Some(set), None, false) if !set.is_empty() => {
@@ -112,8 +147,16 @@ impl TryFrom<Fields> for Entry {
                 ));
             }
         };
+        let credential = match (hash, client_cn) {
+            (Some(hash), None) => Credential::Key(hash),
+            (None, Some(client)) => Credential::Client(client),
+            (Some(hash), Some(client)) => Credential::Both(hash, client),
+            (None, None) => {
+                return Err(format!("the key {name} needs one of hash and client_cn, or both"));
+            }
+        };
         let Fields { requests_per_minute, concurrent, .. } = fields;
-        Ok(Self(Unbound { name, hash, shows, requests_per_minute, concurrent }))
+        Ok(Self(Unbound { name, credential, shows, requests_per_minute, concurrent }))
     }
 }
 
@@ -124,12 +167,12 @@ mod tests {
     const HASH: &str = "sha256:71c480df93d6ae2f1efad1447c66c9525e316218cf51fc8d9ed832f2daf18b73";
 
     fn parse_all(text: &str) -> Result<KeyList, String> {
-        parse(text, &NamespaceScope::All).map_err(|error| format!("{error:#}"))
+        parse(text, &NamespaceScope::All, true).map_err(|error| format!("{error:#}"))
     }
 
     fn scope_of(field: &str, within: &NamespaceScope) -> NamespaceScope {
         let text = format!(r#"[{{"name":"k","hash":"{HASH}",{field}}}]"#);
-        let list = parse(&text, within).unwrap();
+        let list = parse(&text, within, true).unwrap();
         list.iter().next().unwrap().scope.clone()
     }
 
@@ -149,6 +192,30 @@ mod tests {
         // Here a name means itself, whatever it is.
         let global = NamespaceScope::Only(Namespace::global());
         assert_eq!(scope_of(r#""namespace":"global""#, &all), global);
+    }
+
+    #[test]
+    fn a_key_asks_for_a_hash_a_client_or_both_and_for_a_client_only_where_certificates_are_asked_for()
+     {
+        let with = |fields: &str, asks_for_certificates| {
+            let text = format!(r#"[{{"name":"k","namespace":"a",{fields}}}]"#);
+            parse(&text, &NamespaceScope::All, asks_for_certificates)
+                .map(|list| list.iter().next().unwrap().credential.clone())
+                .map_err(|error| format!("{error:#}"))
+        };
+        let (hash, client) = (HASH.parse().unwrap(), "team-a".parse::<ClientName>().unwrap());
+        let both = format!(r#""hash":"{HASH}","client_cn":"team-a""#);
+        let only_client = r#""client_cn":"team-a""#;
+        assert_eq!(with(&format!(r#""hash":"{HASH}""#), false), Ok(Credential::Key(hash)));
+        assert_eq!(with(only_client, true), Ok(Credential::Client(client.clone())));
+        assert_eq!(with(&both, true), Ok(Credential::Both(hash, client)));
+        for fields in [only_client, &both] {
+            let error = with(fields, false).unwrap_err();
+            assert!(
+                error.contains("the key k has client_cn, which needs --tls-client-ca-path"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
@@ -189,7 +256,8 @@ mod tests {
             (hashed("\"namespace\": \"a\", \"x\\u001b[31m\": 1"), "unknown field `x\\u{1b}[31m`"),
             (entry("\"name\": \"l\""), "duplicate field `name`"),
             ("[{\"name\": \"a b\"}]".into(), "a name is 1 to 64"),
-            ("[{\"name\": \"k\"}]".into(), "missing field `hash`"),
+            (entry("\"namespace\": \"a\""), "the key k needs one of hash and client_cn"),
+            (entry("\"client_cn\": \"\""), "a client's name has 1 to 512 bytes"),
         ] {
             let error = parse_all(&text).unwrap_err();
             assert!(error.contains(part) && error.contains(" at line "), "{text}: {error}");

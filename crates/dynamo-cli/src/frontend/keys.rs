@@ -16,8 +16,10 @@ use crate::settings::table::Keys;
 /// The file of the keys that clients need.
 pub(super) struct ClientKeys {
     file: FollowedFile,
-    /// What the frontend discovers, which no key can go beyond.
+    /// The scope of the frontend, which bounds the scope of each key.
     within: NamespaceScope,
+    /// Whether clients are asked for certificates, without which no key can name a client.
+    asks_for_certificates: bool,
 }
 
 impl ClientKeys {
@@ -25,12 +27,13 @@ impl ClientKeys {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, or what it holds is no list of keys for this frontend.
+    /// When the file cannot be read, or its text is no list of keys for this frontend.
     pub(super) async fn read(
         path: PathBuf,
         within: NamespaceScope,
+        asks_for_certificates: bool,
     ) -> Result<(Self, KeyList), Failure> {
-        let mut keys = Self { file: follow(path)?, within };
+        let mut keys = Self { file: follow(path)?, within, asks_for_certificates };
         let text = keys.file.read().await;
         let list = text.and_then(|text| keys.parse(&text));
         let list = list.with_context(|| Keys::api_keys.label()).map_err(Failure::Usage)?;
@@ -38,10 +41,11 @@ impl ClientKeys {
     }
 
     fn parse(&self, text: &str) -> anyhow::Result<KeyList> {
-        api_keys::parse(text, &self.within).with_context(|| self.file.path().display().to_string())
+        api_keys::parse(text, &self.within, self.asks_for_certificates)
+            .with_context(|| self.file.path().display().to_string())
     }
 
-    /// Takes up what the file says whenever it changes. What cannot be used changes nothing.
+    /// Replaces the keys whenever the file changes. A file that cannot be used changes nothing.
     pub(super) async fn follow(mut self, keys: ApiKeys) {
         loop {
             let text = self.file.next().await;
@@ -58,7 +62,7 @@ impl ClientKeys {
     }
 }
 
-/// Says how many keys are valid from now on.
+/// Logs the number of keys that are valid from now on.
 pub(super) fn told(list: &KeyList) {
     info!(keys = list.len(), "API keys taken up");
     if list.is_empty() {
@@ -66,7 +70,7 @@ pub(super) fn told(list: &KeyList) {
     }
 }
 
-/// Reads the key for workers, and returns what follows it.
+/// Reads the key for workers, and returns the future that follows the key's file.
 ///
 /// # Errors
 ///

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use dynamo_discovery::{CatalogOrigin, EtcdStore, ModelWatcher, WatchScope, WatcherConfig};
-use dynamo_http::{ApiKeys, Feed, Frontend, Source, Switchboard, Threads, serve};
+use dynamo_http::{
+    ApiKeys, Connections, Feed, Frontend, ProgramMetrics, Source, Switchboard, Threads, serve,
+};
 use dynamo_namespace::NamespaceScope;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +27,7 @@ use crate::settings::Setting;
 use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::table::{FRONTEND, HASH_KEY, Listening};
-use crate::{hash_key, logging, program, runtime};
+use crate::{descriptors, hash_key, process_metrics, program, runtime};
 
 use apart::apart;
 use keys::ClientKeys;
@@ -41,28 +43,37 @@ pub fn main() -> ExitCode {
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
-    logging::start(given)?;
-    let settings = settings::read(given)?;
-    // What is not a client's has threads beside theirs: one reads a long list, one takes it in.
+    process_metrics::started();
+    let _logging = program::start(given)?;
+    let mut settings = settings::read(given)?;
+    descriptors::raise_limit();
+    let most = settings.options.max_connections().or_else(descriptors::most_connections);
+    settings.options = settings.options.with_max_connections(most);
+    // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
+    // list while the other stages its entries.
     runtime::block_on(NonZeroUsize::new(2), start(settings))
 }
 
 async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
-    // First, so that a signal is never too early.
+    // The handlers come first, so that an early signal does not end the process.
     let signals =
         || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
     let (mut stop, mut stop_at_once) = (signals()?, signals()?);
 
+    heed_hang_up().context("cannot listen for signals").map_err(Failure::Running)?;
+
     let scope = settings.scope.scope.clone();
     log_start(&settings, &scope);
     let client_keys = match settings.api_keys.take() {
-        Some(path) => Some(ClientKeys::read(path, scope.clone()).await?),
+        Some(path) => {
+            Some(ClientKeys::read(path, scope.clone(), settings.asks_for_certificates).await?)
+        }
         None => None,
     };
     if let Some(path) = settings.worker_key.take() {
         tokio::spawn(keys::worker_key(path, settings.config.worker_key().clone()).await?);
     }
-    // Before there are workers, which keep connections by thread.
+    // The threads come before the workers, whose connections are kept by thread.
     let threads = Threads::start(settings.threads).context("cannot start threads");
     let threads = Some(threads.map_err(Failure::Running)?);
     let sources = sources(&mut settings).await?;
@@ -78,6 +89,10 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     if client_keys.is_some() {
         settings.config = settings.config.with_api_keys(Some(api_keys.clone()));
     }
+    settings.config = settings
+        .config
+        .with_connections(Some(settings.options.connections().clone()))
+        .with_program_metrics(Some(ProgramMetrics::new(process_metrics::text)));
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
     let feed = feed.with_hold(settings.hold.clone(), frontend.fleet());
     let feed = tokio::spawn(feed.run());
@@ -89,9 +104,17 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     let service = match admin {
         Some((address, listener)) => {
             info!(%address, "the admin port listens");
-            // Apart from the threads that serve clients, which a long list of metrics would hold up.
-            let (router, options) = (frontend.admin_router(), settings.options.clone());
-            // Until the process ends: a drain is to be seen.
+            // The admin port runs beside the threads that serve clients: a long list of metrics
+            // would delay them.
+            let router = frontend.admin_router();
+            // The admin port answers probes and scrapers although clients hold all connections.
+            let options = settings.options.clone();
+            let options = options
+                .with_max_connections(None)
+                .with_max_connections_per_ip(None)
+                .with_connections(Connections::default())
+                .with_tls(settings.admin_tls.take());
+            // The admin port serves until the process ends, so that operators see the drain.
             tokio::spawn(serve(listener, router, options, std::future::pending()));
             frontend.client_service()
         }
@@ -103,7 +126,13 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
         }
     };
     settings.options = settings.options.with_threads(threads);
-    info!(%address, tls = settings.options.tls().is_some(), threads = %settings.threads, "listening");
+    info!(
+        %address,
+        tls = settings.options.tls().is_some(),
+        threads = %settings.threads,
+        max_connections = settings.options.max_connections().map(NonZeroUsize::get),
+        "listening"
+    );
 
     let drain = frontend.clone();
     let served = serve(listener, service, settings.options, async move {
@@ -143,11 +172,18 @@ fn log_start(settings: &FrontendSettings, scope: &NamespaceScope) {
         %scope,
         "starting"
     );
+    // Where keys are needed, each has its own scope.
+    if settings.scope.is_all_unsaid && settings.etcd.is_some() && settings.api_keys.is_none() {
+        warn!(
+            "all namespaces: no namespace is given, so that whoever reaches the port may use the \
+             models of all; --namespace narrows it down, and --all-namespaces says that it is meant"
+        );
+    }
 }
 
-/// Where models come from: a store, static workers, or both.
+/// The sources of models: a store, static workers, or both.
 async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure> {
-    let ScopeSettings { scope, watch } = &settings.scope;
+    let ScopeSettings { scope, watch, .. } = &settings.scope;
     let mut sources = Vec::new();
     let state_file = settings.state_file.take();
     if let Some(path) = state_file.as_ref().filter(|_| settings.etcd.is_none()) {
@@ -170,10 +206,13 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
             Some(path) => {
                 let mut endpoints = etcd.endpoints.clone();
                 endpoints.sort_unstable();
-                let file =
-                    StateFile::new(path, CatalogOrigin::new(endpoints.join(","), scope.clone()));
-                let remembered = file.recall().await;
-                Source::new("etcd", apart(file.keep(watcher))).with_remembered(remembered)
+                let origin = CatalogOrigin::new(endpoints.join(","), scope.clone());
+                let (remembered, file) = StateFile::new(path, origin)?.recall().await;
+                let events = match file {
+                    Some(file) => file.keep(watcher),
+                    None => watcher.into_stream(),
+                };
+                Source::new("etcd", apart(events)).with_remembered(remembered)
             }
             None => Source::new("etcd", apart(watcher.into_stream())),
         });
@@ -203,6 +242,18 @@ async fn listen(
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .with_context(|| format!("cannot listen on {host}:{port}, which {} sets", setting.label()))
         .map_err(Failure::Running)
+}
+
+/// From now on SIGHUP asks for what can change to be read again, and never ends the process. Files of
+/// keys hear it themselves.
+fn heed_hang_up() -> std::io::Result<()> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            info!("SIGHUP: what can change is read again");
+        }
+    });
+    Ok(())
 }
 
 /// SIGTERM and SIGINT.

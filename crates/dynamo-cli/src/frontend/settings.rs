@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dynamo_http::{FrontendConfig, Hold, ServeOptions, ServerTls};
+use dynamo_http::{ClientAuth, FrontendConfig, Hold, ServeOptions, ServerTls};
 
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
@@ -14,7 +14,7 @@ use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::static_worker::StaticWorker;
 use crate::settings::store::{self, Etcd, Store};
 use crate::settings::table::{self, Balancing, Keys, Limits, Listening, Workers};
-use crate::settings::{authorities, pair};
+use crate::settings::{authorities, pair, strangers, url};
 
 /// A frontend's settings, checked.
 #[derive(Debug)]
@@ -30,6 +30,10 @@ pub(crate) struct FrontendSettings {
     pub(crate) worker_key: Option<PathBuf>,
     /// Where operators are listened to, if apart from clients.
     pub(crate) admin: Option<(String, u16)>,
+    /// TLS of the admin port, which asks for no certificate.
+    pub(crate) admin_tls: Option<ServerTls>,
+    /// Whether the main port asks clients for certificates.
+    pub(crate) asks_for_certificates: bool,
     /// Where workers register; none for static workers only.
     pub(crate) etcd: Option<Etcd>,
     pub(crate) workers: Vec<StaticWorker>,
@@ -44,6 +48,7 @@ pub(crate) struct FrontendSettings {
 ///
 /// When something is invalid or does not go together.
 pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
+    strangers::refuse_tls(&given.environment)?;
     let (listening, limits) = (Listening::read(given)?, Limits::read(given)?);
     let (keys, workers) = (Keys::read(given)?, Workers::read(given)?);
     let etcd = match store::read(given)? {
@@ -56,7 +61,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         }
         Store::Memory { .. } => None,
         Store::Etcd { named: false, .. } if !workers.worker_url.is_empty() => None,
-        Store::Etcd { etcd, .. } => Some(etcd),
+        Store::Etcd { etcd, .. } => Some(*etcd),
     };
     let scope = scope::read(given)?;
     let mut named = workers.worker_url.iter().filter_map(|worker| worker.namespace.as_ref());
@@ -71,7 +76,10 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
     config = config.with_worker_networks(workers.worker_network.take());
     config = config.with_worker_tls(authorities(workers.worker_ca)?);
     let mut options = options(&listening, &limits);
-    options = options.with_tls(listener_tls(listening.tls_cert_path, listening.tls_key_path)?);
+    let admin_tls = certificate(listening.tls_cert_path, listening.tls_key_path)?;
+    let (authorities, auth) = (listening.tls_client_ca_path, listening.tls_client_auth);
+    let asks_for_certificates = authorities.is_some();
+    options = options.with_tls(for_clients(admin_tls.clone(), authorities, &auth)?);
     let threads = listening.threads.or_else(|| thread::available_parallelism().ok());
     Ok(FrontendSettings {
         scope,
@@ -80,19 +88,27 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         threads: threads.unwrap_or(NonZeroUsize::MIN),
         api_keys: keys.api_keys.take(),
         worker_key: keys.worker_api_key_file.take(),
+        asks_for_certificates,
+        admin_tls,
         admin: admin(listening.admin_host, *listening.admin_port)?,
         etcd,
-        workers: workers.worker_url.take(),
-        hold: Hold::new().with_longest(workers.hold.0),
+        workers: static_workers(workers.worker_url),
+        hold: Hold::new().with_longest(workers.hold.0).with_unproven(*workers.hold_unproven),
         state_file: workers.state_file.take(),
         config,
         options,
     })
 }
 
+fn static_workers(given: Value<Vec<StaticWorker>>) -> Vec<StaticWorker> {
+    let label = given.setting.label();
+    let base = |worker: StaticWorker| StaticWorker { url: url::base(worker.url, &label), ..worker };
+    given.take().into_iter().map(base).collect()
+}
+
 fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
     let probe = balancing.worker_probe_interval.0;
-    let config = FrontendConfig::new()
+    FrontendConfig::new()
         .with_router_mode(*balancing.router_mode)
         .with_affinity_header(balancing.affinity_header.take())
         .with_worker_concurrency(*balancing.worker_concurrency)
@@ -106,21 +122,21 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
         .with_body_stall_timeout(limits.http_body_stall_timeout.0)
         .with_connect_timeout(limits.connect_timeout.0)
         .with_first_byte_timeout(limits.first_byte_timeout.0)
-        .with_idle_stream_timeout(limits.stream_idle_timeout.0);
-    config
+        .with_idle_stream_timeout(limits.stream_idle_timeout.0)
 }
 
 fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
-    let options = ServeOptions::new()
+    ServeOptions::new()
         .with_header_timeout(limits.http_header_timeout.0)
         .with_max_header_bytes(limits.http_header_limit_kb.bytes())
         .with_max_headers(limits.http_header_count.get())
         .with_keep_alive_timeout(limits.http_keep_alive.0)
         .with_write_stall_timeout(limits.http_write_stall_timeout.0)
         .with_max_streams(limits.http2_streams.get())
+        .with_max_connections(*limits.max_connections)
+        .with_max_connections_per_ip(*limits.max_connections_per_ip)
         .with_drain_grace(listening.drain_grace.0)
-        .with_drain_timeout(listening.drain_timeout.0);
-    options
+        .with_drain_timeout(listening.drain_timeout.0)
 }
 
 /// Where operators are listened to. Images set the host for frontends without an admin port as well.
@@ -134,13 +150,37 @@ fn admin(host: Value<String>, port: Option<u16>) -> Result<Option<(String, u16)>
 }
 
 /// A certificate and its key, or neither.
-fn listener_tls(
+fn certificate(
     certificate: Value<Option<PathBuf>>,
     key: Value<Option<PathBuf>>,
 ) -> Result<Option<ServerTls>, Failure> {
     let labels = format!("{}, {}", certificate.setting.label(), key.setting.label());
     let Some((certificate, key)) = pair(certificate, key)? else { return Ok(None) };
     ServerTls::load(certificate, key).map(Some).context(labels).map_err(Failure::Usage)
+}
+
+/// TLS for clients, whose certificates `authorities` vouch for, if there are any.
+fn for_clients(
+    tls: Option<ServerTls>,
+    authorities: Value<Option<PathBuf>>,
+    auth: &Value<ClientAuth>,
+) -> Result<Option<ServerTls>, Failure> {
+    let label = authorities.setting.label();
+    match (tls, authorities.take()) {
+        (tls, None) if auth.origin == Origin::Default => Ok(tls),
+        (_, None) => Err(Failure::usage(format!(
+            "--tls-client-auth needs {label}: without it no client is asked for a certificate"
+        ))),
+        (None, Some(_)) => Err(Failure::usage(format!(
+            "{label} needs {}: clients show a certificate over TLS only",
+            Listening::tls_cert_path.label()
+        ))),
+        (Some(tls), Some(file)) => tls
+            .with_client_authorities(file, **auth)
+            .map(Some)
+            .context(label)
+            .map_err(Failure::Usage),
+    }
 }
 
 #[cfg(test)]
@@ -211,6 +251,8 @@ mod tests {
                 ["--http-write-stall-timeout", "3"],
                 ["--http-keep-alive", "4"],
                 ["--http2-streams", "5"],
+                ["--max-connections", "10"],
+                ["--max-connections-per-ip", "11"],
                 ["--connect-timeout", "0.5"],
                 ["--first-byte-timeout", "6"],
                 ["--stream-idle-timeout", "7"],
@@ -233,11 +275,22 @@ mod tests {
         assert_eq!(*options.write_stall_timeout(), seconds(3.0));
         assert_eq!(*options.keep_alive_timeout(), seconds(4.0));
         assert_eq!(*options.max_streams(), 5);
+        assert_eq!(options.max_connections().map(NonZeroUsize::get), Some(10));
+        assert_eq!(options.max_connections_per_ip().map(NonZeroUsize::get), Some(11));
         assert_eq!(*options.drain_grace(), seconds(8.0));
         assert_eq!(*options.drain_timeout(), seconds(0.0));
 
         let by_variable = resolve(&[], [("DYN_HTTP_BODY_LIMIT_MB", "9")]).unwrap();
         assert_eq!(*by_variable.config.body_limit(), 9 << 20);
+    }
+
+    #[test]
+    fn clients_are_asked_for_certificates_over_tls_only() {
+        let message = resolve(&["--tls-client-auth", "optional"], []).unwrap_err();
+        assert!(message.contains("--tls-client-auth needs --tls-client-ca-path"), "{message}");
+        let message = resolve(&[], [("DYN_TLS_CLIENT_CA_CERT_PATH", "ca.pem")]).unwrap_err();
+        assert!(message.contains("needs --tls-cert-path"), "{message}");
+        assert!(resolve(&["--tls-client-auth", "maybe"], []).is_err());
     }
 
     #[test]

@@ -9,11 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
-use dynamo_discovery::{CatalogOrigin, DiscoveryEvent, Instance, ModelWatcher, SavedCatalog};
+use dynamo_discovery::{
+    CatalogOrigin, DiscoveryEvent, Instance, ModelWatcher, SavedCatalog, SavedCatalogError,
+};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
+
+use crate::failure::Failure;
+use crate::settings::table::Workers;
 
 /// Changes are written together after this time at most.
 const COALESCE: Duration = Duration::from_secs(1);
@@ -33,16 +38,34 @@ pub(super) struct StateFile {
 }
 
 impl StateFile {
-    pub(super) fn new(path: PathBuf, origin: CatalogOrigin) -> Self {
-        Self { path, origin }
+    /// A file there, or where one will be.
+    ///
+    /// # Errors
+    ///
+    /// When something else is there. It would be replaced by a file: a device, for all programs of the
+    /// machine.
+    pub(super) fn new(path: PathBuf, origin: CatalogOrigin) -> Result<Self, Failure> {
+        ensure_file(&path)
+            .with_context(|| format!("{}: {}", Workers::state_file.label(), path.display()))
+            .map_err(Failure::Usage)?;
+        Ok(Self { path, origin })
     }
 
-    /// What it remembers; nothing, and one line in the log, where it cannot be used.
-    pub(super) async fn recall(&self) -> Vec<Arc<Instance>> {
+    /// What it remembers; nothing, and one line in the log, where it cannot be used. And the file
+    /// again, unless it is that of a frontend of another scope, which is left alone.
+    pub(super) async fn recall(self) -> (Vec<Arc<Instance>>, Option<Self>) {
         let file = self.clone();
-        let read = spawn_blocking(move || file.read()).await;
+        let read = spawn_blocking(move || file.read()).await.map_err(anyhow::Error::from).flatten();
         let path = self.path.display();
-        match read.map_err(anyhow::Error::from).flatten() {
+        if let Err(error) = &read
+            && let Some(SavedCatalogError::Foreign { what: "root" | "scope", .. }) =
+                error.downcast_ref()
+        {
+            let error = format_args!("{error:#}");
+            warn!(%path, %error, "another frontend's state file is neither used nor written");
+            return (Vec::new(), None);
+        }
+        let instances = match read {
             Ok(Some(SavedCatalog { instances, dropped, age, .. })) => {
                 let age = age.as_secs();
                 info!(%path, instances = instances.len(), dropped, age, "state file read");
@@ -56,7 +79,8 @@ impl StateFile {
                 warn!(%path, error = format_args!("{error:#}"), "the state file is not used");
                 Vec::new()
             }
-        }
+        };
+        (instances, Some(self))
     }
 
     /// Reads it, if it is there.
@@ -83,6 +107,7 @@ impl StateFile {
 
     /// Puts another file in its place, whole or not at all.
     fn write(&self, mut instances: Vec<Arc<Instance>>) -> io::Result<()> {
+        ensure_file(&self.path)?;
         instances.sort_unstable_by(|a, b| a.key().cmp(b.key()));
         let bytes = self.origin.encode(&instances, SystemTime::now());
         let mut new = self.path.clone().into_os_string();
@@ -117,6 +142,14 @@ impl StateFile {
             Some((event, (watcher, writer)))
         })
         .boxed()
+    }
+}
+
+/// That a regular file, or nothing, is at a path.
+fn ensure_file(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(io::Error::other("it is no regular file")),
+        _ => Ok(()),
     }
 }
 
@@ -208,10 +241,13 @@ mod tests {
 
     use super::*;
 
+    fn origin(team: &str) -> CatalogOrigin {
+        let scope = NamespaceScope::from_target(Some(team)).unwrap();
+        CatalogOrigin::new("http://etcd.example:2379", scope)
+    }
+
     fn file(directory: &tempfile::TempDir) -> StateFile {
-        let scope = NamespaceScope::from_target(Some("team-a")).unwrap();
-        let origin = CatalogOrigin::new("http://etcd.example:2379", scope);
-        StateFile::new(directory.path().join("state"), origin)
+        StateFile::new(directory.path().join("state"), origin("team-a")).unwrap()
     }
 
     fn instance(id: u64) -> Arc<Instance> {
@@ -268,6 +304,36 @@ mod tests {
         fs::create_dir(&file.path).unwrap();
         assert_eq!(file.read().unwrap_err().to_string(), "it is no regular file");
         assert!(file.write(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_device_is_refused_at_the_start_and_never_replaced() {
+        let failure = StateFile::new("/dev/null".into(), origin("team-a")).unwrap_err();
+        assert!(matches!(failure, Failure::Usage(_)));
+        assert_eq!(
+            failure.to_string(),
+            "--state-file (DYN_STATE_FILE): /dev/null: it is no regular file"
+        );
+        // One that takes the file's place later, here behind a link.
+        let directory = tempfile::tempdir().unwrap();
+        let file = file(&directory);
+        std::os::unix::fs::symlink("/dev/null", &file.path).unwrap();
+        assert!(file.write(vec![instance(1)]).is_err());
+        assert!(fs::symlink_metadata(&file.path).unwrap().is_symlink());
+    }
+
+    #[tokio::test]
+    async fn a_file_of_another_scope_is_left_alone_and_one_of_another_store_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let ours = file(&directory);
+        ours.write(vec![instance(1)]).unwrap();
+        let other = StateFile::new(ours.path.clone(), origin("team-b")).unwrap();
+        let (remembered, file) = other.recall().await;
+        assert!(remembered.is_empty() && file.is_none());
+        let scope = NamespaceScope::from_target(Some("team-a")).unwrap();
+        let moved = CatalogOrigin::new("http://other.example:2379", scope);
+        let (remembered, file) = StateFile::new(ours.path, moved).unwrap().recall().await;
+        assert!(remembered.is_empty() && file.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
-//! Workers that need no registration: their models are read from themselves.
+//! Workers that need no registration: the frontend reads their models from their `/v1/models`.
 //!
-//! They go the way of all others, through a store, a watcher and its catalog; the store is the
-//! memory of this process.
+//! The entries of static workers pass through a store, a watcher and its catalog, as all entries;
+//! the store is the memory of this process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_discovery::{
-    DiscoveryEvent, InstanceId, MemoryStore, ModelEntry, ModelKey, ModelWatcher, State,
-    WatcherConfig,
+    DiscoveryBatch, DiscoveryEvent, InstanceId, MemoryStore, ModelEntry, ModelKey, ModelWatcher,
+    Revision, State, WatcherConfig,
 };
 use dynamo_http::{WorkerKey, WorkerTls};
 use dynamo_namespace::{EndpointId, NamespaceScope, names};
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::echo::unix_now;
@@ -25,17 +25,19 @@ use crate::engine::{Engine, HttpEngine, ListedModel};
 use crate::settings::scope;
 use crate::settings::static_worker::StaticWorker;
 
-/// So that no key is also one of etcd's.
+/// The root of the keys. It differs from etcd's root, so no key is in both stores.
 const PREFIX: &str = "static/";
-/// Between two looks at a worker's models.
+/// The interval between two reads of a worker's list of models.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// The same, until it has answered once.
+/// The same interval, until the worker has answered once.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the frontend is not ready over a worker that has never answered.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What static workers serve, for as long as the stream is polled.
+/// The events about the models of static workers, for as long as the stream is polled.
 ///
-/// It begins when every worker was asked once, whether or not it answered. Those that name no
-/// namespace belong to the frontend's own.
+/// Each serves from its first answer on. The source has told what there is when every worker has
+/// answered, or after [`PATIENCE`]. Those that name no namespace belong to the frontend's own.
 pub(crate) fn discover(
     workers: Vec<StaticWorker>,
     scope: NamespaceScope,
@@ -43,7 +45,7 @@ pub(crate) fn discover(
     tls: &WorkerTls,
 ) -> BoxStream<'static, DiscoveryEvent> {
     let store = MemoryStore::new();
-    let mut asked = Vec::new();
+    let mut reached = Vec::new();
     for (worker, id) in workers.into_iter().zip(1..) {
         let engine = HttpEngine::new(worker.url.clone(), key.clone(), tls.clone());
         let namespace = worker.namespace.clone().unwrap_or_else(|| scope::home(&scope));
@@ -58,29 +60,81 @@ pub(crate) fn discover(
             created: unix_now(),
             entries: BTreeMap::new(),
         };
-        let (first, was_asked) = oneshot::channel();
-        asked.push(was_asked);
+        let (first, answered) = oneshot::channel();
+        reached.push(answered);
         tokio::spawn(keep(engine, shelf, first));
     }
     let prefix = PREFIX.parse().unwrap_or_else(|_| unreachable!("the prefix ends in a slash"));
-    let config = WatcherConfig::new(Arc::new(store))
+    let config = WatcherConfig::new(Arc::new(store.clone()))
         .with_network_prefix(prefix)
         .with_target_namespace(scope);
     let watcher = ModelWatcher::new(config)
         .unwrap_or_else(|_| unreachable!("only a narrowed watch can be refused"));
-    stream::once(async move {
-        join_all(asked).await;
-        watcher.into_stream()
-    })
-    .flatten()
-    .boxed()
+    let all_answered = async {
+        if timeout(PATIENCE, join_all(reached)).await.is_err() {
+            warn!("a static worker has not answered yet: those that have serve without it");
+        }
+    };
+    let told = Told {
+        watcher,
+        store,
+        all_answered: Some(all_answered.boxed()),
+        all: None,
+        applied: Revision::default(),
+    };
+    stream::unfold(told, async |mut told| Some((told.next().await, told))).boxed()
 }
 
-/// Keeps one worker's shelf at what it lists. What it listed last stands while it does not answer.
+/// What is told of static workers. That it is all is told once they have answered, and not with the
+/// list of a store into which they put their models later.
+struct Told {
+    watcher: ModelWatcher,
+    store: MemoryStore,
+    /// Until it is over.
+    all_answered: Option<BoxFuture<'static, ()>>,
+    /// From this revision on, all is told that the workers have answered.
+    all: Option<Revision>,
+    applied: Revision,
+}
+
+impl Told {
+    async fn next(&mut self) -> DiscoveryEvent {
+        loop {
+            if self.all.is_some_and(|all| self.applied >= all) {
+                self.all = None;
+                let mut end = DiscoveryBatch::default();
+                (end.resync, end.revision) = (true, self.applied);
+                return DiscoveryEvent::Batch(end);
+            }
+            let answered = async {
+                match &mut self.all_answered {
+                    Some(answered) => answered.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = answered => {
+                    self.all_answered = None;
+                    self.all = Some(self.store.revision());
+                }
+                mut event = self.watcher.next() => {
+                    if let DiscoveryEvent::Batch(batch) = &mut event {
+                        self.applied = batch.revision;
+                        batch.resync = false;
+                    }
+                    return event;
+                }
+            }
+        }
+    }
+}
+
+/// Keeps one worker's shelf equal to the worker's list of models. While the worker does not answer,
+/// the shelf keeps the last list.
 async fn keep(engine: impl Engine, mut shelf: Shelf, first: oneshot::Sender<()>) {
     let url = shelf.worker.url.clone();
     if let Some(name) = shelf.worker.model.clone() {
-        shelf.put(&[ListedModel { name, context_length: None }]);
+        shelf.put(&[ListedModel { name, context_length: None, is_adapter: false }]);
         return;
     }
     let mut first = Some(first);
@@ -96,11 +150,13 @@ async fn keep(engine: impl Engine, mut shelf: Shelf, first: oneshot::Sender<()>)
             }
             Err(why) => {
                 if !std::mem::replace(&mut told, true) {
-                    warn!(%url, why, "a static worker does not list its models; asking again");
+                    warn!(why, "a static worker does not list its models; asking again");
                 }
             }
         }
-        drop(first.take());
+        if answered {
+            drop(first.take());
+        }
         sleep_until(began + if answered { INTERVAL } else { FIRST_INTERVAL }).await;
     }
 }
@@ -116,7 +172,7 @@ struct Shelf {
 }
 
 impl Shelf {
-    /// Makes these the entries; returns whether anything changed.
+    /// Replaces the entries by those of these models; returns whether an entry changed.
     fn put(&mut self, models: &[ListedModel]) -> bool {
         let wanted: BTreeMap<_, _> = models.iter().filter_map(|model| self.entry(model)).collect();
         for (key, value) in &wanted {
@@ -125,7 +181,8 @@ impl Shelf {
             }
         }
         for (key, value) in self.entries.iter().filter(|(key, _)| !wanted.contains_key(*key)) {
-            // As a worker withdraws: nothing that is no longer listed is taken for lost.
+            // A put as `draining` comes before the delete, as a worker withdraws. Otherwise the
+            // frontend would hold the instance as one that the store has lost.
             if let Ok(entry) = ModelEntry::from_json(value) {
                 self.store.put_unleased(key.as_str(), entry.with_state(State::Draining).to_json());
             }
@@ -142,7 +199,7 @@ impl Shelf {
             instance: self.instance,
             model: model.name.clone(),
         };
-        // Names and kinds were checked where they came from.
+        // `HttpEngine` and the settings have checked names and kinds.
         let entry = ModelEntry::new(&model.name, self.endpoint.clone(), self.worker.kinds).ok()?;
         let entry = entry.with_url(self.worker.url.clone()).with_created(self.created);
         let entry = match model.context_length {
@@ -158,7 +215,7 @@ mod tests {
     use std::sync::Mutex;
 
     use dynamo_discovery::{KeyRange, WatchStore as _};
-    use tokio::time::{sleep, timeout};
+    use tokio::time::sleep;
 
     use super::*;
     use crate::engine::Probe;
@@ -169,8 +226,11 @@ mod tests {
 
     impl Fake {
         fn lists(&self, names: &[&str]) {
-            let listed =
-                |name: &&str| ListedModel { name: (*name).into(), context_length: Some(8) };
+            let listed = |name: &&str| ListedModel {
+                name: (*name).into(),
+                context_length: Some(8),
+                is_adapter: false,
+            };
             *self.0.lock().unwrap() = Ok(names.iter().map(listed).collect());
         }
 
@@ -210,13 +270,14 @@ mod tests {
     async fn models_come_and_go_with_the_list_and_stand_while_it_cannot_be_read() {
         let store = MemoryStore::new();
         let engine = Fake(Arc::new(Mutex::new(Err("connection refused".into()))));
-        let (first, was_asked) = oneshot::channel();
+        let (first, mut answered) = oneshot::channel();
         tokio::spawn(keep(engine.clone(), shelf(&store, "http://h:1"), first));
-        let _ = was_asked.await;
+        sleep(FIRST_INTERVAL * 2).await;
         assert!(names(&store).await.is_empty());
+        assert_eq!(answered.try_recv(), Err(oneshot::error::TryRecvError::Empty));
 
         engine.lists(&["a", "b"]);
-        sleep(FIRST_INTERVAL * 2).await;
+        let _ = answered.await;
         assert_eq!(names(&store).await, ["a", "b"]);
         engine.lists(&["b"]);
         sleep(INTERVAL * 2).await;
@@ -235,35 +296,64 @@ mod tests {
         assert_eq!(names(&store).await, ["Qwen/Q"]);
     }
 
-    #[tokio::test]
-    async fn the_source_begins_when_every_worker_was_asked_once() {
-        let worker = crate::echo::tests::serve(&["m"]).await;
-        // A port that nobody listens on.
-        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let nobody = format!("http://{}", closed.local_addr().unwrap());
-        drop(closed);
-        let elsewhere = "late=http://h:1;namespace=team-a-0f3c9a1b";
-        let workers = [worker.as_str(), &nobody, "named=http://h:1", elsewhere];
-        let workers = workers.map(|url| url.parse().unwrap());
-
-        let scope = NamespaceScope::Generations("team-a".parse().unwrap());
-        let (key, tls) = (WorkerKey::default(), WorkerTls::default());
-        let mut events = discover(workers.into(), scope, &key, &tls);
-        let first = timeout(Duration::from_secs(10), events.next()).await.expect("in time");
-        let Some(DiscoveryEvent::Batch(batch)) = first else { panic!("{first:?}") };
-        assert!(batch.resync);
-        let added: Vec<_> = batch
-            .updates
-            .iter()
-            .map(|update| match update {
+    /// The models that come with the next batches, until one says that these are all.
+    async fn told(events: &mut BoxStream<'static, DiscoveryEvent>) -> Vec<(String, String)> {
+        let mut added = Vec::new();
+        loop {
+            let event = timeout(Duration::from_secs(60), events.next()).await.expect("in time");
+            let Some(DiscoveryEvent::Batch(batch)) = event else {
+                assert!(event.is_some(), "it never ends");
+                continue;
+            };
+            added.extend(batch.updates.iter().map(|update| match update {
                 dynamo_discovery::ModelUpdate::Added(new) => {
-                    (new.model(), new.entry().endpoint().to_string())
+                    (new.model().to_owned(), new.endpoint().to_string())
                 }
                 other => panic!("{other:?}"),
-            })
-            .collect();
-        let endpoint = "team-a.backend.generate".to_owned();
-        let late = "team-a-0f3c9a1b.backend.generate".to_owned();
-        assert_eq!(added, [("late", late), ("m", endpoint.clone()), ("named", endpoint)]);
+            }));
+            if batch.resync {
+                added.sort();
+                return added;
+            }
+        }
+    }
+
+    fn discover_these(workers: &[&str]) -> BoxStream<'static, DiscoveryEvent> {
+        let workers = workers.iter().map(|worker| worker.parse().unwrap()).collect();
+        let scope = NamespaceScope::Generations("team-a".parse().unwrap());
+        discover(workers, scope, &WorkerKey::default(), &WorkerTls::default())
+    }
+
+    #[tokio::test]
+    async fn the_source_has_told_all_when_every_worker_has_answered() {
+        let worker = crate::echo::tests::serve(&["m"]).await;
+        let elsewhere = "late=http://h:1;namespace=team-a-0f3c9a1b";
+        let mut events = discover_these(&[worker.as_str(), "named=http://h:1", elsewhere]);
+        let model =
+            |name: &str, namespace| (name.to_owned(), format!("{namespace}.backend.generate"));
+        assert_eq!(
+            told(&mut events).await,
+            [model("late", "team-a-0f3c9a1b"), model("m", "team-a"), model("named", "team-a")]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_never_answers_delays_no_other_one_and_readiness_for_a_time_only() {
+        let worker = crate::echo::tests::serve(&["m"]).await;
+        // Accepted by the kernel, and never answered.
+        let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mute = format!("http://{}", mute.local_addr().unwrap());
+        let mut events = discover_these(&[worker.as_str(), &mute]);
+        let served = loop {
+            let event = timeout(Duration::from_secs(60), events.next()).await.expect("in time");
+            if let Some(DiscoveryEvent::Batch(batch)) = event {
+                assert!(!batch.resync, "the frontend is not ready before the model is served");
+                if !batch.updates.is_empty() {
+                    break batch.updates.len();
+                }
+            }
+        };
+        assert_eq!(served, 1);
+        assert_eq!(told(&mut events).await, []);
     }
 }

@@ -91,6 +91,10 @@ fn refuse(setting: &Setting, origin: Origin, Refused { text, why }: &Refused<'_>
             format!("invalid value '{text}' for '{flag} <{placeholder}>': {why}; try '--help'")
         }
         (Origin::Variable(name), _) if is_hidden => format!("{name}: {why}"),
+        (Origin::Variable(name), _) if text.starts_with("tcp://") => format!(
+            "{name}={text:?}: {why}; Kubernetes sets such a value for a service of that name, \
+             unless the pod has enableServiceLinks: false"
+        ),
         (Origin::Variable(name), _) => format!("{name}={text:?}: {why}"),
         _ => format!("{}: {why}", setting.label()),
     })
@@ -177,6 +181,15 @@ mod tests {
             assert_eq!(failure.to_string(), expected);
             assert!(matches!(failure, Failure::Usage(_)));
         }
+    }
+
+    #[test]
+    fn a_value_that_kubernetes_sets_for_a_service_is_told_with_the_way_out() {
+        let variable = [("DYN_HTTP_PORT", "tcp://192.0.2.1:8000")];
+        let given = given(&FRONTEND, &[], variable).unwrap();
+        let message = Listening::read(&given).err().unwrap().to_string();
+        assert!(message.starts_with("DYN_HTTP_PORT=\"tcp://"), "{message}");
+        assert!(message.contains("enableServiceLinks: false"), "{message}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Under which endpoint id a worker registers.
 
-use dynamo_namespace::{EndpointId, GLOBAL_NAMESPACE, names};
+use dynamo_namespace::{EndpointId, GLOBAL_NAMESPACE, Namespace, NamespaceScope, names};
+use tracing::warn;
 
 use super::given::Given;
 use super::table::Identity;
@@ -18,7 +19,20 @@ pub(crate) fn read(given: &Given) -> Result<EndpointId, Failure> {
         namespace = GLOBAL_NAMESPACE.to_owned();
     }
     if let Some(suffix) = identity.namespace_worker_suffix.take() {
-        namespace = format!("{namespace}-{suffix}");
+        let base = std::mem::take(&mut namespace);
+        namespace = format!("{base}-{suffix}");
+        let is_seen = |base: Namespace| {
+            let namespace = namespace.parse::<Namespace>();
+            let generations = NamespaceScope::Generations(base);
+            namespace.is_ok_and(|namespace| generations.contains(&namespace))
+        };
+        if !base.parse().is_ok_and(is_seen) {
+            warn!(
+                namespace,
+                "a frontend with --namespace-prefix {base} does not see this worker: generations end \
+                 in 8 lowercase hexadecimal digits; one with --namespace-prefix-literal does"
+            );
+        }
     }
     let component = match (identity.component.as_deref(), *identity.is_prefill_worker) {
         (Some(component), _) => component,

@@ -8,7 +8,9 @@ pub(crate) mod identity;
 pub(crate) mod scope;
 pub(crate) mod static_worker;
 pub(crate) mod store;
+pub(crate) mod strangers;
 pub(crate) mod table;
+pub(crate) mod url;
 pub(crate) mod value;
 
 use std::path::PathBuf;
@@ -186,10 +188,10 @@ use settings;
 /// # Errors
 ///
 /// When one is given without the other.
-pub(crate) fn pair<T>(
+pub(crate) fn pair<T, U>(
     first: Value<Option<T>>,
-    second: Value<Option<T>>,
-) -> Result<Option<(T, T)>, Failure> {
+    second: Value<Option<U>>,
+) -> Result<Option<(T, U)>, Failure> {
     let [one, other] = [first.setting.label(), second.setting.label()];
     let alone = |given, missing| {
         Err(Failure::usage(format!(

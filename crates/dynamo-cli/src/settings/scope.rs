@@ -3,7 +3,9 @@
 use std::fmt::Display;
 
 use dynamo_discovery::WatchScope;
-use dynamo_namespace::{EndpointId, Namespace, NamespaceScope, is_global_namespace, names};
+use dynamo_namespace::{
+    EndpointId, GLOBAL_NAMESPACE, Namespace, NamespaceScope, is_global_namespace, names,
+};
 
 use super::given::{Given, Origin};
 use super::table::Scope;
@@ -15,6 +17,8 @@ use crate::failure::Failure;
 pub(crate) struct ScopeSettings {
     pub(crate) scope: NamespaceScope,
     pub(crate) watch: WatchScope,
+    /// All namespaces are discovered, and nothing says that this is meant.
+    pub(crate) is_all_unsaid: bool,
 }
 
 /// # Errors
@@ -31,7 +35,11 @@ pub(crate) fn read(given: &Given) -> Result<ScopeSettings, Failure> {
              --namespace, or leave --watch-scope out",
         ));
     }
-    Ok(ScopeSettings { scope, watch })
+    let names = [&asked.namespace, &asked.namespace_prefix];
+    let is_said =
+        *asked.all_namespaces || names.iter().any(|name| name.as_deref() == Some(GLOBAL_NAMESPACE));
+    let is_all_unsaid = scope == NamespaceScope::All && !is_said;
+    Ok(ScopeSettings { scope, watch, is_all_unsaid })
 }
 
 fn scope(asked: &Scope, literal: bool) -> Result<NamespaceScope, Failure> {
@@ -39,6 +47,15 @@ fn scope(asked: &Scope, literal: bool) -> Result<NamespaceScope, Failure> {
     let of = |source: String, error: &dyn Display| Failure::usage(format!("{source}: {error}"));
     // Images set both variables, so a flag wins over either one.
     let by_flag = [namespace.origin, prefix.origin].contains(&Origin::Flag);
+    if *asked.all_namespaces {
+        return if by_flag {
+            Err(Failure::usage(
+                "--all-namespaces and a namespace are given: leave one of the two out",
+            ))
+        } else {
+            Ok(NamespaceScope::All)
+        };
+    }
     match prefix.as_deref().filter(|_| !by_flag || prefix.origin == Origin::Flag) {
         None => NamespaceScope::from_target(namespace.as_deref())
             .map_err(|error| of(namespace.source(), &error)),
@@ -134,6 +151,28 @@ mod tests {
         ] {
             let message = resolve(flags, variables).unwrap_err();
             assert!(message.starts_with(begin), "{message}");
+        }
+    }
+
+    #[test]
+    fn all_namespaces_are_discovered_unsaid_unless_a_flag_or_the_global_name_says_so() {
+        for (flags, namespace, expected) in [
+            (&[][..], "", Some(true)),
+            (&["--namespace="], "", Some(true)),
+            (&["--namespace="], "a", Some(true)),
+            (&["--namespace=global"], "", Some(false)),
+            (&[], "global", Some(false)),
+            (&["--all-namespaces"], "a", Some(false)),
+            (&[], "a", None),
+        ] {
+            let settings = resolve(flags, [namespace, "", ""]).unwrap();
+            let unsaid = settings.is_all_unsaid;
+            let found = (settings.scope == NamespaceScope::All).then_some(unsaid);
+            assert_eq!(found, expected, "{flags:?} {namespace}");
+        }
+        for name in ["--namespace=a", "--namespace-prefix=a"] {
+            let message = resolve(&["--all-namespaces", name], [""; 3]).unwrap_err();
+            assert!(message.starts_with("--all-namespaces and a namespace"), "{message}");
         }
     }
 

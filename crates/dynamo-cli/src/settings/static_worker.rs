@@ -5,7 +5,7 @@ use std::str::FromStr;
 use dynamo_discovery::{Kind, Kinds, WorkerUrl, check_model_name};
 use dynamo_namespace::Namespace;
 
-use super::value;
+use super::value::{self, from_text};
 
 /// A worker that needs no registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(crate) struct StaticWorker {
 pub(crate) fn default_kinds() -> Kinds {
     Kinds::from_iter([Kind::Chat, Kind::Completions])
 }
+
+from_text!(StaticWorker);
 
 impl FromStr for StaticWorker {
     type Err = String;

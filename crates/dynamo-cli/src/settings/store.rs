@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use dynamo_discovery::{ClientIdentity, Credentials, EtcdConfig, Tls};
+use dynamo_discovery::{ClientIdentity, Credentials, EtcdConfig, Password, Tls};
 
 use super::given::{Given, Origin};
-use super::value::Backend;
-use super::{pair, table};
+use super::value::{Backend, from_text};
+use super::{Value, pair, table};
 use crate::failure::Failure;
 
 /// The members of a cluster, between commas; the store checks each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoints(pub(crate) Vec<String>);
+
+from_text!(Endpoints);
 
 impl FromStr for Endpoints {
     type Err = &'static str;
@@ -31,7 +33,7 @@ impl FromStr for Endpoints {
 pub(crate) enum Store {
     /// etcd.
     Etcd {
-        etcd: Etcd,
+        etcd: Box<Etcd>,
         /// Whether anyone said so, or it is only the default.
         named: bool,
     },
@@ -58,8 +60,8 @@ pub(crate) fn read(given: &Given) -> Result<Store, Failure> {
         return Ok(Store::Memory { by_flag: store.discovery_backend.origin == Origin::Flag });
     }
     let named = store.discovery_backend.is_given() || store.etcd_endpoints.is_given();
-    let credentials = pair(store.etcd_username, store.etcd_password)?
-        .map(|(username, password): (String, String)| Credentials::new(username, password));
+    let credentials =
+        credentials(store.etcd_username, store.etcd_password, store.etcd_password_file)?;
     let client = pair(store.etcd_client_cert, store.etcd_client_key)?
         .map(|(cert, key): (PathBuf, PathBuf)| ClientIdentity::new(cert, key));
     let trusted = store.etcd_ca.take().map(|ca| Tls::new().with_ca(ca));
@@ -70,7 +72,25 @@ pub(crate) fn read(given: &Given) -> Result<Store, Failure> {
     let named = named || credentials.is_some() || tls.is_some();
     let Endpoints(endpoints) = store.etcd_endpoints.take();
     let config = EtcdConfig::new(endpoints.clone()).with_credentials(credentials).with_tls(tls);
-    Ok(Store::Etcd { etcd: Etcd { endpoints, config }, named })
+    Ok(Store::Etcd { etcd: Box::new(Etcd { endpoints, config }), named })
+}
+
+/// A user with a password, which is given itself or in a file.
+fn credentials(
+    username: Value<Option<String>>,
+    password: Value<Option<String>>,
+    file: Value<Option<PathBuf>>,
+) -> Result<Option<Credentials>, Failure> {
+    if !file.is_given() {
+        let pair = pair(username, password)?;
+        return Ok(pair.map(|(username, password)| Credentials::new(username, password)));
+    }
+    if password.is_given() {
+        let [one, other] = [file.setting.label(), password.setting.label()];
+        return Err(Failure::usage(format!("{one} is given with {other}: leave one of them out")));
+    }
+    let pair = pair(username, file)?;
+    Ok(pair.map(|(username, file)| Credentials::new(username, Password::File(file))))
 }
 
 impl Etcd {
@@ -155,10 +175,27 @@ mod tests {
             ("ETCD_AUTH_CLIENT_KEY", "--etcd-client-key", "--etcd-client-cert"),
             ("ETCD_AUTH_USERNAME", "--etcd-username", "ETCD_AUTH_PASSWORD"),
             ("ETCD_AUTH_PASSWORD", "ETCD_AUTH_PASSWORD", "--etcd-username"),
+            ("ETCD_AUTH_PASSWORD_FILE", "--etcd-password-file", "--etcd-username"),
         ] {
             let message = resolve(&[], [(variable, "x")]).unwrap_err();
             assert!(message.starts_with(given) && message.contains(missing), "{message}");
         }
+    }
+
+    #[test]
+    fn a_password_comes_from_a_variable_or_from_a_file_and_not_from_both() {
+        let user = ("ETCD_AUTH_USERNAME", "u");
+        let file = ["--etcd-password-file", "/run/password"];
+        let Ok(Store::Etcd { etcd, named: true }) = resolve(&file, [user]) else {
+            panic!("a user with a password is enough")
+        };
+        assert!(format!("{:?}", etcd.config).contains("\"u\""));
+        let both = resolve(&file, [user, ("ETCD_AUTH_PASSWORD", "secret")]).unwrap_err();
+        assert_eq!(
+            both,
+            "--etcd-password-file (ETCD_AUTH_PASSWORD_FILE) is given with ETCD_AUTH_PASSWORD: leave one \
+             of them out"
+        );
     }
 
     #[test]

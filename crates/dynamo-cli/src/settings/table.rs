@@ -3,8 +3,8 @@
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
-use dynamo_discovery::{Kinds, WatchScope, WorkerUrl};
-use dynamo_http::{Network, RouterMode};
+use dynamo_discovery::{ControlUrl, Kinds, WatchScope, WorkerUrl};
+use dynamo_http::{ClientAuth, Network, RouterMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
 
@@ -71,6 +71,7 @@ pub(crate) const WORKER: Program = Program {
         Identity::GROUP,
         Engine::GROUP,
         Models::GROUP,
+        Control::GROUP,
         Echo::GROUP,
         Lease::GROUP,
         Store::GROUP,
@@ -94,6 +95,9 @@ impl Program {
     }
 }
 
+/// The variable for the filter of logs that an engine may read as well.
+pub(crate) const RUST_LOG: &str = "RUST_LOG";
+
 /// What is said of flags that other programs have, and ours do not.
 pub(crate) fn instead_of(flag: &str) -> Option<String> {
     (flag == "--endpoint").then(|| {
@@ -115,6 +119,8 @@ settings! {
         /// updates make them. Wins over a namespace from the same source (flags, or variables); empty
         /// or `global` discovers all
         namespace_prefix: Option<String> = flag("PREFIX").or(env::NAMESPACE_PREFIX);
+        /// Discover the models of all namespaces, whatever the variables say
+        all_namespaces: bool = switch();
         /// Take the prefix literally: `team` also discovers `teamwork`
         namespace_prefix_literal: bool = switch();
         /// 0 takes the prefix literally, as the flag --namespace-prefix-literal does; 1 means
@@ -135,6 +141,13 @@ settings! {
         tls_cert_path: Option<PathBuf> = flag("FILE").or("DYN_TLS_CERT_PATH").reloadable();
         /// Key of the certificate, PEM
         tls_key_path: Option<PathBuf> = flag("FILE").or("DYN_TLS_KEY_PATH").reloadable();
+        /// Authorities that vouch for certificates of clients, PEM. Clients of the main port are then
+        /// asked for a certificate; the admin port asks for none
+        tls_client_ca_path: Option<PathBuf> =
+            flag("FILE").or("DYN_TLS_CLIENT_CA_CERT_PATH").reloadable();
+        /// `required` refuses each client without a certificate; `optional` lets such a client in. An
+        /// invalid certificate is refused in both
+        tls_client_auth: ClientAuth = flag("AUTH").default("required");
         /// How long connections are still taken after SIGTERM or SIGINT, while `/ready` says 503: as
         /// long as load balancers need to notice. A second signal stops at once
         drain_grace: Seconds = flag("SECONDS").default("5");
@@ -166,22 +179,29 @@ settings! {
 
     Workers "Workers" {
         /// A worker that needs no registration; repeatable. Its models are read from its `/v1/models`,
-        /// every 10 seconds; `MODEL=` says that it serves this model, without asking. KINDS is a list
-        /// such as `chat,embedding`, by default `chat,completions`. It belongs to NAMESPACE, by default
-        /// the frontend's own. Without any setting of etcd, no store is used
+        /// every 10 seconds; `MODEL=` says that it serves this model, without asking. Workers that
+        /// answer serve at once; `/ready` waits for the others for 10 seconds. KINDS is a list such as
+        /// `chat,embedding`, by default `chat,completions`. It belongs to NAMESPACE, by default the
+        /// frontend's own. Without any setting of etcd, no store is used
         worker_url: Vec<StaticWorker> =
             flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE]");
-        /// A network in which workers may be, such as 10.0.0.0/8; can be given several times. Judged
-        /// by the address that a worker's name resolves to; link-local addresses and
-        /// those of metadata services are always refused, and without this flag all others are allowed
+        /// A network in which workers may be, such as 192.0.2.0/24; can be given several times.
+        /// Judged by the address that a worker's name resolves to; link-local addresses and those of
+        /// metadata services are always refused, and without this flag all others are allowed
         worker_network: Vec<Network> = flag("NETWORK");
         /// Authorities that `https` workers are trusted by, PEM, beside those of the system
         worker_ca: Option<PathBuf> = flag("FILE").reloadable();
         /// How long the instances of a worker that vanishes from the store without having withdrawn
-        /// serve on while it answers: stores lose live leases now and then; 0 turns it off
+        /// are held while the worker's control port answers for them: stores lose live leases now
+        /// and then; 0 turns it off
         hold: Seconds = flag("SECONDS").default("30");
+        /// Also hold instances of workers without a control port, and serve them from the state file,
+        /// if their server lists the model and no other worker names its URL. Another engine at a
+        /// reused address may list the same model
+        hold_unproven: bool = switch();
         /// Keep what the store said in FILE, so that a frontend that starts while the store is away
-        /// serves what it knew, each worker once it has answered. One file for each frontend
+        /// serves what it knew, each worker once its control port has answered. One file for each
+        /// frontend
         state_file: Option<PathBuf> = flag("FILE").or("DYN_STATE_FILE");
     }
 
@@ -221,6 +241,9 @@ settings! {
         etcd_username: Option<String> = flag("NAME").or("ETCD_AUTH_USERNAME");
         /// Password for etcd. There is no flag, since other users can read those
         etcd_password: Option<String> = variable("ETCD_AUTH_PASSWORD", "PASSWORD").secret();
+        /// File with the password for etcd. It is read again for each new token, so a password may
+        /// change without a restart
+        etcd_password_file: Option<PathBuf> = flag("FILE").or("ETCD_AUTH_PASSWORD_FILE");
         /// Authority that signed etcd's certificate, PEM; else those of the system
         etcd_ca: Option<PathBuf> = flag("FILE").or("ETCD_AUTH_CA");
         /// Client certificate for etcd, PEM
@@ -245,7 +268,13 @@ settings! {
         /// How long a client may take nothing of its answer
         http_write_stall_timeout: Timeout = flag("SECONDS").default("300");
         /// How long an idle connection stays open
-        http_keep_alive: Timeout = flag("SECONDS").default("75");
+        http_keep_alive: Timeout = flag("SECONDS").default("620");
+        /// Most connections of clients at one time; above, a new one gets 503. By default 80 % of the
+        /// descriptors that the process may have
+        max_connections: Option<NonZeroUsize> = flag("COUNT");
+        /// Most connections from one address, or from one /64 network of IPv6. By default there is no
+        /// such limit, since behind a load balancer all clients have its address
+        max_connections_per_ip: Option<NonZeroUsize> = flag("COUNT");
         /// Most requests under way at one time on one connection of HTTP/2
         http2_streams: NonZeroU32 = flag("COUNT").default("200");
         /// How long connecting to a worker may take
@@ -282,8 +311,10 @@ settings! {
         /// Give up when the engine is not healthy, with a model, by then; else it may take as long as
         /// it takes
         start_timeout: Option<Timeout> = flag("SECONDS");
-        /// Withdraw an engine that accepts connections and answers no probe for so long
-        silence_timeout: Timeout = flag("SECONDS").default("60");
+        /// Withdraw an engine that accepts connections and shows no sign of life for so long; no
+        /// shorter than the --first-byte-timeout of the frontends, since some engines answer nothing
+        /// while they generate
+        silence_timeout: Timeout = flag("SECONDS").default("600");
         /// How long the engine goes on after its models are withdrawn, before it is asked to end
         drain_grace: Seconds = flag("SECONDS").default("5");
         /// How long the engine may take to end after SIGTERM, before SIGKILL; in the last 5 s (or the
@@ -299,6 +330,24 @@ settings! {
         model_type: Option<Kinds> = flag("KINDS");
         /// Context length of the models; else as the engine lists it
         context_length: Option<NonZeroU64> = flag("TOKENS");
+    }
+
+    Control "Control port" {
+        /// Address that the control port listens on, by which frontends tell the worker from a
+        /// stranger at its address; else the host of the advertised URL. Without an address of this
+        /// machine there is no control port
+        control_host: Option<String> = flag("HOST");
+        /// Port that the control port listens on; 0 takes a free one, which the log tells
+        control_port: u16 = flag("PORT").default("0");
+        /// Address under which frontends reach the control port, without a path; else where it
+        /// listens. With it, and an advertised URL that is not on this machine, it listens on all
+        /// addresses
+        control_advertise_url: Option<ControlUrl> = flag("URL");
+        /// File with the key of those who may ask the control port to drain and to undrain; without it
+        /// nobody may
+        control_key_file: Option<PathBuf> = flag("FILE");
+        /// Have no control port: then frontends cannot tell the worker from a stranger at its address
+        no_control: bool = switch();
     }
 
     Echo "Echo engine" {
@@ -326,7 +375,7 @@ settings! {
 
     Logs "Logs" {
         /// Which logs are written to stderr, such as `debug` or `info,dynamo_http=debug`
-        log: String = variable("DYN_LOG", "FILTER").or("RUST_LOG").default("info");
+        log: String = variable("DYN_LOG", "FILTER").or(RUST_LOG).default("info");
         /// Logs as one JSON object a line
         logging_jsonl: YesNo = variable("DYN_LOGGING_JSONL", "YES|NO").default("0");
     }

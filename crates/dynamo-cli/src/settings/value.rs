@@ -8,12 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ArgAction;
-use dynamo_discovery::{Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
-use dynamo_http::{Network, RouterMode};
+use dynamo_discovery::{ControlUrl, Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
+use dynamo_http::{ClientAuth, Network, RouterMode};
 use http::HeaderName;
-
-use super::static_worker::StaticWorker;
-use super::store::Endpoints;
 
 /// One value, read from a text as a source has it.
 pub(crate) trait FromText: Sized {
@@ -86,16 +83,18 @@ impl FromText for PathBuf {
 /// Types that are read as they parse.
 macro_rules! from_text {
     ($($type:ty),+) => { $(
-        impl FromText for $type {
-            fn from_text(text: &OsStr) -> Result<Self, String> {
+        impl $crate::settings::value::FromText for $type {
+            fn from_text(text: &std::ffi::OsStr) -> Result<Self, String> {
                 let text = text.to_str().ok_or("it is not UTF-8")?;
-                text.parse().map_err(|error: <Self as FromStr>::Err| error.to_string())
+                text.parse().map_err(|error: <Self as std::str::FromStr>::Err| error.to_string())
             }
         }
     )+ };
 }
+pub(crate) use from_text;
+
 from_text!(String, u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
-from_text!(HeaderName, Network, RouterMode, StaticWorker, WorkerUrl, Endpoints);
+from_text!(HeaderName, Network, RouterMode, WorkerUrl, ControlUrl);
 from_text!(Seconds, Timeout, LeaseTtl, Mebibytes, Kibibytes, YesNo, Percent, ModelName);
 
 /// Types of which each value has a name.
@@ -113,6 +112,7 @@ macro_rules! from_name {
 }
 from_name! {
     WatchScope { "value" => Self::Value, "key" => Self::Key } "value or key"
+    ClientAuth { "required" => Self::Required, "optional" => Self::Optional } "required or optional"
     Format { "json" => Self::Json, "env" => Self::Env } "json or env"
     // `mem` is how newer releases of Dynamo spell it.
     Backend { "etcd" => Self::Etcd, "memory" => Self::Memory, "mem" => Self::Memory } "etcd or memory"
@@ -277,7 +277,7 @@ pub(crate) fn kinds(text: &str) -> Result<Kinds, Expected> {
     let kinds = text
         .split(['|', ','])
         .map(str::trim)
-        .try_fold(Kinds::NONE, |kinds, name| Some(kinds.union(kind(name)?)));
+        .try_fold(Kinds::NONE, |kinds, name| Some(kinds | kind(name)?));
     kinds.ok_or_else(|| {
         let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         Expected(format!("some of {}", names.join(", ")))

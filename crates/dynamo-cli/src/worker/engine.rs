@@ -1,4 +1,4 @@
-//! The engine that a worker runs, if it does.
+//! The engine of a worker: a process of the worker, the echo engine, or a server elsewhere.
 
 use std::fmt;
 use std::io;
@@ -12,14 +12,14 @@ use tokio::task::JoinHandle;
 use super::process::EngineProcess;
 use crate::echo::EchoEngine;
 
-/// An engine, by who runs it.
+/// An engine, by the party that runs it.
 #[derive(Debug)]
 pub(crate) enum RunningEngine {
-    /// Someone else: it neither ends with us nor do we see it end.
+    /// Another party runs the engine: the worker cannot end the engine, and does not see its end.
     Elsewhere,
-    /// We do, as a process.
+    /// The worker runs the engine as a child process.
     Process(EngineProcess),
-    /// We are it.
+    /// The worker itself is the engine.
     Echo(EchoServer),
 }
 
@@ -27,7 +27,7 @@ pub(crate) enum RunningEngine {
 #[derive(Debug)]
 pub(crate) struct EchoServer {
     task: JoinHandle<io::Result<()>>,
-    /// Once it is dropped, the engine drains.
+    /// The engine drains when this is dropped.
     stop: Option<oneshot::Sender<()>>,
     ended: Option<Ended>,
 }
@@ -35,14 +35,14 @@ pub(crate) struct EchoServer {
 /// How an engine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// With this exit code; a signal counts as 128 and its number, as in a shell.
+    /// With this exit code; for a signal, 128 and the signal's number, as in a shell.
     With(u8),
-    /// By the signal that asks it to end.
+    /// By SIGTERM, the signal that asks the engine to end.
     Terminated,
 }
 
 impl RunningEngine {
-    /// Waits for its end. May be dropped and called again.
+    /// Waits for the engine's end. The future may be dropped and created again.
     pub(crate) async fn ended(&mut self) -> Ended {
         match self {
             Self::Elsewhere => std::future::pending().await,
@@ -51,8 +51,8 @@ impl RunningEngine {
         }
     }
 
-    /// Waits for its end; asks what it has left behind to end, and waits for that. May be dropped and
-    /// called again.
+    /// Waits for the engine's end, sends SIGTERM to the processes that are left, and waits for
+    /// their end. The future may be dropped and created again.
     pub(crate) async fn all_ended(&mut self) -> Ended {
         match self {
             Self::Process(process) => Ended::of(&process.all_ended().await),
@@ -60,7 +60,7 @@ impl RunningEngine {
         }
     }
 
-    /// Asks it to end: it finishes what it does.
+    /// Asks the engine to end after the requests that it has.
     pub(crate) fn terminate(&mut self) {
         match self {
             Self::Elsewhere => {}
@@ -69,14 +69,15 @@ impl RunningEngine {
         }
     }
 
-    /// Asks it and all that it started to end, whether they were asked before or not.
+    /// Sends SIGTERM to the engine and to each process that it has started, also to those that had
+    /// one before.
     pub(crate) fn terminate_all(&self) {
         if let Self::Process(process) = self {
             process.signal_all(Signal::TERM);
         }
     }
 
-    /// Ends it and all that it started.
+    /// Kills the engine and each process that it has started.
     pub(crate) fn kill(&mut self) {
         match self {
             Self::Elsewhere => {}
@@ -85,7 +86,7 @@ impl RunningEngine {
         }
     }
 
-    /// Hands a signal on.
+    /// Forwards a signal to the engine.
     pub(crate) fn forward(&self, signal: Signal) {
         if let Self::Process(process) = self {
             process.signal(signal);
@@ -103,13 +104,13 @@ impl EchoServer {
     }
 
     async fn ended(&mut self) -> Ended {
-        // A task gives its result once.
+        // A task gives its result once, so the result is kept.
         if let Some(ended) = self.ended {
             return ended;
         }
         let ended = match (&mut self.task).await {
             Ok(Ok(())) => Ended::With(0),
-            // Killed, after it was asked to end.
+            // The task was aborted, after it was asked to end.
             Err(error) if error.is_cancelled() => Ended::With(0),
             _ => Ended::With(1),
         };
@@ -139,8 +140,8 @@ impl Ended {
         }
     }
 
-    /// The worker's exit code when the engine was asked to end: its own, and success when the
-    /// signal that asked it was what ended it.
+    /// The worker's exit code if the engine was asked to end: the engine's own code, or success if
+    /// SIGTERM ended the engine.
     pub(crate) fn as_asked(self) -> ExitCode {
         match self {
             Self::With(code) => code.into(),
@@ -148,8 +149,8 @@ impl Ended {
         }
     }
 
-    /// The worker's exit code when nobody had asked: the engine's own, and failure when that is 0,
-    /// since an engine should go on.
+    /// The worker's exit code if the engine ended by itself: the engine's own code, or failure if
+    /// that code is 0, since an engine should go on.
     pub(crate) fn unasked(self) -> ExitCode {
         match self {
             Self::With(0) => ExitCode::FAILURE,

@@ -9,8 +9,12 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::health::{Health, Turn};
+use super::life::{Life, Start};
+use super::listing::Listing;
 use super::offer::Offer;
-use crate::engine::Engine;
+use super::report::EngineReport;
+use crate::echo::unix_now;
+use crate::engine::{Engine, Probe};
 
 /// How often an engine is asked.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +25,9 @@ pub(crate) struct Pace {
     pub(crate) probe: Duration,
     /// Between two looks at its models.
     pub(crate) models: Duration,
-    /// How long it may be silent.
+    /// Before it is asked again for its load, when it did not tell.
+    pub(crate) load_again: Duration,
+    /// How long the engine may show no sign of life.
     pub(crate) silence: Duration,
 }
 
@@ -31,82 +37,101 @@ impl Pace {
             waiting: Duration::from_millis(500),
             probe: Duration::from_secs(2),
             models: Duration::from_secs(10),
+            load_again: Duration::from_secs(30),
             silence,
         }
     }
 }
 
-/// Keeps `wanted` at what should be published, for as long as it is polled: nothing while the
-/// engine is out of service.
+/// Keeps `wanted` equal to the entries that should be published, for as long as the future is
+/// polled. While the engine is out of service, `wanted` is empty. `report` is what is known of the
+/// engine.
 pub(crate) async fn follow(
     engine: impl Engine,
     offer: Offer,
     pace: Pace,
+    start: Start,
     wanted: watch::Sender<Vec<ModelEntry>>,
+    report: watch::Sender<EngineReport>,
 ) -> Infallible {
-    let mut health = Health::Out;
-    let mut models = Models::Unread;
-    let (mut waiting, mut listing) = (Said::default(), Said::default());
+    let mut health = Health::new(Instant::now());
+    let mut listing = Listing::default();
+    let mut life = Life::new(start);
+    let (mut waiting, mut said) = (Said::default(), Said::default());
+    let mut load_due = Instant::now();
     loop {
         let began = Instant::now();
-        let probe = engine.probe().await;
-        match health.observe(&probe, Instant::now(), pace.silence) {
+        let asks_load = health.in_service() && began >= load_due;
+        let load = async { if asks_load { engine.load().await } else { None } };
+        let (probe, load) = tokio::join!(engine.probe(), load);
+        let now = Instant::now();
+        if load.is_some() {
+            health.hear(now);
+        } else if asks_load && probe == Probe::Healthy {
+            // An engine without such a page is not asked for it all the time.
+            load_due = now + pace.load_again;
+        }
+        let turn = health.observe(&probe, now, pace.silence);
+        life.observe(&probe, turn.as_ref(), unix_now());
+        match turn {
             Some(Turn::In) => {
                 info!("the engine is healthy");
                 waiting = Said::default();
             }
-            Some(Turn::Out(why)) => {
-                warn!(why, "the engine is out of service");
-                models = Models::Unread;
-                wanted.send_replace(Vec::new());
+            Some(Turn::Failed(why)) => out_of_service(&why, &mut listing, &wanted),
+            Some(Turn::Silenced(span)) => {
+                let why = format!("nothing was heard of it for {} s", span.as_secs());
+                out_of_service(&why, &mut listing, &wanted);
             }
             None => {}
         }
-        let next = match health {
-            Health::Out => {
-                waiting.once(&probe.to_string(), |why| info!(why, "waiting for the engine"));
-                pace.waiting
+        report.send_modify(|report| {
+            report.load = load.filter(|_| health.in_service());
+            (report.started, report.restarts) = (life.started, life.restarts);
+            report.probes[probe.index()] += 1;
+            report.take(&health, &listing, &wanted.borrow());
+        });
+        let next = if health.in_service() {
+            // A silent engine would hold the next probe up.
+            if listing.due(now) && !matches!(probe, Probe::Silent(_)) {
+                read_models(&engine, &offer, pace, &mut health, &mut listing, &mut said, &wanted)
+                    .await;
+                report.send_modify(|report| report.take(&health, &listing, &wanted.borrow()));
             }
-            Health::In { .. } => {
-                if models.due(began) {
-                    models =
-                        read_models(&engine, &offer, pace, models, &wanted, &mut listing).await;
-                }
-                pace.probe
-            }
+            pace.probe
+        } else {
+            waiting.once(&probe.to_string(), |why| info!(why, "waiting for the engine"));
+            pace.waiting
         };
         sleep_until(began + next).await;
     }
 }
 
-/// What is known of an engine's models.
-#[derive(Clone, Copy, Debug)]
-enum Models {
-    Unread,
-    Known { next: Instant },
-}
-
-impl Models {
-    fn due(self, now: Instant) -> bool {
-        match self {
-            Self::Unread => true,
-            Self::Known { next } => now >= next,
-        }
-    }
+fn out_of_service(why: &str, listing: &mut Listing, wanted: &watch::Sender<Vec<ModelEntry>>) {
+    warn!(why, "the engine is out of service");
+    *listing = Listing::default();
+    wanted.send_replace(Vec::new());
 }
 
 async fn read_models(
     engine: &impl Engine,
     offer: &Offer,
     pace: Pace,
-    known: Models,
-    wanted: &watch::Sender<Vec<ModelEntry>>,
+    health: &mut Health,
+    listing: &mut Listing,
     said: &mut Said,
-) -> Models {
-    let next = Models::Known { next: Instant::now() + pace.models };
-    let entries = match (engine.models().await, known) {
-        (Ok(listed), _) => {
-            let entries = offer.entries(&listed);
+    wanted: &watch::Sender<Vec<ModelEntry>>,
+) {
+    let listed = engine.models().await;
+    let now = Instant::now();
+    let entries = match listed {
+        Ok(listed) => {
+            health.hear(now);
+            listing.take(&listed);
+            let entries = offer.entries(listing.known.as_deref().unwrap_or_default());
+            // A second look soon, where one is needed.
+            let is_doubtful = entries.is_empty() || !listing.missing.is_empty();
+            listing.next = Some(now + if is_doubtful { pace.probe } else { pace.models });
             if entries.is_empty() {
                 said.once("no models", |_| {
                     warn!("the engine lists no models; name them with --model");
@@ -116,18 +141,22 @@ async fn read_models(
             }
             entries
         }
-        // What was read last stands.
-        (Err(why), Models::Known { .. }) => {
+        // The last list stays in use.
+        Err(why) if listing.known.is_some() => {
+            listing.next = Some(now + pace.models);
             said.once(&why, |why| warn!(why, "cannot read the engine's models again"));
-            return next;
+            return;
         }
-        (Err(why), Models::Unread) => match offer.entries_unlisted() {
-            Some(entries) => entries,
+        Err(why) => match offer.entries_unlisted() {
+            Some(entries) => {
+                listing.next = Some(now + pace.models);
+                entries
+            }
             None => {
                 said.once(&why, |why| {
                     warn!(why, "cannot read the engine's models; they can be named with --model");
                 });
-                return Models::Unread;
+                return;
             }
         },
     };
@@ -136,11 +165,10 @@ async fn read_models(
         *wanted = entries;
         changed
     });
-    next
 }
 
-/// What was said last, so that it is not said every second.
-#[derive(Default)]
+/// The text of the last log line, so that the same line is not logged at each probe.
+#[derive(Debug, Default)]
 struct Said(Option<String>);
 
 impl Said {
@@ -153,148 +181,4 @@ impl Said {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use tokio::time::{advance, timeout};
-
-    use super::*;
-    use crate::engine::{ListedModel, Probe};
-    use crate::settings::static_worker::default_kinds;
-
-    /// An engine whose answers are set from outside.
-    #[derive(Clone)]
-    struct Fake(Arc<Mutex<Answers>>);
-
-    struct Answers {
-        probe: Probe,
-        models: Result<Vec<ListedModel>, String>,
-    }
-
-    impl Fake {
-        fn new() -> Self {
-            Self(Arc::new(Mutex::new(Answers { probe: Probe::Loading, models: Ok(vec![]) })))
-        }
-
-        fn probes(&self, probe: Probe) {
-            self.0.lock().unwrap().probe = probe;
-        }
-
-        fn lists(&self, names: &[&str]) {
-            let listed = |name: &&str| ListedModel { name: (*name).into(), context_length: None };
-            self.0.lock().unwrap().models = Ok(names.iter().map(listed).collect());
-        }
-
-        fn lists_nothing_readable(&self) {
-            self.0.lock().unwrap().models = Err("not a list".into());
-        }
-    }
-
-    impl Engine for Fake {
-        async fn probe(&self) -> Probe {
-            self.0.lock().unwrap().probe.clone()
-        }
-
-        async fn models(&self) -> Result<Vec<ListedModel>, String> {
-            self.0.lock().unwrap().models.clone()
-        }
-    }
-
-    fn start(named: &[&str]) -> (Fake, watch::Receiver<Vec<ModelEntry>>) {
-        let engine = Fake::new();
-        let offer = Offer {
-            endpoint: "a.backend.generate".parse().unwrap(),
-            url: "http://h:1".parse().unwrap(),
-            kinds: default_kinds(),
-            names: named.iter().map(|name| (*name).to_owned()).collect(),
-            context_length: None,
-            created: 1,
-        };
-        let (wanted, receiver) = watch::channel(Vec::new());
-        let pace = Pace::new(Duration::from_secs(60));
-        tokio::spawn(follow(engine.clone(), offer, pace, wanted));
-        (engine, receiver)
-    }
-
-    /// Waits until these models are wanted.
-    async fn until(wanted: &mut watch::Receiver<Vec<ModelEntry>>, names: &[&str]) {
-        let those = |entries: &Vec<ModelEntry>| {
-            entries.iter().map(ModelEntry::name).eq(names.iter().copied())
-        };
-        let waited = timeout(Duration::from_secs(600), wanted.wait_for(those)).await;
-        waited.expect("in time").unwrap();
-    }
-
-    /// Lets so much time pass, and everyone do what they do meanwhile.
-    async fn pass(seconds: u64) {
-        for _ in 0..seconds * 4 {
-            advance(Duration::from_millis(250)).await;
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn models_are_wanted_while_the_engine_is_healthy() {
-        let (engine, mut wanted) = start(&[]);
-        engine.lists(&["m"]);
-        pass(3600).await;
-        assert!(wanted.borrow().is_empty(), "an engine may load for as long as it takes");
-
-        engine.probes(Probe::Healthy);
-        until(&mut wanted, &["m"]).await;
-        engine.probes(Probe::Failed("refused".into()));
-        until(&mut wanted, &[]).await;
-        engine.probes(Probe::Healthy);
-        until(&mut wanted, &["m"]).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_engine_that_is_only_busy_stays() {
-        let (engine, mut wanted) = start(&["m"]);
-        engine.probes(Probe::Healthy);
-        until(&mut wanted, &["m"]).await;
-        engine.probes(Probe::Silent);
-        pass(50).await;
-        assert_eq!(wanted.borrow().len(), 1);
-        until(&mut wanted, &[]).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn adapters_come_and_go() {
-        let (engine, mut wanted) = start(&[]);
-        engine.probes(Probe::Healthy);
-        engine.lists(&["m"]);
-        until(&mut wanted, &["m"]).await;
-        engine.lists(&["m", "m-lora"]);
-        until(&mut wanted, &["m", "m-lora"]).await;
-        engine.lists(&["m-lora"]);
-        until(&mut wanted, &["m-lora"]).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_read_last_stands_while_the_list_cannot_be_read() {
-        let (engine, mut wanted) = start(&[]);
-        engine.probes(Probe::Healthy);
-        engine.lists_nothing_readable();
-        pass(30).await;
-        assert!(wanted.borrow().is_empty());
-        engine.lists(&["m"]);
-        until(&mut wanted, &["m"]).await;
-        engine.lists_nothing_readable();
-        wanted.mark_unchanged();
-        pass(60).await;
-        assert!(!wanted.has_changed().unwrap());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn named_models_need_no_list() {
-        let (engine, mut wanted) = start(&["a", "b"]);
-        engine.lists_nothing_readable();
-        engine.probes(Probe::Healthy);
-        until(&mut wanted, &["a", "b"]).await;
-        engine.lists(&["default"]);
-        wanted.mark_unchanged();
-        pass(60).await;
-        assert!(!wanted.has_changed().unwrap(), "the engine's own names are not taken");
-    }
-}
+mod tests;

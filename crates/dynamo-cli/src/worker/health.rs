@@ -1,23 +1,31 @@
-//! Whether an engine is in service, judged from its probes. Pure: it has no clock of its own.
+//! What an engine is to its worker, judged from probes. Pure: it has no clock of its own.
+//!
+//! | probe | out of service | in service |
+//! |---|---|---|
+//! | healthy | begins the service | forgives failures and misses |
+//! | busy: another route than `/health` answers | is life | is life, forgives misses |
+//! | loading, failed, refused | stays out | counts as a failure: the third in a row ends the service |
+//! | silent: no route answers | stays out | counts as a miss: from the third in a row on the engine is silent; the service ends when nothing was heard for the silence time-out |
+//!
+//! Misses neither add to failures nor forgive them. A full engine (429) is healthy.
 
 use std::time::Duration;
 
+use dynamo_discovery::EngineState;
 use tokio::time::Instant;
 
 use crate::engine::Probe;
 
 /// An engine's health, as its probes show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
-    /// It has not answered yet, or failed.
-    Out,
-    /// It answers.
-    In {
-        /// Failed probes since it last answered well.
-        failures: u32,
-        /// When it last answered well.
-        heard: Instant,
-    },
+pub(crate) struct Health {
+    in_service: bool,
+    /// Failed probes since it last answered well.
+    failures: u32,
+    /// Probes in a row that nothing answered.
+    misses: u32,
+    /// When it last showed life; at first, since when it is asked.
+    heard: Instant,
 }
 
 /// What a probe changed.
@@ -25,124 +33,92 @@ pub(crate) enum Health {
 pub(crate) enum Turn {
     /// The engine is in service now.
     In,
-    /// It no longer is; why.
-    Out(String),
+    /// It no longer is, since it failed; how.
+    Failed(String),
+    /// It no longer is, since it was silent; for how long.
+    Silenced(Duration),
 }
 
-/// So many failed probes end the service.
-const FAILURES: u32 = 3;
-
 impl Health {
-    /// Takes a probe in.
+    /// So many failed probes in a row end the service.
+    pub(crate) const FAILURES: u32 = 3;
+    /// So many probes in a row without an answer are silence.
+    pub(crate) const MISSES: u32 = 3;
+
+    /// That of an engine that is asked from now on.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { in_service: false, failures: 0, misses: 0, heard: now }
+    }
+
+    /// Whether its models may be registered.
+    pub(crate) fn in_service(&self) -> bool {
+        self.in_service
+    }
+
+    /// What the engine is now.
+    pub(crate) fn state(&self) -> EngineState {
+        if self.misses >= Self::MISSES {
+            EngineState::Silent
+        } else if self.in_service {
+            EngineState::Healthy
+        } else {
+            EngineState::Failing
+        }
+    }
+
+    /// For how long nothing was heard of it.
+    pub(crate) fn silent_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard)
+    }
+
+    /// Takes in a sign of life that is no probe: the engine answered another question.
+    pub(crate) fn hear(&mut self, now: Instant) {
+        (self.misses, self.heard) = (0, now);
+    }
+
+    /// Takes in a probe.
     ///
     /// Silence proves nothing by itself, since a burst of requests blocks some engines; only after
-    /// `silence` without a good answer does it end the service.
+    /// `silence` without any sign of life does it end the service.
     pub(crate) fn observe(
         &mut self,
         probe: &Probe,
         now: Instant,
         silence: Duration,
     ) -> Option<Turn> {
-        match (&mut *self, probe) {
-            (Self::Out, Probe::Healthy) => {
-                *self = Self::In { failures: 0, heard: now };
-                return Some(Turn::In);
+        match probe {
+            Probe::Healthy => {
+                self.hear(now);
+                self.failures = 0;
+                let was_out = !std::mem::replace(&mut self.in_service, true);
+                return was_out.then_some(Turn::In);
             }
-            (Self::Out, _) => return None,
-            (Self::In { failures, heard }, Probe::Healthy) => (*failures, *heard) = (0, now),
-            (Self::In { .. }, Probe::Silent) => {}
-            (Self::In { failures, .. }, Probe::Loading | Probe::Failed(_)) => *failures += 1,
+            Probe::Busy => self.hear(now),
+            Probe::Loading => {
+                self.hear(now);
+                self.failures = self.failures.saturating_add(1);
+            }
+            Probe::Failed(_) | Probe::Refused(_) => {
+                self.misses = 0;
+                self.failures = self.failures.saturating_add(1);
+            }
+            Probe::Silent(_) => self.misses = self.misses.saturating_add(1),
         }
-        let Self::In { failures, heard } = *self else { return None };
-        let why = if failures >= FAILURES {
-            format!("{failures} probes failed, the last one: {probe}")
-        } else if now.duration_since(heard) >= silence {
-            format!("no probe was answered for {} s", now.duration_since(heard).as_secs())
+        if !self.in_service {
+            return None;
+        }
+        let turn = if self.failures >= Self::FAILURES {
+            let failures = self.failures;
+            Turn::Failed(format!("{failures} probes failed, the last one: {probe}"))
+        } else if self.silent_for(now) >= silence {
+            Turn::Silenced(self.silent_for(now))
         } else {
             return None;
         };
-        *self = Self::Out;
-        Some(Turn::Out(why))
+        self.in_service = false;
+        Some(turn)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SILENCE: Duration = Duration::from_secs(60);
-    const INTERVAL: Duration = Duration::from_secs(2);
-
-    fn failed() -> Probe {
-        Probe::Failed("connection refused".into())
-    }
-
-    /// What each of the probes, 2 s apart, changed.
-    fn turns(probes: &[Probe]) -> Vec<Option<Turn>> {
-        let (mut health, mut now) = (Health::Out, Instant::now());
-        let mut turns = Vec::new();
-        for probe in probes {
-            turns.push(health.observe(probe, now, SILENCE));
-            now += INTERVAL;
-        }
-        turns
-    }
-
-    fn kinds(turns: &[Option<Turn>]) -> String {
-        let letter = |turn: &Option<Turn>| match turn {
-            None => '.',
-            Some(Turn::In) => '+',
-            Some(Turn::Out(_)) => '-',
-        };
-        turns.iter().map(letter).collect()
-    }
-
-    #[test]
-    fn an_engine_is_in_service_from_its_first_good_answer_on() {
-        let probes = [
-            failed(),
-            Probe::Loading,
-            Probe::Silent,
-            Probe::Loading,
-            Probe::Healthy,
-            Probe::Healthy,
-        ];
-        assert_eq!(kinds(&turns(&probes)), "....+.");
-    }
-
-    #[test]
-    fn the_third_failure_in_a_row_ends_the_service_and_a_good_answer_begins_it_again() {
-        let probes = [
-            Probe::Healthy,
-            failed(),
-            failed(),
-            Probe::Healthy,
-            failed(),
-            Probe::Loading,
-            failed(),
-            failed(),
-            Probe::Healthy,
-        ];
-        let turns = turns(&probes);
-        assert_eq!(kinds(&turns), "+.....-.+");
-        assert_eq!(
-            turns[6],
-            Some(Turn::Out("3 probes failed, the last one: connection refused".into()))
-        );
-    }
-
-    #[test]
-    fn silence_between_failures_neither_adds_to_them_nor_forgives_them() {
-        let probes = [Probe::Healthy, failed(), Probe::Silent, failed(), Probe::Silent, failed()];
-        assert_eq!(kinds(&turns(&probes)), "+....-");
-    }
-
-    #[test]
-    fn silence_alone_ends_the_service_only_after_its_own_time() {
-        let mut probes = vec![Probe::Healthy];
-        probes.extend(std::iter::repeat_n(Probe::Silent, 30));
-        let turns = turns(&probes);
-        assert_eq!(kinds(&turns), format!("+{}-", ".".repeat(29)));
-        assert_eq!(turns[30], Some(Turn::Out("no probe was answered for 60 s".into())));
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
-//! A worker's life: start, serve, and an end in order.
+//! A worker's life: start, service, and an end in order.
 
+use std::ffi::OsString;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,23 +12,26 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use super::control::{Control, Facts};
 use super::engine::{EchoServer, Ended, RunningEngine};
 use super::follow::{Pace, follow};
+use super::life::Start;
 use super::offer::Offer;
 use super::process::EngineProcess;
-use super::register::register;
+use super::register::{Offering, RegistrationReport, register};
+use super::report::EngineReport;
 use super::settings::{EngineSettings, WorkerSettings};
 use super::signals::{Asked, Signals};
 use crate::echo::{EchoEngine, local_url, unix_now};
-use crate::engine::HttpEngine;
+use crate::engine::{HttpEngine, somebody_listens};
 use crate::failure::Failure;
 use crate::settings::table::Echo;
 
-/// How long a store that is away may delay the end.
+/// How long the withdrawal may take: a store that is away delays the end by this at most.
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long all that an engine has started has to end, if the engine did not end by itself; or half
-/// of the whole time, if that is less.
+/// The part of `--stop-timeout` that is left when the worker sends SIGTERM to each process of the
+/// engine; half of `--stop-timeout`, if that is less.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
 /// A worker whose engine was started.
@@ -35,8 +39,17 @@ pub(crate) struct Worker {
     settings: WorkerSettings,
     engine: RunningEngine,
     engine_url: WorkerUrl,
+    engine_start: Start,
+    control: Option<Control>,
     pub(crate) offer: Offer,
     signals: Signals,
+}
+
+/// An engine that could start now.
+enum Prepared {
+    Elsewhere,
+    Command(Vec<OsString>),
+    Echo(EchoEngine, TcpListener),
 }
 
 /// Why a worker ends.
@@ -47,21 +60,34 @@ enum End {
 }
 
 impl Worker {
-    /// Starts the engine, if it is ours to start.
+    /// Starts the engine, if the settings name a command or the echo engine.
     ///
     /// # Errors
     ///
-    /// When the command cannot be started, or the echo engine cannot listen.
+    /// When the command cannot be started or somebody listens where it would, or when the echo engine
+    /// or the control port cannot listen.
     pub(crate) async fn start(settings: WorkerSettings) -> Result<Self, Failure> {
-        // First, so that no signal comes between the engine's start and the end in order.
+        // The handlers come before the engine, so that a signal after the engine's start ends the
+        // worker in order.
         let signals =
             Signals::new().context("cannot listen for signals").map_err(Failure::Running)?;
-        let (engine, engine_url) = start_engine(&settings).await?;
+        let (prepared, engine_url) = prepare_engine(&settings).await?;
+        let url = settings.advertise_url.clone().unwrap_or_else(|| engine_url.clone());
+        let control = match &settings.control {
+            Some(config) => Control::listen(config, &url).await?,
+            None => None,
+        };
+        let engine_start = match prepared {
+            Prepared::Elsewhere => Start::Seen,
+            Prepared::Command(_) | Prepared::Echo(..) => Start::Known(unix_now()),
+        };
+        let engine = start_engine(prepared)?;
         let offer = Offer {
             endpoint: settings.endpoint.clone(),
-            url: settings.advertise_url.clone().unwrap_or_else(|| engine_url.clone()),
+            url,
+            control: control.as_ref().map(|control| control.url.clone()),
             kinds: settings.kinds,
-            // The echo engine lists its models itself.
+            // The echo engine lists its models in `/v1/models`.
             names: match engine {
                 RunningEngine::Echo(_) => Vec::new(),
                 _ => settings.models.clone(),
@@ -69,16 +95,17 @@ impl Worker {
             context_length: settings.context_length,
             created: unix_now(),
         };
-        Ok(Self { settings, engine, engine_url, offer, signals })
+        Ok(Self { settings, engine, engine_url, engine_start, control, offer, signals })
     }
 
-    /// Serves until it is asked to stop, or the engine ends.
+    /// Serves until a signal asks the worker to stop, or the engine ends.
     ///
     /// # Errors
     ///
-    /// When the engine does not get healthy within the time that it has.
+    /// When the engine is not healthy within `--start-timeout`.
     pub(crate) async fn run(self, registration: RegistrationConfig) -> Result<ExitCode, Failure> {
-        let Self { settings, mut engine, engine_url, offer, mut signals } = self;
+        let Self { settings, mut engine, engine_url, engine_start, control, offer, mut signals } =
+            self;
         info!(
             url = %engine_url,
             advertised = %offer.url,
@@ -86,6 +113,18 @@ impl Worker {
             "following the engine"
         );
         let (wanted, published) = watch::channel(Vec::new());
+        let (offering, offered) = watch::channel(Offering::Open);
+        let (engine_report, engine_seen) = watch::channel(EngineReport::new(engine_start));
+        let (registration_report, registered) = watch::channel(RegistrationReport::default());
+        if let Some(control) = control {
+            // Until the process ends: the end is to be seen.
+            tokio::spawn(control.serve(Facts {
+                instance: registration.instance(),
+                engine: engine_seen,
+                registration: registered,
+                offering: offering.clone(),
+            }));
+        }
         let asked = HttpEngine::new(
             engine_url.clone(),
             settings.engine_key.clone(),
@@ -93,26 +132,34 @@ impl Worker {
         );
         settings.engine_tls.reload_on_change();
         let pace = Pace::new(settings.silence_timeout);
-        let following = follow(asked, offer, pace, wanted);
+        let following = follow(asked, offer, pace, engine_start, wanted, engine_report);
         let (stop, stopped) = oneshot::channel::<()>();
-        let mut registering = pin!(register(registration, published.clone(), async {
-            // Dropped is stopped as well.
+        let until_stopped = async {
+            // A dropped sender stops the registration as well.
             let _ = stopped.await;
-        }));
+        };
+        let mut registering = pin!(register(
+            registration,
+            published.clone(),
+            offered,
+            registration_report,
+            until_stopped,
+        ));
 
         let end = tokio::select! {
             end = serve(&settings, &mut engine, published.clone(), &mut signals) => end,
             never = following => match never {},
             () = &mut registering => unreachable!("it goes on until it is stopped"),
         };
-        // What no frontend knows needs no grace.
+        // Without published models no frontend sends requests, so the engine needs no grace.
         let is_published = !published.borrow().is_empty();
+        offering.send_replace(Offering::Stopping);
         drop(stop);
         match end {
             End::EngineEnded(ended) => {
                 error!(%ended, "the engine ended by itself");
                 withdraw(registering).await;
-                // What it may have left behind.
+                // Kills the processes that the engine may have left behind.
                 engine.kill();
                 Ok(ended.unasked())
             }
@@ -136,16 +183,19 @@ impl Worker {
     }
 }
 
-async fn start_engine(settings: &WorkerSettings) -> Result<(RunningEngine, WorkerUrl), Failure> {
+/// Makes sure that the engine can listen, and that no other one does.
+async fn prepare_engine(settings: &WorkerSettings) -> Result<(Prepared, WorkerUrl), Failure> {
     match &settings.engine {
-        EngineSettings::Elsewhere(url) => Ok((RunningEngine::Elsewhere, url.clone())),
+        EngineSettings::Elsewhere(url) => Ok((Prepared::Elsewhere, url.clone())),
         EngineSettings::Command { url, command } => {
-            let process = EngineProcess::start(command)
-                .with_context(|| {
-                    format!("cannot start {:?}", command.first().cloned().unwrap_or_default())
-                })
-                .map_err(Failure::Usage)?;
-            Ok((RunningEngine::Process(process), url.clone()))
+            // Its models would be registered as those of COMMAND, which cannot listen there.
+            if somebody_listens(url).await {
+                return Err(Failure::Running(anyhow::anyhow!(
+                    "a foreign engine already listens at {url}, so COMMAND was not started: end it, \
+                     choose another port, or leave COMMAND out to register that engine"
+                )));
+            }
+            Ok((Prepared::Command(command.clone()), url.clone()))
         }
         EngineSettings::Echo { host, port, delay } => {
             let listener = TcpListener::bind((host.as_str(), *port))
@@ -159,9 +209,26 @@ async fn start_engine(settings: &WorkerSettings) -> Result<(RunningEngine, Worke
             let url = local_url(address);
             let engine = EchoEngine { models: settings.models.clone(), delay: *delay };
             info!(%url, "the echo engine listens");
-            Ok((RunningEngine::Echo(EchoServer::start(engine, listener)), url))
+            Ok((Prepared::Echo(engine, listener), url))
         }
     }
+}
+
+fn start_engine(prepared: Prepared) -> Result<RunningEngine, Failure> {
+    Ok(match prepared {
+        Prepared::Elsewhere => RunningEngine::Elsewhere,
+        Prepared::Command(command) => {
+            let process = EngineProcess::start(&command)
+                .with_context(|| {
+                    format!("cannot start {:?}", command.first().cloned().unwrap_or_default())
+                })
+                .map_err(Failure::Usage)?;
+            RunningEngine::Process(process)
+        }
+        Prepared::Echo(engine, listener) => {
+            RunningEngine::Echo(EchoServer::start(engine, listener))
+        }
+    })
 }
 
 /// Waits for a reason to end.
@@ -186,19 +253,20 @@ async fn serve(
             asked = signals.next() => match asked {
                 Asked::Stop => return End::Asked,
                 Asked::Forward(signal) => engine.forward(signal),
+                Asked::Reload => info!("SIGHUP: files are read again whenever they change"),
             },
         }
     }
 }
 
-/// Lets the registration withdraw; what it does not manage in time, the lease does.
+/// Lets the registration withdraw; entries that it does not withdraw in time end with the lease.
 async fn withdraw(registering: impl Future<Output = ()>) {
     if timeout(WITHDRAW_TIMEOUT, registering).await.is_err() {
         warn!("the store does not answer: the models stay listed until their lease ends");
     }
 }
 
-/// Frontends send nothing new now: lets the engine go on for a while, then ends it.
+/// Lets the engine go on for `grace`, then ends it. Frontends send no new requests at this time.
 async fn drain(
     settings: &WorkerSettings,
     grace: Duration,
@@ -216,7 +284,7 @@ async fn drain(
     stop_engine(settings, engine, signals).await
 }
 
-/// SIGTERM, time to finish, SIGTERM to all that is there, SIGKILL.
+/// Sends SIGTERM to the engine, later SIGTERM to each process that is left, and at last SIGKILL.
 async fn stop_engine(
     settings: &WorkerSettings,
     engine: &mut RunningEngine,
@@ -233,8 +301,8 @@ async fn stop_engine(
         if in_time.is_ok() {
             return in_time;
         }
-        // A script with a trap heeds no signal while the engine runs in its foreground, and the
-        // engine has not heard of any.
+        // A shell script with a trap handles no signal while the engine runs in its foreground, so
+        // the engine may not have got a SIGTERM.
         info!("asking all that the engine has started to end");
         engine.terminate_all();
         timeout(last_call, engine.all_ended()).await
@@ -251,7 +319,7 @@ async fn stop_engine(
     engine.ended().await.as_asked()
 }
 
-/// Waits for another signal to stop: whoever sends it does not want to wait.
+/// Waits for another signal to stop, which skips the present wait.
 async fn hurry(signals: &mut Signals) {
     while signals.next().await != Asked::Stop {}
 }

@@ -1,15 +1,20 @@
-//! `dynamo-worker`: registers an engine for as long as it is healthy, and runs it if asked to.
+//! `dynamo-worker`: registers an engine for as long as the engine is healthy; on request runs it.
 //!
-//! Three parts that share one value, what should be published now: `follow` derives it from the
-//! engine, `register` brings the store to it, and `lifecycle` starts and ends all of them.
+//! Three parts share one value, the entries that should be published now: `follow` derives the
+//! value from the engine, `register` brings the store to it, and `lifecycle` starts and ends all
+//! parts. `control` tells others what these parts know.
 
+mod control;
 mod engine;
 mod follow;
 mod health;
+mod life;
 mod lifecycle;
+mod listing;
 mod offer;
 mod process;
 mod register;
+mod report;
 mod settings;
 mod signals;
 
@@ -24,10 +29,10 @@ use crate::settings::given::Given;
 use crate::settings::table::WORKER;
 use crate::settings::value::LeaseTtl;
 use crate::settings::{identity, store};
-use crate::{logging, program, runtime};
+use crate::{descriptors, program, runtime};
 
 use lifecycle::Worker;
-use settings::WorkerSettings;
+use settings::{EngineSettings, WorkerSettings};
 
 /// Runs `dynamo-worker`.
 pub fn main() -> ExitCode {
@@ -35,8 +40,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
-    logging::start(given)?;
+    let _logging = program::start(given)?;
     let settings = settings::read(given)?;
+    // A command inherits the limit, and programs that use `select` fail above 1024 descriptors.
+    if !matches!(settings.engine, EngineSettings::Command { .. }) {
+        descriptors::raise_limit();
+    }
     runtime::block_on(None, start(settings))
 }
 
@@ -58,6 +67,17 @@ async fn start(settings: WorkerSettings) -> Result<ExitCode, Failure> {
             url = %worker.offer.url,
             "only this machine reaches that address, and the store is on another one: \
              --advertise-url says what frontends reach"
+        );
+    }
+    if let Some(control) = &worker.offer.control
+        && !is_local
+        && store::is_loopback(&control.as_worker_url().to_uri())
+        && !store::is_loopback(&worker.offer.url.to_uri())
+    {
+        warn!(
+            url = %control,
+            "only this machine reaches the control port, and the store is on another one: \
+             --control-advertise-url says what frontends reach"
         );
     }
     worker.run(registration).await

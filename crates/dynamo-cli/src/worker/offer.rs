@@ -1,28 +1,31 @@
-//! What is published: entries, from the models that an engine lists and what the user said.
+//! The entries to publish, made from the models that an engine lists and the user's settings.
 
-use dynamo_discovery::{Kinds, ModelEntry, WorkerUrl};
+use dynamo_discovery::{ControlUrl, Kinds, ModelEntry, WorkerUrl};
 use dynamo_namespace::EndpointId;
 
 use crate::engine::ListedModel;
 
-/// What the user said about the models.
+/// The user's settings about the models.
 #[derive(Clone, Debug)]
 pub(crate) struct Offer {
-    /// Where the worker serves, in Dynamo's terms.
+    /// The worker's endpoint, in Dynamo's terms.
     pub(crate) endpoint: EndpointId,
-    /// Where frontends reach the engine.
+    /// The URL under which frontends reach the engine.
     pub(crate) url: WorkerUrl,
+    /// Where frontends reach the control port, if there is one.
+    pub(crate) control: Option<ControlUrl>,
     pub(crate) kinds: Kinds,
-    /// The names of the models; none to take those that the engine lists.
+    /// The names of the models; if empty, those that the engine lists.
     pub(crate) names: Vec<String>,
-    /// The context length; none to take the one that the engine lists.
+    /// The context length; `None` for the one that the engine lists.
     pub(crate) context_length: Option<u64>,
-    /// When the worker started, in unix seconds. It stays, so that equal entries are equal.
+    /// The time of the worker's start, in unix seconds. The value stays the same, so that an
+    /// unchanged model gives an equal entry.
     pub(crate) created: u64,
 }
 
 impl Offer {
-    /// The entries, when the engine lists these models.
+    /// The entries, if the engine lists these models.
     pub(crate) fn entries(&self, listed: &[ListedModel]) -> Vec<ModelEntry> {
         if self.names.is_empty() {
             return listed
@@ -36,15 +39,19 @@ impl Offer {
         self.names.iter().filter_map(|name| self.entry(name, context_length(name))).collect()
     }
 
-    /// The entries when the engine's list cannot be read: there are some if the user named models.
+    /// The entries if the engine's list cannot be read; `None` unless the user named models.
     pub(crate) fn entries_unlisted(&self) -> Option<Vec<ModelEntry>> {
         (!self.names.is_empty()).then(|| self.entries(&[]))
     }
 
     fn entry(&self, name: &str, listed_context: Option<u64>) -> Option<ModelEntry> {
-        // Names and kinds were checked where they came from.
+        // The engine's client and the settings have checked names and kinds.
         let entry = ModelEntry::new(name, self.endpoint.clone(), self.kinds).ok()?;
         let entry = entry.with_url(self.url.clone()).with_created(self.created);
+        let entry = match &self.control {
+            Some(control) => entry.with_control(control.clone()),
+            None => entry,
+        };
         Some(match self.context_length.or(listed_context) {
             Some(context_length) => entry.with_context_length(context_length),
             None => entry,
@@ -61,6 +68,7 @@ mod tests {
         Offer {
             endpoint: "team-a.backend.generate".parse().unwrap(),
             url: "http://h:1".parse().unwrap(),
+            control: Some("http://h:2".parse().unwrap()),
             kinds: default_kinds(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             context_length,
@@ -76,8 +84,8 @@ mod tests {
     #[test]
     fn names_of_the_user_replace_the_list_and_keep_its_context_lengths() {
         let listed = [
-            ListedModel { name: "default".into(), context_length: None },
-            ListedModel { name: "a".into(), context_length: Some(4096) },
+            ListedModel { name: "default".into(), context_length: None, is_adapter: false },
+            ListedModel { name: "a".into(), context_length: Some(4096), is_adapter: false },
         ];
         for (names, context, expected) in [
             (&[][..], None, vec![("default", None), ("a", Some(4096))]),
@@ -88,6 +96,13 @@ mod tests {
                 expected.into_iter().map(|(name, context)| (name.to_owned(), context)).collect();
             assert_eq!(shown(offer(names, context).entries(&listed)), expected);
         }
+    }
+
+    #[test]
+    fn every_entry_names_the_control_port() {
+        let entries = offer(&["a", "b"], None).entries(&[]);
+        let control = |entry: &ModelEntry| entry.control().unwrap().to_string();
+        assert_eq!(entries.iter().map(control).collect::<Vec<_>>(), ["http://h:2", "http://h:2"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Keeps the store at what should be published, through every outage of the store.
+//! Keeps the store's entries equal to the wanted ones, through each outage of the store.
 
 use std::mem::{self, Discriminant};
 use std::time::Duration;
@@ -8,28 +8,63 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-/// Publishes, updates and re-publishes until `stop`, then withdraws.
+/// Whether a worker offers its models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offering {
+    /// It does.
+    Open,
+    /// It was told to drain, and offers nothing until it is told otherwise.
+    Drained,
+    /// It ends.
+    Stopping,
+}
+
+/// What the store holds of a worker, as the control port shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RegistrationReport {
+    /// Whether a lease is held now.
+    pub(crate) has_lease: bool,
+    /// How many models were registered last. They count while the store is away.
+    pub(crate) models: usize,
+    /// How often the store was brought to what should be published.
+    pub(crate) registrations: u64,
+    /// How often that failed.
+    pub(crate) failures: u64,
+    /// How many leases were lost.
+    pub(crate) leases_lost: u64,
+}
+
+/// Publishes, updates and publishes again until `stop`, then withdraws. Nothing is published but while
+/// the offering is open; that outlives every lease.
 ///
-/// What is under way at `stop` is finished first, so that nothing is left behind; the caller
-/// bounds the time.
+/// A call to the store that runs at `stop` is finished first, so that no entry is left behind; the
+/// caller bounds the time.
 pub(crate) async fn register(
     config: RegistrationConfig,
     mut wanted: watch::Receiver<Vec<ModelEntry>>,
+    mut offering: watch::Receiver<Offering>,
+    report: watch::Sender<RegistrationReport>,
     stop: impl Future<Output = ()>,
 ) {
     let mut stop = std::pin::pin!(stop);
     let mut registration: Option<Registration> = None;
     let mut retry = Retry::default();
     loop {
+        let is_open = *offering.borrow_and_update() == Offering::Open;
         let entries = wanted.borrow_and_update().clone();
-        let names = names(&entries);
-        let done = match registration.as_mut() {
-            None if entries.is_empty() => Ok(()),
-            None => Registration::publish(config.clone(), entries)
-                .await
-                .map(|published| registration = Some(published)),
-            Some(registration) => registration.update(entries).await,
-        };
+        let entries = if is_open { entries } else { Vec::new() };
+        let (names, models) = (names(&entries), entries.len());
+        let done = bring(&mut registration, &config, entries).await;
+        report.send_modify(|report| {
+            report.has_lease = registration.is_some();
+            match done {
+                Ok(()) => {
+                    report.models = models;
+                    report.registrations += u64::from(registration.is_some());
+                }
+                Err(_) => report.failures += 1,
+            }
+        });
         let pause = match done {
             Ok(()) => {
                 retry = Retry::default();
@@ -42,6 +77,7 @@ pub(crate) async fn register(
             }
             Err(StoreError::LeaseGone) => {
                 registration = None;
+                report.send_modify(RegistrationReport::lose_lease);
                 Some(retry.again())
             }
             Err(error) => Some(retry.failed(&error)),
@@ -50,9 +86,11 @@ pub(crate) async fn register(
         tokio::select! {
             () = &mut stop => break,
             changed = wanted.changed() => if changed.is_err() { break },
+            Ok(()) = offering.changed() => {}
             () = resolve(lost) => {
                 info!("publishing again");
                 registration = None;
+                report.send_modify(RegistrationReport::lose_lease);
             }
             () = resolve(pause.map(sleep)) => {}
         }
@@ -65,7 +103,31 @@ pub(crate) async fn register(
     }
 }
 
-/// The future, if there is one; else never.
+impl RegistrationReport {
+    fn lose_lease(&mut self) {
+        self.has_lease = false;
+        self.leases_lost += 1;
+    }
+}
+
+/// Brings the store to these entries.
+///
+/// The lease comes first and is kept when a put fails: the registration then still knows what the store
+/// may have got.
+async fn bring(
+    registration: &mut Option<Registration>,
+    config: &RegistrationConfig,
+    entries: Vec<ModelEntry>,
+) -> Result<(), StoreError> {
+    let registration = match registration {
+        None if entries.is_empty() => return Ok(()),
+        None => registration.insert(Registration::publish(config.clone(), Vec::new()).await?),
+        Some(registration) => registration,
+    };
+    registration.update(entries).await
+}
+
+/// Waits for the future; `None` is pending for ever.
 async fn resolve<F: Future<Output = ()>>(future: Option<F>) {
     match future {
         Some(future) => future.await,
@@ -83,11 +145,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     crate::failure::one_line(&ErrorChain(error).to_string())
 }
 
-/// How long to wait before the next try, and whether the outage was told already.
+/// The wait before the next try, and the failure that was logged last.
 #[derive(Debug, Default)]
 struct Retry {
     tries: u32,
-    /// Which failure was told; another kind is told as well.
+    /// The kind of the failure that was logged; a failure of another kind is logged as well.
     told: Option<Discriminant<StoreError>>,
 }
 
@@ -105,7 +167,7 @@ impl Retry {
         self.again()
     }
 
-    /// Doubles from 50 ms to a second, with jitter.
+    /// The next wait: it doubles from 50 ms to a second, with jitter.
     fn again(&mut self) -> Duration {
         let span = Duration::from_millis(50) * 2_u32.pow(self.tries.min(5));
         self.tries += 1;
@@ -127,6 +189,8 @@ mod tests {
     struct Running {
         store: MemoryStore,
         wanted: watch::Sender<Vec<ModelEntry>>,
+        offering: watch::Sender<Offering>,
+        report: watch::Receiver<RegistrationReport>,
         stop: oneshot::Sender<()>,
         task: JoinHandle<()>,
         watcher: ModelWatcher,
@@ -135,12 +199,14 @@ mod tests {
     fn start(store: MemoryStore) -> Running {
         let (wanted, receiver) = watch::channel(Vec::new());
         let (stop, stopped) = oneshot::channel();
+        let (offering, offered) = watch::channel(Offering::Open);
+        let (reports, report) = watch::channel(RegistrationReport::default());
         let config = RegistrationConfig::new(Arc::new(store.clone()));
-        let task = tokio::spawn(register(config, receiver, async {
+        let task = tokio::spawn(register(config, receiver, offered, reports, async {
             let _ = stopped.await;
         }));
         let watcher = ModelWatcher::watch(Arc::new(store.clone()), Some("a")).unwrap();
-        Running { store, wanted, stop, task, watcher }
+        Running { store, wanted, offering, report, stop, task, watcher }
     }
 
     fn entry(name: &str) -> ModelEntry {
@@ -148,7 +214,7 @@ mod tests {
         ModelEntry::new(name, endpoint, Kind::Chat.into()).unwrap()
     }
 
-    /// What a frontend sees next: `+name`, `~name` or `-name` and why.
+    /// The changes that a frontend sees next: `+name`, `~name`, or `-name` and the reason.
     async fn next(watcher: &mut ModelWatcher) -> Vec<String> {
         let told = timeout(Duration::from_secs(600), async {
             loop {
@@ -216,6 +282,34 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(keys().await, before);
         assert!(running.store.revision() > revision, "the lease had ended meanwhile");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_drained_is_withdrawn_and_stays_so_over_lost_leases() {
+        let mut running = start(MemoryStore::new());
+        running.wanted.send_replace(vec![entry("m")]);
+        assert_eq!(next(&mut running.watcher).await, ["+m"]);
+        running.offering.send_replace(Offering::Drained);
+        assert_eq!(next(&mut running.watcher).await, ["-m withdrawn"]);
+        running.report.wait_for(|report| report.models == 0).await.unwrap();
+
+        let revision = running.store.revision();
+        running.store.set_available(false);
+        running.report.wait_for(|report| report.leases_lost == 1).await.unwrap();
+        running.store.set_available(true);
+        // What is found meanwhile is not published either.
+        running.wanted.send_replace(vec![entry("m"), entry("n")]);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(running.store.revision(), revision, "nothing is written");
+
+        running.offering.send_replace(Offering::Open);
+        let mut seen = next(&mut running.watcher).await;
+        if seen.len() == 1 {
+            seen.extend(next(&mut running.watcher).await);
+        }
+        assert_eq!(seen, ["+m", "+n"]);
+        let report = *running.report.wait_for(|report| report.models == 2).await.unwrap();
+        assert!(report.has_lease && report.leases_lost == 1, "{report:?}");
     }
 
     #[tokio::test(start_paused = true)]

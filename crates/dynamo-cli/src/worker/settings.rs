@@ -1,22 +1,23 @@
 //! What a worker was told.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use dynamo_discovery::{Kind, Kinds, WorkerUrl};
-use dynamo_http::{WorkerKey, WorkerTls};
+use dynamo_http::{KeyHash, WorkerKey, WorkerTls};
 use dynamo_namespace::EndpointId;
 
+use super::control::ControlConfig;
 use crate::echo::EchoEngine;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Value};
 use crate::settings::static_worker::default_kinds;
 use crate::settings::store::{self, Etcd, Store};
-use crate::settings::table::{self, Echo, Engine, Lease, Models};
+use crate::settings::table::{self, Control, Echo, Engine, Lease, Models};
 use crate::settings::value::ModelName;
-use crate::settings::{authorities, identity};
+use crate::settings::{authorities, identity, url};
 
 /// A worker's settings, checked.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) endpoint: EndpointId,
     pub(crate) engine: EngineSettings,
     pub(crate) advertise_url: Option<WorkerUrl>,
+    /// None where no control port is wanted.
+    pub(crate) control: Option<ControlConfig>,
     /// The key for the engine, if it wants one.
     pub(crate) engine_key: WorkerKey,
     /// Which authorities an `https` engine is trusted by.
@@ -56,7 +59,8 @@ pub(crate) enum EngineSettings {
 pub(crate) fn read(given: &Given) -> Result<WorkerSettings, Failure> {
     let endpoint = identity::read(given)?;
     let (engine, models) = (Engine::read(given)?, Models::read(given)?);
-    let (echo, lease) = (Echo::read(given)?, Lease::read(given)?);
+    let (control_port, echo, lease) =
+        (Control::read(given)?, Echo::read(given)?, Lease::read(given)?);
     let Store::Etcd { etcd, .. } = store::read(given)? else {
         return Err(Failure::usage(format!(
             "{} is memory, which lives in one process: no frontend would see this worker; use \
@@ -64,7 +68,18 @@ pub(crate) fn read(given: &Given) -> Result<WorkerSettings, Failure> {
             table::Store::discovery_backend.label()
         )));
     };
-    let place = place(echo, engine.url.take(), given.command())?;
+    let advertise_url = url::published(&engine.advertise_url)?;
+    let url_label = engine.url.setting.label();
+    let engine_url = engine.url.take().map(|url| url::base(url, &url_label));
+    if let (Some(url), None) = (&engine_url, &advertise_url)
+        && let Some(why) = url::why_unreachable(url)
+    {
+        return Err(Failure::usage(format!(
+            "{url_label}: no frontend can reach {url}: {why}, with {}",
+            engine.advertise_url.setting.label()
+        )));
+    }
+    let place = place(echo, engine_url, given.command())?;
     let is_echo = matches!(place, EngineSettings::Echo { .. });
     let kinds = models.model_type.unwrap_or_else(|| {
         let more = if is_echo { Kind::Embedding.into() } else { Kinds::NONE };
@@ -77,13 +92,14 @@ pub(crate) fn read(given: &Given) -> Result<WorkerSettings, Failure> {
     Ok(WorkerSettings {
         endpoint,
         engine: place,
-        advertise_url: engine.advertise_url.take(),
+        advertise_url,
+        control: control(control_port)?,
         engine_key: engine_key(&engine.engine_api_key_file)?,
         engine_tls: authorities(engine.engine_ca)?,
         models: names,
         kinds,
         context_length: models.context_length.map(u64::from),
-        etcd,
+        etcd: *etcd,
         lease_ttl: lease.lease_ttl.0,
         start_timeout: engine.start_timeout.map(|timeout| timeout.0),
         silence_timeout: engine.silence_timeout.0,
@@ -116,18 +132,59 @@ fn place(
     }
 }
 
+fn control(control: Control) -> Result<Option<ControlConfig>, Failure> {
+    if !*control.no_control {
+        if let Some(url) = &*control.control_advertise_url
+            && let Some(why) = url::why_unreachable(url.as_worker_url())
+        {
+            let source = control.control_advertise_url.source();
+            return Err(Failure::usage(format!("{source}: no frontend can reach {url}: {why}")));
+        }
+        let key = read_key(&control.control_key_file, KeyHash::of)?;
+        return Ok(Some(ControlConfig {
+            host: control.control_host.take(),
+            port: control.control_port.take(),
+            advertise_url: control.control_advertise_url.take(),
+            key,
+        }));
+    }
+    fn given<T>(value: &Value<T>) -> Option<String> {
+        value.is_given().then(|| value.source())
+    }
+    let other = given(&control.control_host)
+        .or(given(&control.control_port))
+        .or(given(&control.control_advertise_url))
+        .or(given(&control.control_key_file));
+    match other {
+        None => Ok(None),
+        Some(other) => Err(Failure::usage(format!(
+            "{other} is given with {}: leave one of them out",
+            control.no_control.source()
+        ))),
+    }
+}
+
 fn engine_key(file: &Value<Option<PathBuf>>) -> Result<WorkerKey, Failure> {
     let key = WorkerKey::default();
-    if let Some(path) = &**file {
-        read_key(path, &key).with_context(|| file.setting.label()).map_err(Failure::Usage)?;
-    }
+    read_key(file, |text| key.set(text))?;
     Ok(key)
 }
 
-fn read_key(file: &Path, key: &WorkerKey) -> anyhow::Result<()> {
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    key.set(text.trim()).with_context(|| format!("{} holds no key", file.display()))
+/// The key in a file, if a file is given.
+fn read_key<T, E>(
+    file: &Value<Option<PathBuf>>,
+    key: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, Failure>
+where
+    Result<T, E>: anyhow::Context<T, E>,
+{
+    let Some(path) = &**file else { return Ok(None) };
+    let read = || {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        key(text.trim()).with_context(|| format!("{} holds no key", path.display()))
+    };
+    read().map(Some).with_context(|| file.setting.label()).map_err(Failure::Usage)
 }
 
 #[cfg(test)]
@@ -188,10 +245,11 @@ mod tests {
         assert_eq!(settings.kinds.to_string(), "Chat | Completions");
         assert_eq!(settings.models, [""; 0]);
         assert_eq!(settings.lease_ttl, Duration::from_secs(10));
-        assert_eq!(settings.silence_timeout, Duration::from_secs(60));
+        assert_eq!(settings.silence_timeout, Duration::from_secs(600));
         assert_eq!(settings.drain_grace, Duration::from_secs(5));
         assert_eq!(settings.stop_timeout, Duration::from_secs(60));
         assert_eq!(settings.start_timeout, None);
+        assert_eq!(settings.control, Some(ControlConfig::default()));
         let echo = resolve(&["--echo"], []).unwrap();
         assert_eq!(echo.kinds.to_string(), "Chat | Completions | Embedding");
         assert_eq!(echo.models, [EchoEngine::DEFAULT_MODEL]);
@@ -211,8 +269,41 @@ mod tests {
     }
 
     #[test]
+    fn a_control_port_is_wanted_unless_it_is_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "abcdefghijklmnopqrstuvwxyz\n").unwrap();
+        let key_file = file.path().to_str().unwrap();
+        let at = ["--echo", "--control-host", "192.0.2.7", "--control-port", "9001"];
+        let more =
+            ["--control-advertise-url", "https://gpu-7.example/", "--control-key-file", key_file];
+        let settings = resolve(&[&at[..], &more].concat(), []).unwrap();
+        let key = KeyHash::of("abcdefghijklmnopqrstuvwxyz").unwrap();
+        assert_eq!(
+            settings.control,
+            Some(ControlConfig {
+                host: Some("192.0.2.7".into()),
+                port: 9001,
+                advertise_url: Some("https://gpu-7.example".parse().unwrap()),
+                key: Some(key),
+            })
+        );
+        assert!(!format!("{settings:?}").contains("abcdefgh"));
+
+        assert_eq!(resolve(&["--echo", "--no-control"], []).unwrap().control, None);
+        let both = resolve(&["--echo", "--no-control", "--control-port", "0"], []).unwrap_err();
+        assert!(both.contains("--control-port is given with --no-control"), "{both}");
+        let nowhere = ["--echo", "--control-advertise-url", "http://0.0.0.0:9001"];
+        let nowhere = resolve(&nowhere, []).unwrap_err();
+        assert!(nowhere.contains("no frontend can reach http://0.0.0.0:9001"), "{nowhere}");
+        std::fs::write(file.path(), "guessable").unwrap();
+        let weak = resolve(&["--echo", "--control-key-file", key_file], []).unwrap_err();
+        assert!(weak.contains("holds no key") && !weak.contains("guessable"), "{weak}");
+    }
+
+    #[test]
     fn invalid_values_are_named_in_one_line() {
         for (arguments, part) in [
+            (["--control-advertise-url", "http://h:1/path"], "it has a path"),
             (["--lease-ttl", "1"], "expected whole seconds from 2"),
             (["--url", "ftp://h"], "neither http nor https"),
             (["--model", "a\u{202e}b"], "bidirectional"),

@@ -25,8 +25,6 @@ pub(crate) struct Ended {
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
-    /// How long it took from when we waited for it.
-    pub(crate) took: Duration,
 }
 
 /// Runs a program to its end.
@@ -128,16 +126,14 @@ impl Running {
 
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Ended {
-        let began = Instant::now();
         let mut status = None;
         until("the program has ended", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        let took = began.elapsed();
         let texts: Vec<_> = self.readers.drain(..).map(|reader| reader.join().unwrap()).collect();
         let code = status.and_then(|status| status.code()).unwrap_or(-1);
-        Ended { code, stdout: texts.concat(), stderr: self.logged(), took }
+        Ended { code, stdout: texts.concat(), stderr: self.logged() }
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use dynamo_namespace::NamespaceScope;
 
-pub use self::update::{Applied, Gone, ModelUpdate, Refusal, Refused, StoreEvent};
+pub use self::update::{Applied, Gone, Ignored, ModelUpdate, Refusal, Refused, StoreEvent};
 use self::verdict::{Judge, Unfit, Verdict};
 use crate::by_key::ByKey;
 use crate::instance::Instance;
@@ -54,6 +54,7 @@ pub struct Catalog {
 #[derive(Debug, Default)]
 pub struct Relist {
     checked: Vec<(Key, Verdict)>,
+    ignored: Vec<Ignored>,
 }
 
 impl Catalog {
@@ -78,7 +79,7 @@ impl Catalog {
                     match change {
                         Change::Put(entry) => {
                             let key = entry.key.clone();
-                            match self.judge.verdict(entry) {
+                            match self.judge.verdict(entry, &mut applied.ignored) {
                                 Verdict::Live(new) => {
                                     let old = self.live.replace(ByKey(new.clone()));
                                     self.keep(old, new, &mut applied);
@@ -104,9 +105,10 @@ impl Catalog {
 
     /// Checks some entries of a full list. Nothing changes before [`resync`](Self::resync).
     pub fn take_page(&mut self, relist: &mut Relist, entries: Vec<Entry>) {
-        relist.checked.extend(entries.into_iter().map(|entry| {
+        let Relist { checked, ignored } = relist;
+        checked.extend(entries.into_iter().map(|entry| {
             let key = entry.key.clone();
-            let mut verdict = self.judge.verdict(entry);
+            let mut verdict = self.judge.verdict(entry, ignored);
             // An instance that has not changed is not stored a second time.
             if let (Verdict::Live(new), Some(old)) = (&mut verdict, self.live.get(&key))
                 && *new == old.0
@@ -119,7 +121,7 @@ impl Catalog {
 
     /// Takes in a full list, as [`StoreEvent::Resync`] does, and returns its effect.
     pub fn resync(&mut self, relist: Relist) -> Applied {
-        let mut applied = Applied::default();
+        let mut applied = Applied { ignored: relist.ignored, ..Applied::default() };
         let is_live = |(_, verdict): &&(Key, Verdict)| matches!(verdict, Verdict::Live(_));
         let live = HashSet::with_capacity(relist.checked.iter().filter(is_live).count());
         let mut before = std::mem::replace(&mut self.live, live);

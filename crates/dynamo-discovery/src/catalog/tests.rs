@@ -10,6 +10,7 @@ use super::*;
 use crate::entry::InvalidEntry;
 use crate::model_key::InvalidKey;
 use crate::store::{Revision, Snapshot};
+use crate::worker_url::InvalidUrl;
 
 const NATIVE: &str = "models/team-a/backend/generate/1/m";
 const FLAT: &str = "models/0b68fe75-8fdc-442f-a23a-99df3cdf0087";
@@ -151,6 +152,37 @@ fn deletes_of_unknown_keys_are_told_of_flat_ones_only() {
         ],
     );
     assert_eq!(applied, Applied { unknown_deletes: vec![FLAT.into()], ..Applied::default() });
+}
+
+#[test]
+fn a_control_address_that_is_ignored_is_told_and_another_one_is_a_change() {
+    let mut catalog = team_a();
+    let with = |control: &str| value("team-a", "m", &format!(r#","control":"{control}""#));
+    let ignored = [Ignored { key: NATIVE.into(), error: InvalidUrl::Path }];
+    let applied = apply(&mut catalog, [put(NATIVE, with("http://h:1/path"))]);
+    assert!(matches!(applied.updates[..], [ModelUpdate::Added(_)]));
+    assert_eq!((applied.refused.len(), &applied.ignored[..]), (0, &ignored[..]));
+    let applied = apply(&mut catalog, [put(NATIVE, with("http://h:1"))]);
+    assert!(matches!(applied.updates[..], [ModelUpdate::Changed { .. }]));
+    assert_eq!(applied.ignored, []);
+
+    // The same in a full list, and never of a neighbour or of what is not live.
+    let neighbour = NATIVE.replace("team-a", "team-b");
+    let draining = value("team-a", "d", r#","control":5,"state":"draining""#);
+    let entries = [
+        put(NATIVE, with("http://h:1/path")),
+        put(neighbour.as_str(), value("team-b", "m", r#","control":5"#)),
+        put("models/team-a/backend/generate/1/d", draining),
+    ];
+    let entries = entries.into_iter().map(|change| match change {
+        Change::Put(entry) => entry,
+        Change::Delete(_) => unreachable!("there are puts only"),
+    });
+    let mut relist = Relist::default();
+    catalog.take_page(&mut relist, entries.collect());
+    let applied = catalog.resync(relist);
+    assert!(matches!(applied.updates[..], [ModelUpdate::Changed { .. }]));
+    assert_eq!(applied.ignored, ignored);
 }
 
 #[test]

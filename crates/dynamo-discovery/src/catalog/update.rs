@@ -8,6 +8,7 @@ use crate::entry::InvalidEntry;
 use crate::instance::Instance;
 use crate::model_key::InvalidKey;
 use crate::store::{Change, Key, Snapshot};
+use crate::worker_url::InvalidUrl;
 
 /// One event of a store.
 #[derive(Clone, Debug)]
@@ -75,6 +76,18 @@ pub enum Refusal {
     Value(#[from] InvalidEntry),
 }
 
+/// A field of a live entry that was ignored, and why. The entry is as one without the field.
+///
+/// The only such field is `control`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ignored {
+    /// The entry's key.
+    pub key: Key,
+    /// The rule that the field breaks.
+    pub error: InvalidUrl,
+}
+
 /// The effect of an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -83,6 +96,8 @@ pub struct Applied {
     pub updates: Vec<ModelUpdate>,
     /// The entries that were refused.
     pub refused: Vec<Refused>,
+    /// The fields that were ignored, of entries that are live.
+    pub ignored: Vec<Ignored>,
     /// How many entries were out of scope. Nothing else about them is told.
     pub out_of_scope: usize,
     /// Flat keys that were deleted and not known. Native keys that were not known are not told.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use dynamo_namespace::{EndpointId, Namespace, NamespaceScope};
 
-use super::update::{Refusal, Refused};
-use crate::entry::{RawEntry, State, check_model_name};
+use super::update::{Ignored, Refusal, Refused};
+use crate::entry::{RawEntry, State, ValidEntry, check_model_name};
 use crate::instance::Instance;
 use crate::model_key::{InvalidKey, KeyParts, may_belong};
 use crate::network_prefix::NetworkPrefix;
@@ -46,7 +46,8 @@ impl Judge {
         key.as_bytes().strip_prefix(self.root.as_str().as_bytes())
     }
 
-    pub(super) fn verdict(&mut self, entry: Entry) -> Verdict {
+    /// Judges an entry. Of a live entry, the fields that are invalid are added to `ignored`.
+    pub(super) fn verdict(&mut self, entry: Entry, ignored: &mut Vec<Ignored>) -> Verdict {
         let Some(below_root) = self.below_root(&entry.key) else {
             return Verdict::Not(Unfit::OutOfScope);
         };
@@ -97,8 +98,11 @@ impl Judge {
             _ => {}
         }
         match raw.validate() {
-            Ok(value) if value.state() == State::Draining => Verdict::Not(Unfit::Draining),
-            Ok(value) => {
+            Ok(valid) if valid.entry.state() == State::Draining => Verdict::Not(Unfit::Draining),
+            Ok(ValidEntry { entry: value, ignored_control }) => {
+                if let Some(error) = ignored_control {
+                    ignored.push(Ignored { key: entry.key.clone(), error });
+                }
                 if self.recent.as_ref() != Some(value.endpoint()) {
                     self.recent = Some(value.endpoint().clone());
                 }

@@ -9,14 +9,15 @@ use std::fmt;
 use dynamo_namespace::{EndpointId, names};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::wire::RawEntry;
+pub(crate) use self::wire::{RawEntry, ValidEntry};
+use crate::control_url::ControlUrl;
 use crate::kind::{Kind, Kinds};
 use crate::worker_url::{InvalidUrl, WorkerUrl};
 
 /// One model that one worker serves, as stored.
 ///
-/// The JSON is Dynamo's `ModelEntry` (releases 0.4.1 to 0.5.1). The fields `url`, `created` and
-/// `state` are this crate's own. Unknown fields are ignored.
+/// The JSON is Dynamo's `ModelEntry` (releases 0.4.1 to 0.5.1). The fields `url`, `control`,
+/// `created` and `state` are this crate's own. Unknown fields are ignored.
 ///
 /// ```
 /// use dynamo_discovery::{Kind, ModelEntry};
@@ -38,6 +39,7 @@ pub struct ModelEntry {
     kinds: Kinds,
     unknown_kinds: Box<[String]>,
     url: Option<WorkerUrl>,
+    control: Option<ControlUrl>,
     created: Option<u64>,
     state: State,
     context_length: Option<u64>,
@@ -76,6 +78,7 @@ impl ModelEntry {
             kinds,
             unknown_kinds: Box::default(),
             url: None,
+            control: None,
             created: None,
             state: State::Serving,
             context_length: None,
@@ -86,6 +89,18 @@ impl ModelEntry {
     #[must_use]
     pub fn with_url(self, url: WorkerUrl) -> Self {
         Self { url: Some(url), ..self }
+    }
+
+    /// The same entry without a server: it is listed, and no request is sent to it.
+    #[must_use]
+    pub fn without_url(self) -> Self {
+        Self { url: None, ..self }
+    }
+
+    /// The same entry, whose worker's control port answers at `control`.
+    #[must_use]
+    pub fn with_control(self, control: ControlUrl) -> Self {
+        Self { control: Some(control), ..self }
     }
 
     /// The same entry, created at these unix seconds.
@@ -142,6 +157,13 @@ impl ModelEntry {
     #[must_use]
     pub fn url(&self) -> Option<&WorkerUrl> {
         self.url.as_ref()
+    }
+
+    /// Where the worker's control port answers. It tells whether the worker that wrote this entry is
+    /// still there. Flat entries, those of Dynamo and those of workers without such a port have none.
+    #[must_use]
+    pub fn control(&self) -> Option<&ControlUrl> {
+        self.control.as_ref()
     }
 
     /// When the model was created, in unix seconds.

@@ -55,6 +55,28 @@ fn fields_of_our_own_are_read_and_unknown_ones_ignored() {
 }
 
 #[test]
+fn a_control_address_is_read_and_an_invalid_one_leaves_the_entry_as_one_without() {
+    let entry = parse(&json(r#","control":"http://gpu-7.example:41234/""#)).unwrap();
+    assert_eq!(entry.control().unwrap().as_str(), "http://gpu-7.example:41234");
+    let without = parse(&json("")).unwrap();
+    assert_ne!(entry, without, "another address is a change");
+    for (odd, expected) in [
+        (r#""http://gpu-7.example:1/path""#, Some(InvalidUrl::Path)),
+        (r#""http://169.254.169.254""#, Some(InvalidUrl::ForbiddenAddress)),
+        (r#""http:\u002f/u@h""#, Some(InvalidUrl::UserInfo)),
+        (r#""""#, Some(InvalidUrl::Malformed)),
+        ("41234", Some(InvalidUrl::NotText)),
+        (r#"["http://h:1"]"#, Some(InvalidUrl::NotText)),
+        ("null", None),
+    ] {
+        let value = json(&format!(r#","control": {odd} "#));
+        let valid = RawEntry::parse(value.as_bytes(), None).unwrap().validate().unwrap();
+        assert_eq!((valid.entry, valid.ignored_control), (without.clone(), expected), "{odd}");
+    }
+    assert!(parse(&json(r#","control":"http://h:1"#)).is_err(), "this is no JSON");
+}
+
+#[test]
 fn each_broken_rule_is_named_without_the_value() {
     let invalid_name = json("").replace("\"m\"", "\"a\\u202eb\"");
     for (value, expected) in [
@@ -101,6 +123,7 @@ proptest! {
         created in any::<Option<u64>>(),
         context_length in any::<Option<u64>>(),
         url in proptest::option::of("http://[a-z]{1,9}:[1-9][0-9]{0,3}"),
+        control in proptest::option::of("https?://[a-z]{1,9}:[1-9][0-9]{0,3}"),
         draining in any::<bool>(),
     ) {
         let endpoint = EndpointId::new(namespace.parse().unwrap(), "backend", "generate").unwrap();
@@ -109,6 +132,7 @@ proptest! {
         entry.created = created;
         entry.context_length = context_length;
         entry.url = url.map(|url| url.parse().unwrap());
+        entry.control = control.map(|control| control.parse().unwrap());
         entry.state = if draining { State::Draining } else { State::Serving };
         prop_assert_eq!(ModelEntry::from_json(&entry.to_json()).unwrap(), entry);
     }

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{InvalidEntry, ModelEntry, State};
+use crate::control_url::ControlUrl;
 use crate::kind::Kinds;
 use crate::model_key::endpoint;
-use crate::worker_url::WorkerUrl;
+use crate::worker_url::{InvalidUrl, WorkerUrl};
 
 impl ModelEntry {
     /// The value to store.
@@ -22,6 +23,7 @@ impl ModelEntry {
             model_type: self.kinds.to_string(),
             model_input: "Text",
             url: self.url.as_ref().map(WorkerUrl::as_str),
+            control: self.control.as_ref().map(ControlUrl::as_str),
             created: self.created,
             state: self.state,
             runtime_config: self
@@ -37,9 +39,10 @@ impl ModelEntry {
     ///
     /// # Errors
     ///
-    /// When the value breaks one of the rules; no message repeats the value.
+    /// When the value breaks one of the rules; no message repeats the value. An invalid `control`
+    /// breaks none: the entry is then as one without it.
     pub fn from_json(value: &[u8]) -> Result<Self, InvalidEntry> {
-        RawEntry::parse(value, None)?.validate()
+        RawEntry::parse(value, None)?.validate().map(|valid| valid.entry)
     }
 }
 
@@ -49,6 +52,13 @@ impl ModelEntry {
 pub(crate) struct RawEntry<'a> {
     endpoint: EndpointId,
     wire: WireIn<'a>,
+}
+
+/// An entry that obeys the rules.
+pub(crate) struct ValidEntry {
+    pub(crate) entry: ModelEntry,
+    /// Why its field `control` was ignored, if it was.
+    pub(crate) ignored_control: Option<InvalidUrl>,
 }
 
 impl<'a> RawEntry<'a> {
@@ -79,7 +89,7 @@ impl<'a> RawEntry<'a> {
         &self.wire.name
     }
 
-    pub(crate) fn validate(&self) -> Result<ModelEntry, InvalidEntry> {
+    pub(crate) fn validate(&self) -> Result<ValidEntry, InvalidEntry> {
         let Self { endpoint, wire } = self;
         let parsed = Kinds::parse(&wire.model_type);
         let state = match wire.state.as_deref() {
@@ -89,19 +99,29 @@ impl<'a> RawEntry<'a> {
         };
         let entry = ModelEntry::new(&wire.name, endpoint.clone(), parsed.kinds)?;
         let url = wire.url.as_ref().map(|url| url.parse().map_err(InvalidEntry::Url));
+        let control = wire.control.map(parse_control).transpose();
         // The field is Dynamo's, so an odd value of it does not make the entry invalid. Serde would
         // also read an array into the struct.
         let config = wire.runtime_config.map(RawValue::get).filter(|raw| raw.starts_with('{'));
-        Ok(ModelEntry {
+        let ignored_control = control.as_ref().err().copied();
+        let entry = ModelEntry {
             unknown_kinds: parsed.unknown.into(),
             url: url.transpose()?,
+            control: control.unwrap_or_default(),
             created: wire.created,
             state,
             context_length: config
                 .and_then(|raw| serde_json::from_str::<RuntimeConfig>(raw).ok()?.context_length),
             ..entry
-        })
+        };
+        Ok(ValidEntry { entry, ignored_control })
     }
+}
+
+/// Reads the field `control`. No value of it, whatever its type, makes the entry invalid.
+fn parse_control(raw: &RawValue) -> Result<ControlUrl, InvalidUrl> {
+    let text: Text<'_> = serde_json::from_str(raw.get()).map_err(|_| InvalidUrl::NotText)?;
+    text.0.parse()
 }
 
 #[derive(Serialize)]
@@ -112,6 +132,8 @@ struct WireOut<'a> {
     model_input: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<u64>,
     state: State,
@@ -135,12 +157,18 @@ struct WireIn<'a> {
     model_type: Cow<'a, str>,
     #[serde(borrow)]
     url: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    control: Option<&'a RawValue>,
     created: Option<u64>,
     #[serde(borrow)]
     state: Option<Cow<'a, str>>,
     #[serde(borrow)]
     runtime_config: Option<&'a RawValue>,
 }
+
+/// A string, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Deserialize)]
 struct WireEndpoint<'a> {

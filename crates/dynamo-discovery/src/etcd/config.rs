@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Scheme;
 
+use super::Password;
+
 use crate::authority::host_and_port;
 
 /// How to reach etcd.
@@ -102,12 +104,13 @@ impl Default for EtcdConfig {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub(super) username: String,
-    pub(super) password: String,
+    pub(super) password: Password,
 }
 
 impl Credentials {
-    /// The user of this name, with this password.
-    pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
+    /// The user of this name, with this password, or with one in a file
+    /// ([`Password::File`](super::Password::File)).
+    pub fn new(username: impl Into<String>, password: impl Into<Password>) -> Self {
         Self { username: username.into(), password: password.into() }
     }
 
@@ -134,7 +137,7 @@ pub enum EtcdConfigError {
     /// An endpoint is not a URL of a host.
     #[error("`{0}` is not an etcd endpoint of the form http://host:port")]
     Endpoint(String),
-    /// An endpoint has user info. Only what follows it is told.
+    /// An endpoint has user info. Only the part after it is told.
     #[error("the etcd endpoint at `{0}` has user info: give the credentials apart")]
     UserInfo(String),
     /// An endpoint is `https`, which this build cannot do.
@@ -144,21 +147,26 @@ pub enum EtcdConfigError {
     #[error("the etcd endpoint `{0}` is not https, though TLS is asked for")]
     NotHttps(String),
     /// A file cannot be read.
-    #[cfg(feature = "etcd-tls")]
     #[error("cannot read `{}`", path.display())]
     File {
         /// The file.
         path: std::path::PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is not what it is given as.
+    /// The file of a password is empty.
+    #[error("`{}` holds no password", path.display())]
+    NoPassword {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// A file has another content than it should have.
     #[cfg(feature = "etcd-tls")]
     #[error("`{}` holds no {expected} in PEM", path.display())]
     Pem {
         /// The file.
         path: std::path::PathBuf,
-        /// What it should hold.
+        /// The content that it should have.
         expected: &'static str,
     },
 }

@@ -3,33 +3,40 @@
 mod config;
 mod connection;
 mod failure;
+mod password;
 #[cfg(feature = "etcd-tls")]
 mod tls;
+mod transaction;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::proto::PbKeyValue;
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use etcd_client::{GetOptions, KeyValue};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::debug;
 
 pub use self::config::{Credentials, EtcdConfig, EtcdConfigError};
 use self::connection::{Clients, Connection};
 use self::failure::{Failure, Meaning};
+pub use self::password::Password;
 #[cfg(feature = "etcd-tls")]
 pub use self::tls::{ClientIdentity, Tls};
 use crate::store::{
-    Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, Listing, Page, Revision, Snapshot,
-    StoreError, WatchItem, WatchStore,
+    Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Listing, Page, Revision,
+    Snapshot, StoreError, WatchItem, WatchStore,
 };
 
-/// How many entries the first page of a list has.
+/// How many entries the first page of a list has, unless an earlier page of this size was too slow.
 const FIRST_PAGE: usize = 5_000;
+/// A page of so few entries is not made smaller when it takes too long: its size is not the cause.
+const SMALLEST_PAGE: usize = 50;
 /// How many entries a page has at most. For a page etcd looks at every key that is left, so few large
 /// ones cost it less; from this size on, nothing more was gained.
 const LARGEST_PAGE: usize = 20_000;
@@ -54,6 +61,7 @@ const LIST_ATTEMPTS: usize = 3;
 #[derive(Debug)]
 pub struct EtcdStore {
     connection: Arc<Connection>,
+    first_page: Arc<AtomicUsize>,
 }
 
 impl EtcdStore {
@@ -63,22 +71,8 @@ impl EtcdStore {
     ///
     /// When an endpoint or a file cannot be used.
     pub fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
-        Ok(Self { connection: Arc::new(Connection::new(config)?) })
-    }
-
-    /// Does something to a key if it is under this lease, and returns whether it was.
-    async fn if_leased(&self, key: &Key, lease: LeaseId, then: TxnOp) -> Result<bool, Failure> {
-        let ours = Compare::lease(key.as_bytes(), CompareOp::Equal, lease.0);
-        let transaction = Txn::new().when([ours]).and_then([then]);
-        let call = |mut clients: Clients| {
-            let transaction = transaction.clone();
-            async move { Ok(clients.kv.txn(transaction).await?.succeeded()) }
-        };
-        match self.connection.call(call).await {
-            // Its keys went with it.
-            Err(failure) if failure.meaning() == Meaning::LeaseGone => Ok(false),
-            result => result,
-        }
+        let connection = Arc::new(Connection::new(config)?);
+        Ok(Self { connection, first_page: Arc::new(AtomicUsize::new(FIRST_PAGE)) })
     }
 }
 
@@ -101,23 +95,42 @@ struct Pages {
     /// 0 is the latest, before the first page.
     revision: Revision,
     size: usize,
+    /// The size that the next list begins with.
+    first_page: Arc<AtomicUsize>,
 }
 
 impl Pages {
-    fn new(connection: Arc<Connection>, range: &KeyRange) -> Self {
-        let end = range.end().clone();
-        Self { connection, start: first_key(range), end, revision: Revision(0), size: FIRST_PAGE }
+    fn new(store: &EtcdStore, range: &KeyRange) -> Self {
+        Self {
+            connection: Arc::clone(&store.connection),
+            start: first_key(range),
+            end: range.end().clone(),
+            revision: Revision(0),
+            size: store.first_page.load(Ordering::Relaxed),
+            first_page: Arc::clone(&store.first_page),
+        }
     }
 
     async fn next(&mut self) -> Result<Fetched, Failure> {
         loop {
             match self.read().await {
                 Err(failure) if failure.meaning() == Meaning::TooLarge && self.size > 1 => {
-                    self.size /= 2;
+                    self.begin_with(self.size / 2);
+                }
+                // The next read looks for an endpoint first, and ends this where none answers.
+                Err(failure) if failure.is_silence() && self.size > SMALLEST_PAGE => {
+                    self.begin_with(self.size / 2);
+                    debug!(size = self.size, "a page of a list took too long: asking for less");
                 }
                 page => return page,
             }
         }
+    }
+
+    /// The page and the next list have this size; a later page may show that more is possible.
+    fn begin_with(&mut self, size: usize) {
+        self.size = size;
+        self.first_page.store(size.min(FIRST_PAGE), Ordering::Relaxed);
     }
 
     /// Hands on a page and all that follow, each while the next one is read.
@@ -155,7 +168,7 @@ impl Pages {
                 self.start = [last.key(), &[0]].concat();
                 let bytes = kvs.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
                 let longest = self.connection.call_timeout();
-                self.size = size_after(kvs.len(), bytes, began.elapsed(), longest);
+                self.begin_with(size_after(kvs.len(), bytes, began.elapsed(), longest));
             }
             None if answer.more() => {
                 return Err(Failure::Broken("etcd told of more and of nothing"));
@@ -184,7 +197,7 @@ impl WatchStore for EtcdStore {
     }
 
     async fn list_pages(&self, range: &KeyRange) -> Result<Listing, StoreError> {
-        let mut pages = Pages::new(self.connection.clone(), range);
+        let mut pages = Pages::new(self, range);
         let first = pages.next().await?;
         let revision = pages.revision;
         let (sender, receiver) = mpsc::channel(1);
@@ -239,13 +252,8 @@ impl LeaseStore for EtcdStore {
     }
 
     async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError> {
-        let value = &value;
-        let call = move |mut clients: Clients| async move {
-            let options = PutOptions::new().with_lease(lease.0);
-            clients.kv.put(key.as_bytes(), value.as_ref(), Some(options)).await?;
-            Ok(())
-        };
-        Ok(self.connection.call(call).await?)
+        let put = [LeasedWrite::Put(key.clone(), value)];
+        Ok(transaction::write(&self.connection, &put, lease).await.map(drop)?)
     }
 
     async fn put_if_leased(
@@ -254,13 +262,34 @@ impl LeaseStore for EtcdStore {
         value: Bytes,
         lease: LeaseId,
     ) -> Result<bool, StoreError> {
-        let options = PutOptions::new().with_lease(lease.0);
-        let put = TxnOp::put(key.as_bytes(), value.as_ref(), Some(options));
-        Ok(self.if_leased(key, lease, put).await?)
+        let put = [LeasedWrite::PutIfLeased(key.clone(), value)];
+        Ok(transaction::write(&self.connection, &put, lease).await? == [true])
     }
 
     async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError> {
-        Ok(self.if_leased(key, lease, TxnOp::delete(key.as_bytes(), None)).await?)
+        let delete = [LeasedWrite::DeleteIfLeased(key.clone())];
+        Ok(transaction::write(&self.connection, &delete, lease).await? == [true])
+    }
+
+    async fn write(&self, writes: &[LeasedWrite], lease: LeaseId) -> Result<Vec<bool>, StoreError> {
+        Ok(transaction::write(&self.connection, writes, lease).await?)
+    }
+
+    async fn strays(
+        &self,
+        keys: &[Key],
+        lease: LeaseId,
+    ) -> Result<Vec<(Key, Option<Entry>)>, StoreError> {
+        Ok(transaction::strays(&self.connection, keys, lease).await?)
+    }
+
+    async fn put_if_unleased(
+        &self,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<bool, StoreError> {
+        Ok(transaction::put_if_unleased(&self.connection, key, &value, lease).await?)
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
@@ -280,9 +309,10 @@ fn size_after(entries: usize, bytes: usize, took: Duration, longest: Duration) -
     let per_entry = |all: u128| (all / entries.max(1) as u128).max(1);
     let in_time = (longest / PAGE_TIME).as_nanos() / per_entry(took.as_nanos());
     let in_bytes = PAGE_BYTES as u128 / per_entry(bytes as u128);
-    // No time makes it smaller than the first one: a page that is slow whatever its size would then
-    // be one of very many.
-    let size = in_time.max(FIRST_PAGE as u128).min(in_bytes).min(LARGEST_PAGE as u128);
+    // No time makes it smaller than it was, nor than the first one: a page that is slow whatever its
+    // size would then be one of very many.
+    let least = entries.min(FIRST_PAGE) as u128;
+    let size = in_time.max(least).min(in_bytes).min(LARGEST_PAGE as u128);
     (size as usize).max(1)
 }
 
@@ -383,6 +413,8 @@ mod tests {
             ("huge", 1, 1 << 30, ms(50), 1),
             ("at once", 1, 0, ms(0), 20_000),
             ("none", 0, 0, ms(0), 20_000),
+            ("small, since more took too long", 1_250, 1_250 * 300, ms(1500), 1_250),
+            ("small, and fast again", 1_250, 1_250 * 300, ms(10), 20_000),
         ] {
             assert_eq!(size_after(entries, bytes, took, ms(2000)), expected, "{what}");
         }
@@ -395,8 +427,10 @@ mod tests {
         drop(listener);
         let store = store_at(&format!("http://{address}"));
         for error in every_call_fails(&store, Duration::from_secs(1)).await {
-            let expected = "the store is unavailable: tcp connect error: Connection refused";
-            assert!(error.starts_with(expected), "{error}");
+            let expected = format!(
+                "the store is unavailable: http://{address}: tcp connect error: Connection refused"
+            );
+            assert!(error.starts_with(&expected), "{error}");
         }
     }
 
@@ -404,14 +438,17 @@ mod tests {
     async fn a_server_that_never_answers_fails_within_the_call_timeout() {
         // The system accepts the connection; nobody reads from it.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let config = EtcdConfig {
-            endpoints: vec![listener.local_addr().unwrap().to_string()],
+            endpoints: vec![endpoint.clone()],
             call_timeout: Duration::from_millis(100),
             ..EtcdConfig::default()
         };
         let store = EtcdStore::new(config).unwrap();
         for error in every_call_fails(&store, Duration::from_secs(1)).await {
-            assert_eq!(error, "the store is unavailable: etcd did not answer within 100ms");
+            let expected = "the store is unavailable: ";
+            assert!(error.starts_with(expected) && error.contains(&endpoint), "{error}");
+            assert!(error.contains("etcd did not answer within 100ms"), "{error}");
         }
     }
 

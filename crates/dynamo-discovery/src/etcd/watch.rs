@@ -144,7 +144,9 @@ impl Watch {
             return match answer.and_then(live) {
                 Ok(answer) => Ok(self.assembly.take(answer.0)),
                 Err(failure) => {
-                    self.connection.blame(self.clients.number, &failure);
+                    let origin = self.clients.origin;
+                    let failure = self.connection.name(origin, failure);
+                    self.connection.blame(origin, &failure);
                     Err(failure.into())
                 }
             };

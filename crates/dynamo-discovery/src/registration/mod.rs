@@ -1,22 +1,23 @@
 //! One lease's life: publish a worker's models, keep them, withdraw them.
 
 mod config;
+mod published;
 mod renewal;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::debug;
 
 pub use self::config::RegistrationConfig;
-use crate::entry::{ModelEntry, State};
+use self::published::Published;
+use crate::entry::ModelEntry;
 use crate::error_chain::ErrorChain;
-use crate::store::{Key, LeaseId, StoreError};
+use crate::store::{LeaseId, StoreError};
 
 /// A worker's models in the store, under one lease, which a task renews.
 ///
@@ -51,8 +52,8 @@ use crate::store::{Key, LeaseId, StoreError};
 pub struct Registration {
     config: RegistrationConfig,
     lease: LeaseId,
-    /// The entries that the store holds under the lease.
-    published: BTreeMap<Key, ModelEntry>,
+    /// Locked while it and the store are brought to each other.
+    published: Arc<Mutex<Published>>,
     lost: watch::Receiver<bool>,
     _renewal: AbortOnDrop,
 }
@@ -79,10 +80,11 @@ impl Registration {
         // than the lease lives.
         let (sender, lost) = watch::channel(false);
         let store = Arc::clone(&config.store);
-        let renewal = tokio::spawn(renewal::renew(store, lease, Instant::now(), sender));
+        let published = Arc::<Mutex<Published>>::default();
+        let renewed = Arc::clone(&published);
+        let renewal = tokio::spawn(renewal::renew(store, lease, Instant::now(), renewed, sender));
         let _renewal = AbortOnDrop(renewal.abort_handle());
-        let mut registration =
-            Self { config, lease: lease.id, published: BTreeMap::new(), lost, _renewal };
+        let mut registration = Self { config, lease: lease.id, published, lost, _renewal };
         match registration.update(entries).await {
             Ok(()) => Ok(registration),
             Err(error) => {
@@ -108,17 +110,27 @@ impl Registration {
     /// # Errors
     ///
     /// As the store's, [`StoreError::LeaseGone`] included. Entries that were put or withdrawn by then
-    /// stay so; the next update does the rest.
+    /// stay so; the next update does the rest. An entry whose put got no answer counts as one that the
+    /// store may hold: it is put again if it is still wanted, else withdrawn.
     pub async fn update(&mut self, entries: Vec<ModelEntry>) -> Result<(), StoreError> {
         let wanted = self.config.by_key(entries);
-        for (key, entry) in &wanted {
-            if self.published.get(key) != Some(entry) {
-                self.config.store.put(key, entry.to_json(), self.lease).await?;
-                self.published.insert(key.clone(), entry.clone());
-            }
+        let mut published = self.published.lock().await;
+        let (store, lease) = (&*self.config.store, self.lease);
+        let puts = published.puts_for(&wanted);
+        store.write(&puts, lease).await?;
+        published.have(&puts);
+        let left = published.keys_but(&wanted);
+        if left.is_empty() {
+            return Ok(());
         }
-        let left = self.published.keys().filter(|key| !wanted.contains_key(*key));
-        self.withdraw_keys(left.cloned().collect()).await
+        match store.write(&published.drains_of(&left), lease).await {
+            // A store without space takes no marks, but it does delete.
+            Ok(_) | Err(StoreError::Full(_)) => {}
+            Err(error) => return Err(error),
+        }
+        store.write(&Published::deletions_of(&left), lease).await?;
+        published.forget(&left);
+        Ok(())
     }
 
     /// Resolves when the lease is lost: the store said that it has ended, or did not answer for as long
@@ -141,26 +153,21 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// As the store's.
-    pub async fn withdraw(mut self) -> Result<(), StoreError> {
-        self.withdraw_keys(self.published.keys().cloned().collect()).await?;
-        self.config.store.revoke(self.lease).await
-    }
-
-    /// Every entry is marked as draining before the first one is deleted: the mark stops the requests.
-    async fn withdraw_keys(&mut self, keys: Vec<Key>) -> Result<(), StoreError> {
-        let store = &self.config.store;
-        for key in &keys {
-            if let Some(entry) = self.published.get_mut(key) {
-                *entry = entry.clone().with_state(State::Draining);
-                store.put_if_leased(key, entry.to_json(), self.lease).await?;
+    /// As the store's. What it did not do before is done with the end of the lease, so only an error of
+    /// that one counts.
+    pub async fn withdraw(self) -> Result<(), StoreError> {
+        let mut published = self.published.lock().await;
+        let (store, lease) = (&*self.config.store, self.lease);
+        let keys = published.keys();
+        // All marks come before the first deletion: they stop the requests.
+        let marked = store.write(&published.drains_of(&keys), lease).await;
+        let deleted = store.write(&Published::deletions_of(&keys), lease).await;
+        for (what, result) in [("not marked as draining", marked), ("not deleted", deleted)] {
+            if let Err(error) = result {
+                debug!(%lease, error = %ErrorChain(&error), "{what}");
             }
         }
-        for key in &keys {
-            store.delete_if_leased(key, self.lease).await?;
-            self.published.remove(key);
-        }
-        Ok(())
+        store.revoke(lease).await
     }
 }
 

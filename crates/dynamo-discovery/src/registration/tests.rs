@@ -9,12 +9,13 @@ use futures_util::StreamExt;
 use tokio::time::{advance, sleep, timeout};
 
 use super::*;
+use crate::entry::State;
 use crate::kind::Kind;
 use crate::memory::MemoryStore;
 use crate::model_key::InstanceId;
 use crate::network_prefix::NetworkPrefix;
 use crate::store::{
-    Change, Cursor, Lease, LeaseStore, MockLeaseStore, Revision, WatchItem, WatchStore,
+    Change, Cursor, Key, Lease, LeaseStore, MockLeaseStore, Revision, WatchItem, WatchStore,
 };
 
 const TTL: Duration = Duration::from_secs(9);
@@ -108,6 +109,71 @@ impl LeaseStore for Laggard {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.revoke(lease).await
     }
+}
+
+/// A store whose writes can fail in these ways.
+#[derive(Clone)]
+struct Moody {
+    store: MemoryStore,
+    mood: watch::Sender<Mood>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Good,
+    /// It does what it is asked, and its answers are lost.
+    Mute,
+    /// It takes no puts.
+    Full,
+}
+
+#[async_trait]
+impl LeaseStore for Moody {
+    async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.store.grant(ttl).await
+    }
+
+    async fn renew(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
+        self.store.renew(lease).await
+    }
+
+    async fn put(&self, key: &Key, value: Bytes, lease: LeaseId) -> Result<(), StoreError> {
+        let mood = *self.mood.borrow();
+        if mood == Mood::Full {
+            return Err(StoreError::Full("scripted".into()));
+        }
+        self.store.put(key, value, lease).await?;
+        if mood == Mood::Mute { unavailable() } else { Ok(()) }
+    }
+
+    async fn put_if_leased(
+        &self,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<bool, StoreError> {
+        let mood = *self.mood.borrow();
+        if mood == Mood::Full {
+            return Err(StoreError::Full("scripted".into()));
+        }
+        let done = self.store.put_if_leased(key, value, lease).await?;
+        if mood == Mood::Mute { unavailable() } else { Ok(done) }
+    }
+
+    async fn delete_if_leased(&self, key: &Key, lease: LeaseId) -> Result<bool, StoreError> {
+        self.store.delete_if_leased(key, lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+}
+
+fn moody() -> (MemoryStore, watch::Sender<Mood>, RegistrationConfig) {
+    let store = MemoryStore::new();
+    let mood = watch::Sender::new(Mood::Good);
+    let config = config(Moody { store: store.clone(), mood: mood.clone() });
+    (store, mood, config)
 }
 
 /// A store that grants, takes every put, and answers renewals by this script.
@@ -338,4 +404,80 @@ async fn a_dropped_registration_is_renewed_no_more() {
     lost.await;
     sleep(TTL).await;
     assert_eq!(listed(&store).await, []);
+}
+
+#[tokio::test]
+async fn a_put_that_was_applied_without_an_answer_is_withdrawn_when_it_is_not_wanted() {
+    let (store, mood, config) = moody();
+    let mut registration = Registration::publish(config, vec![entry("a")]).await.unwrap();
+    mood.send_replace(Mood::Mute);
+    registration.update(vec![entry("a"), entry("b")]).await.unwrap_err();
+    assert_eq!(listed(&store).await.len(), 2, "it was applied");
+    mood.send_replace(Mood::Good);
+    let before = store.revision().0;
+    registration.update(vec![entry("a")]).await.unwrap();
+    assert_eq!(story(&store, before).await, ["b draining", "-b"]);
+}
+
+#[tokio::test]
+async fn a_put_that_was_applied_without_an_answer_is_put_again_when_it_is_wanted() {
+    let (store, mood, config) = moody();
+    let mut registration = Registration::publish(config, vec![entry("a")]).await.unwrap();
+    mood.send_replace(Mood::Mute);
+    let changed = || entry("a").with_context_length(4096);
+    registration.update(vec![changed()]).await.unwrap_err();
+    mood.send_replace(Mood::Good);
+    // Back to what it was before: the store has the other.
+    registration.update(vec![entry("a")]).await.unwrap();
+    assert_eq!(listed(&store).await[0].1, entry("a"));
+    let lease = registration.lease;
+    mood.send_replace(Mood::Mute);
+    registration.update(vec![entry("a"), entry("b")]).await.unwrap_err();
+    registration.withdraw().await.unwrap();
+    assert_eq!(listed(&store).await, []);
+    assert_eq!(store.renew(lease).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_store_without_space_still_loses_what_is_withdrawn() {
+    let (store, mood, config) = moody();
+    let mut registration =
+        Registration::publish(config, vec![entry("a"), entry("b")]).await.unwrap();
+    let published = store.revision().0;
+    mood.send_replace(Mood::Full);
+    registration.update(vec![entry("a")]).await.unwrap();
+    assert_eq!(story(&store, published).await, ["-b"]);
+    let full = registration.update(vec![entry("a"), entry("c")]).await;
+    assert!(matches!(full, Err(StoreError::Full(_))));
+    registration.withdraw().await.unwrap();
+    assert_eq!(listed(&store).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_lost_their_lease_are_put_under_it_again_with_the_next_renewal() {
+    let store = MemoryStore::new();
+    let names = ["kept", "deleted", "drained", "overwritten", "broken", "taken"];
+    let entries = names.map(entry).to_vec();
+    let registration = Registration::publish(config(store.clone()), entries).await.unwrap();
+    let key = |name: &str| Key::from(format!("models/team-a/backend/generate/1f/{name}"));
+    let drained = || entry("drained").with_state(State::Draining);
+    let other = entry("overwritten").with_context_length(1);
+    let successor = store.grant(TTL * 10).await.unwrap().id;
+    store.delete(key("deleted"));
+    store.put_unleased(key("drained"), drained().to_json());
+    store.put_unleased(key("overwritten"), other.to_json());
+    store.put_unleased(key("broken"), "no entry");
+    store.put(&key("taken"), entry("taken").to_json(), successor).await.unwrap();
+    let before = store.revision();
+    sleep(TTL / 2).await;
+    let changes = story(&store, before.0).await;
+    let expected = ["broken serving", "deleted serving", "drained draining", "overwritten serving"];
+    assert_eq!(changes, expected);
+    // Once: they are under the lease now, and end with it.
+    sleep(TTL).await;
+    assert_eq!(store.revision().0, before.0 + 4);
+    let lease = registration.lease;
+    registration.withdraw().await.unwrap();
+    assert_eq!(listed(&store).await, [(key("taken").to_string(), entry("taken"))]);
+    assert_eq!(store.renew(lease).await.unwrap(), None);
 }

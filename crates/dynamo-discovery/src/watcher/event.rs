@@ -39,6 +39,8 @@ pub struct DiscoveryBatch {
     pub unserved: Vec<Key>,
     /// How many entries were refused.
     pub refused: usize,
+    /// How many fields of live entries were ignored, since they are invalid.
+    pub ignored: usize,
     /// How many entries were out of scope.
     pub out_of_scope: usize,
 }

@@ -39,6 +39,8 @@ impl fmt::Display for Needs {
 pub(super) struct Told {
     /// Keys whose refusal was logged.
     refused: HashSet<Key>,
+    /// Keys of which an ignored field was logged.
+    ignored: HashSet<Key>,
     /// The kinds of outage that were logged since the watch ran last.
     outages: Vec<DiscoveryEvent>,
     /// What this batch has changed so far; during a list, what all batches of it have.
@@ -53,7 +55,7 @@ struct Counts {
 }
 
 impl Told {
-    /// How many refused keys are remembered.
+    /// How many keys of each set are remembered.
     const REMEMBERED: usize = 1024;
     /// How many changes of one batch, or of one list, are logged at info level. The rest is logged at
     /// debug level.
@@ -101,16 +103,19 @@ impl Told {
         for refused in &applied.refused {
             self.tell_refused(refused);
         }
+        for ignored in &applied.ignored {
+            if is_first(&mut self.ignored, &ignored.key) {
+                let (error, key) = (&ignored.error, &ignored.key);
+                warn!(%error, %key, "the entry's control address is ignored");
+            }
+        }
         for key in &applied.unknown_deletes {
             debug!(%key, "deleted key was not known");
         }
     }
 
     fn tell_refused(&mut self, refused: &Refused) {
-        if self.refused.len() >= Self::REMEMBERED {
-            self.refused.clear();
-        }
-        if self.refused.insert(refused.key.clone()) {
+        if is_first(&mut self.refused, &refused.key) {
             warn!(
                 error = %ErrorChain(&refused.error),
                 model_name = refused.model.as_deref(),
@@ -120,6 +125,14 @@ impl Told {
             );
         }
     }
+}
+
+/// Whether a key is not yet in a set, which remembers it.
+fn is_first(told: &mut HashSet<Key>, key: &Key) -> bool {
+    if told.len() >= Told::REMEMBERED {
+        told.clear();
+    }
+    told.insert(key.clone())
 }
 
 fn tell_update(update: &ModelUpdate, prominent: bool) {

@@ -181,6 +181,7 @@ impl ModelWatcher {
             updates: applied.updates,
             unserved: applied.unserved,
             refused: applied.refused.len(),
+            ignored: applied.ignored.len(),
             out_of_scope: applied.out_of_scope,
         })
     }

@@ -1,16 +1,18 @@
-//! Asking for a key before anything else is told.
+//! The check of the key, which comes before any other answer.
 
 use http::Request;
 
 use super::caller::Caller;
 use super::keys::{ApiKeys, take_out};
+use crate::client_name::ClientName;
 use crate::error::{ApiError, ErrorShape};
 use crate::route::Route;
 
-/// What probes ask, which have no key.
+/// The paths of probes, which have no key.
 const OPEN: [&str; 2] = ["/live", "/ready"];
 
-/// Lets in only what has a valid key, and notes whose it is. The key goes no further.
+/// Admits a request with a valid key, and puts its [`Caller`] into the extensions. The key is
+/// removed from the request, so that no worker gets it.
 ///
 /// # Errors
 ///
@@ -20,7 +22,8 @@ pub(crate) fn admit<B>(keys: &ApiKeys, request: &mut Request<B>) -> Result<(), A
     if OPEN.contains(&path) {
         return Ok(());
     }
-    let tenant = keys.authenticate(request.headers()).map_err(|error| {
+    let client = request.extensions().get::<ClientName>();
+    let tenant = keys.authenticate(request.headers(), client).map_err(|error| {
         let shape = Route::at(path).map_or(ErrorShape::OpenAi, Route::error_shape);
         error.with_shape(shape)
     })?;

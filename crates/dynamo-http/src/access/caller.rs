@@ -1,4 +1,4 @@
-//! Who sent a request, as its key says.
+//! The caller of a request, by its key.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use super::limit::Permit;
 use crate::error::ApiError;
 use crate::view::Lens;
 
-/// Who sent a request, as its key says.
+/// The caller of a request: the owner of its key; none where no key is required.
 ///
 /// Handlers take it as an argument.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller(pub(super) Option<Arc<Tenant>>);
 
 impl Caller {
-    /// The one whom [`admit`](super::admit) has found; no one in particular where no key is required.
+    /// The caller that [`admit`](super::admit) has found.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         extensions.get::<Self>().cloned().unwrap_or(Self(None))
     }
 
-    /// What the owner of the key sees, where a key is required.
+    /// The lens of the key, where a key is required.
     pub(crate) fn lens(&self) -> Option<&Lens> {
         self.0.as_ref().map(|tenant| &tenant.lens)
     }
@@ -33,7 +33,7 @@ impl Caller {
     ///
     /// # Errors
     ///
-    /// 429 while there are too many of them.
+    /// 429 while the requests of the key are at a limit.
     pub(crate) fn begin(&self) -> Result<Option<Permit>, ApiError> {
         self.0.as_deref().map(Tenant::begin).transpose()
     }

@@ -1,4 +1,4 @@
-//! What is kept of a key: its hash.
+//! The hash of a key, which is stored in place of the key.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -9,8 +9,8 @@ use subtle::ConstantTimeEq as _;
 
 /// The SHA-256 of a key, as text `sha256:` and 64 hexadecimal digits.
 ///
-/// Keys are long and random, so there is nothing to guess that a slow hash would have to slow down.
-/// Two hashes are compared in constant time.
+/// Keys are long and random. A slow hash hinders guessing, so it is not needed here. Two hashes are
+/// compared in constant time.
 ///
 /// ```
 /// use dynamo_http::KeyHash;
@@ -23,7 +23,7 @@ use subtle::ConstantTimeEq as _;
 #[derive(Clone, Copy)]
 pub struct KeyHash([u8; 32]);
 
-/// Why a text is no key. It does not repeat the text.
+/// A text is no key. The error does not repeat the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a key is {} to {} visible ASCII characters without blanks",
@@ -32,7 +32,7 @@ pub struct KeyHash([u8; 32]);
 )]
 pub struct WeakKey;
 
-/// Why a text is no hash of a key. It does not repeat the text, which may be a key.
+/// A text is no hash of a key. The error does not repeat the text, which may be a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected `sha256:` and 64 hexadecimal digits, as `dynamo-frontend hash-key` prints them")]
 pub struct InvalidKeyHash;
@@ -40,7 +40,7 @@ pub struct InvalidKeyHash;
 const ALGORITHM: &str = "sha256:";
 
 impl KeyHash {
-    /// The shortest key, in bytes: with fewer characters there are not 128 bits to guess.
+    /// The shortest key, in bytes. Fewer characters cannot have 128 random bits.
     pub const SHORTEST_KEY: usize = 24;
     /// The longest key, in bytes.
     pub const LONGEST_KEY: usize = 1024;
@@ -68,7 +68,7 @@ impl PartialEq for KeyHash {
 
 impl Eq for KeyHash {}
 
-/// A part is enough to tell hashes apart, and every byte is as random as the others.
+/// Eight bytes are enough for a hash table, since all bytes are equally random.
 impl Hash for KeyHash {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.0[..8]);
@@ -82,7 +82,7 @@ impl fmt::Display for KeyHash {
     }
 }
 
-/// Only its beginning: what is in logs is not to be taken for what is in the file.
+/// Shows two bytes only, so that a line of a log is of no use in a file of keys.
 impl fmt::Debug for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{ALGORITHM}{:02x}{:02x}…", self.0[0], self.0[1])

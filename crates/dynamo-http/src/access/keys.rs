@@ -1,4 +1,4 @@
-//! The keys that are valid now, and what each of them opens.
+//! The keys that are valid now, with the lens and the limits of each.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,11 +13,12 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use super::hash::KeyHash;
 use super::limit::{Exceeded, Permit, Usage};
-use super::list::{ApiKey, KeyList, KeyName};
+use super::list::{Credential, KeyList, KeyName};
+use crate::client_name::ClientName;
 use crate::error::ApiError;
-use crate::view::{FeedEnded, Lens, LiveView, Scopes};
+use crate::view::{FeedEnded, Lens, Scopes};
 
-/// Where Anthropic's clients, and some others, put their key.
+/// The header in which Anthropic's clients, and some others, send their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The keys that open a front door. A clone is the same set of keys.
@@ -54,14 +55,24 @@ pub struct ApiKeys {
 
 struct Inner {
     scopes: Scopes,
-    tenants: ArcSwap<HashMap<KeyHash, Arc<Tenant>>>,
+    tenants: ArcSwap<Tenants>,
     unauthorized: AtomicU64,
     began: Instant,
+}
+
+/// The tenants, by what their requests show.
+#[derive(Default)]
+struct Tenants {
+    by_hash: HashMap<KeyHash, Arc<Tenant>>,
+    /// Those that have no key.
+    by_client: HashMap<ClientName, Arc<Tenant>>,
 }
 
 /// Who has a key.
 pub(crate) struct Tenant {
     pub(crate) name: KeyName,
+    /// The name of the client that requests need.
+    client: Option<ClientName>,
     pub(crate) lens: Lens,
     requests_per_minute: Option<NonZeroU32>,
     concurrent: Option<NonZeroU32>,
@@ -70,7 +81,7 @@ pub(crate) struct Tenant {
 }
 
 impl ApiKeys {
-    /// No keys yet: nobody gets in. `scopes` opens the views of those that come.
+    /// A set without keys, which admits no request. `scopes` opens the views of later keys.
     #[must_use]
     pub fn new(scopes: Scopes) -> Self {
         let inner = Inner {
@@ -82,61 +93,87 @@ impl ApiKeys {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Makes these the keys, all at once. What is not among them opens nothing from then on;
-    /// requests that have begun go on.
+    /// Replaces all keys at once. From then on a key that is not among them is invalid; requests
+    /// that have begun go on.
     ///
-    /// A key that keeps its name keeps what was counted, so that a change of the list gives nobody
-    /// a full minute again. Calls must not overlap.
+    /// A key that keeps its name keeps its counters, so that a change of the list gives no key a
+    /// full minute again. Calls must not overlap.
     ///
     /// # Errors
     ///
-    /// When the feed has ended; nothing changes then.
+    /// When the feed has ended. The keys stay as they were.
     pub async fn replace(&self, keys: &KeyList) -> Result<(), FeedEnded> {
         let scopes = keys.iter().map(|key| key.scope.clone()).collect();
         let views = self.inner.scopes.open(scopes).await?;
         let before = self.inner.tenants.load();
         let usage: HashMap<_, _> =
-            before.values().map(|tenant| (&tenant.name, &tenant.usage)).collect();
-        let tenant = |(key, live): (&ApiKey, LiveView)| {
-            let tenant = Tenant {
+            before.iter().map(|tenant| (&tenant.name, &tenant.usage)).collect();
+        let mut tenants = Tenants::default();
+        for (key, live) in keys.iter().zip(views) {
+            let tenant = Arc::new(Tenant {
                 name: key.name.clone(),
+                client: key.credential.client().cloned(),
                 lens: live.into(),
                 requests_per_minute: key.requests_per_minute,
                 concurrent: key.concurrent,
                 usage: usage.get(&key.name).map_or_else(Arc::default, |usage| (*usage).clone()),
                 began: self.inner.began,
-            };
-            (key.hash, Arc::new(tenant))
-        };
-        let tenants = keys.iter().zip(views).map(tenant).collect();
+            });
+            match &key.credential {
+                Credential::Key(hash) | Credential::Both(hash, _) => {
+                    tenants.by_hash.insert(*hash, tenant);
+                }
+                Credential::Client(client) => {
+                    tenants.by_client.insert(client.clone(), tenant);
+                }
+            }
+        }
         self.inner.tenants.store(Arc::new(tenants));
         Ok(())
     }
 
-    /// Whose key a request has.
+    /// Whose key a request has, which comes from `client`, if that showed a valid certificate.
     ///
-    /// It takes as long whether or not the key is nearly right: keys are found by their hash, and
+    /// A key that is unknown does not matter to a client whose certificate is enough: the libraries
+    /// of OpenAI always send one. It takes as long whether or not the key is nearly right: keys are found by their hash, and
     /// hashes are compared in constant time.
     ///
     /// # Errors
     ///
     /// 401 when it has none, or one that is not valid.
-    pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Tenant>, ApiError> {
+    pub(crate) fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        client: Option<&ClientName>,
+    ) -> Result<Arc<Tenant>, ApiError> {
         let refused = |message| {
             self.inner.unauthorized.fetch_add(1, Ordering::Relaxed);
             ApiError::new(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key")
         };
-        let key = presented(headers).ok_or_else(|| {
-            refused("No API key was given: send it as `Authorization: Bearer KEY`.")
-        })?;
-        KeyHash::of_bytes(key)
-            .and_then(|hash| self.inner.tenants.load().get(&hash).cloned())
-            .ok_or_else(|| refused("The API key is not valid."))
+        let tenants = self.inner.tenants.load();
+        let key = presented(headers);
+        if let Some(tenant) =
+            key.and_then(KeyHash::of_bytes).and_then(|hash| tenants.by_hash.get(&hash))
+        {
+            return match &tenant.client {
+                needed @ Some(_) if needed.as_ref() != client => {
+                    Err(refused("The API key is not valid with this client certificate."))
+                }
+                _ => Ok(tenant.clone()),
+            };
+        }
+        if let Some(tenant) = client.and_then(|client| tenants.by_client.get(client)) {
+            return Ok(tenant.clone());
+        }
+        Err(refused(match key {
+            Some(_) => "The API key is not valid.",
+            None => "No API key was given: send it as `Authorization: Bearer KEY`.",
+        }))
     }
 
-    /// Who has a key now, by name.
+    /// The owners of all keys, by name.
     pub(crate) fn tenants(&self) -> Vec<Arc<Tenant>> {
-        let mut tenants: Vec<_> = self.inner.tenants.load().values().cloned().collect();
+        let mut tenants: Vec<_> = self.inner.tenants.load().iter().cloned().collect();
         tenants.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         tenants
     }
@@ -153,12 +190,18 @@ impl fmt::Debug for ApiKeys {
     }
 }
 
+impl Tenants {
+    fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.by_hash.values().chain(self.by_client.values())
+    }
+}
+
 impl Tenant {
     /// Begins a request that counts against the key's limits.
     ///
     /// # Errors
     ///
-    /// 429 while there are too many.
+    /// 429 while the requests of the key are at a limit.
     pub(crate) fn begin(&self) -> Result<Permit, ApiError> {
         let limits = (self.requests_per_minute, self.concurrent);
         self.usage.begin(limits.0, limits.1, self.began.elapsed()).map_err(|exceeded| {
@@ -187,8 +230,8 @@ impl fmt::Debug for Tenant {
     }
 }
 
-/// The key of a request: a bearer's, else that in `x-api-key`. A header that is there twice has
-/// none, since others might read the other one.
+/// The key of a request: the bearer token, else the value of `x-api-key`. A header that is there
+/// twice gives no key, since another program might read its other value.
 fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = single(headers, &AUTHORIZATION)?.map(HeaderValue::as_bytes).and_then(bearer);
     match bearer {
@@ -197,7 +240,8 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     }
 }
 
-/// The one value of a header, if any; none at all where there are several.
+/// The value of a header, if the request has it; none at all where the header is there several
+/// times.
 #[expect(clippy::option_option, reason = "the outer one is `?` where a header is ambiguous")]
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Option<&'a HeaderValue>> {
     let mut values = headers.get_all(name).iter();
@@ -211,7 +255,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(SCHEME).then(|| key.trim_ascii())
 }
 
-/// Takes the key out of a request: it is for us and for nobody behind us.
+/// Removes the key from a request, since no worker may learn it.
 pub(super) fn take_out(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
     headers.remove(X_API_KEY);

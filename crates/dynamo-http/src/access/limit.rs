@@ -1,11 +1,12 @@
-//! How much may be asked with a key, and how much was.
+//! The limits of a key, and the counters of its requests.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What has been asked with a key. It outlives a change of the key's limits or of the key itself.
+/// The counters of one key's requests. They outlive a change of the key's limits and of the key
+/// itself.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     bucket: Bucket,
@@ -16,16 +17,16 @@ pub(crate) struct Usage {
     too_many: AtomicU64,
 }
 
-/// Why a request may not begin now.
+/// The limit that a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exceeded {
-    /// Too many in a minute; the next one may begin after this time.
+    /// The requests in a minute. The next request may begin after this time.
     Rate(Duration),
-    /// Too many at one time.
+    /// The requests at one time.
     Concurrency,
 }
 
-/// What was counted.
+/// The counters at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) in_flight: u32,
@@ -36,7 +37,8 @@ pub(crate) struct Counts {
 }
 
 impl Usage {
-    /// Begins a request, if there may be one more. `now` is any clock that does not go back.
+    /// Begins a request, if the limits allow one more. `now` is the time of any clock that does not
+    /// go back.
     pub(crate) fn begin(
         self: &Arc<Self>,
         requests_per_minute: Option<NonZeroU32>,
@@ -69,8 +71,8 @@ impl Usage {
     }
 }
 
-/// Leave to make a request, from its beginning to the end of its answer. The request counts as
-/// failed unless it was [said](Self::succeeded) to be a success.
+/// The permission for a request, from its beginning to the end of its answer. The request counts as
+/// failed unless [`succeeded`](Self::succeeded) was called.
 #[derive(Debug)]
 pub(crate) struct Permit {
     in_flight: InFlight,
@@ -78,7 +80,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// The request has ended well.
+    /// Marks the request as a success.
     pub(crate) fn succeeded(&mut self) {
         self.success = true;
     }
@@ -95,7 +97,7 @@ impl Drop for Permit {
 #[derive(Debug)]
 struct InFlight {
     usage: Arc<Usage>,
-    /// How many there were when it began.
+    /// The number of requests in flight when this one began.
     others: u32,
 }
 
@@ -118,7 +120,7 @@ impl Drop for InFlight {
 struct Bucket(AtomicU64);
 
 impl Bucket {
-    /// Takes one request out, or says how long to wait for one.
+    /// Takes one request out of the bucket, or returns the time until there is one.
     fn take(&self, per_minute: NonZeroU32, now: Duration) -> Result<(), Duration> {
         const MINUTE: u64 = 60 * 1_000_000_000;
         let share = MINUTE / u64::from(per_minute.get());

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use dynamo_namespace::NamespaceScope;
 
 use super::hash::KeyHash;
+use crate::client_name::ClientName;
 
-/// What a key is called in logs and metrics: 1 to 64 of `[A-Za-z0-9._-]`.
+/// The name of a key in logs and metrics: 1 to 64 characters of `[A-Za-z0-9._-]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyName(Arc<str>);
 
-/// Why a text is no name of a key.
+/// A text is no name of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a name is 1 to 64 letters, digits, '.', '_' or '-'")]
 pub struct InvalidKeyName;
@@ -46,61 +47,105 @@ impl fmt::Display for KeyName {
     }
 }
 
-/// A key, what it shows, and how much may be asked with it.
+/// A key with its scope and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ApiKey {
-    /// What it is called.
+    /// The name.
     pub name: KeyName,
-    /// What is kept of it.
-    pub hash: KeyHash,
+    /// What a request must show.
+    pub credential: Credential,
     /// Whose models it shows.
     pub scope: NamespaceScope,
-    /// How many proxied requests may begin in a minute: so many at once, and then one whenever its
-    /// share of the minute is over. Default no limit.
+    /// How many proxied requests may begin in a minute: all of them at once, and then one more each
+    /// time its share of the minute has passed. Default no limit.
     pub requests_per_minute: Option<NonZeroU32>,
-    /// How many proxied requests may be under way at one time. Default no limit.
+    /// How many proxied requests may be in flight at one time. Default no limit.
     pub concurrent: Option<NonZeroU32>,
+}
+
+/// What a request must show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// The key with this hash.
+    Key(KeyHash),
+    /// A certificate with this name of a client.
+    Client(ClientName),
+    /// Both.
+    Both(KeyHash, ClientName),
+}
+
+impl Credential {
+    /// The hash of the key that is needed.
+    #[must_use]
+    pub fn hash(&self) -> Option<&KeyHash> {
+        match self {
+            Self::Key(hash) | Self::Both(hash, _) => Some(hash),
+            Self::Client(_) => None,
+        }
+    }
+
+    /// The name of the client that is needed.
+    #[must_use]
+    pub fn client(&self) -> Option<&ClientName> {
+        match self {
+            Self::Client(client) | Self::Both(_, client) => Some(client),
+            Self::Key(_) => None,
+        }
+    }
+}
+
+impl From<KeyHash> for Credential {
+    fn from(hash: KeyHash) -> Self {
+        Self::Key(hash)
+    }
+}
+
+impl From<ClientName> for Credential {
+    fn from(client: ClientName) -> Self {
+        Self::Client(client)
+    }
 }
 
 impl ApiKey {
     /// A key without limits.
     #[must_use]
-    pub fn new(name: KeyName, hash: KeyHash, scope: NamespaceScope) -> Self {
-        Self { name, hash, scope, requests_per_minute: None, concurrent: None }
+    pub fn new(name: KeyName, credential: impl Into<Credential>, scope: NamespaceScope) -> Self {
+        let credential = credential.into();
+        Self { name, credential, scope, requests_per_minute: None, concurrent: None }
     }
 }
 
-/// Keys that can be told apart, none of which shows more than it may.
+/// Keys with different names and hashes, none of which shows more than its frontend discovers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyList(Vec<ApiKey>);
 
-/// Why keys cannot be used together, or not here.
+/// Keys cannot be used together, or not at this frontend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKeys {
-    /// Two have the same name.
+    /// Two keys have the same name.
     #[error("there are two keys named {name}")]
     SameName {
         /// The name.
         name: KeyName,
     },
-    /// Two have the same hash.
+    /// Two have the same hash, or no hash and the same client.
     #[error("the keys {first} and {second} are the same key")]
     SameKey {
-        /// The name of the one.
+        /// The name of the first key.
         first: KeyName,
-        /// The name of the other.
+        /// The name of the second key.
         second: KeyName,
     },
-    /// One shows what the frontend does not discover.
+    /// A key shows namespaces that the frontend does not discover.
     #[error("the key {name} is for {scope}, and this frontend discovers {within} only")]
     OutOfScope {
-        /// Its name.
+        /// The name of the key.
         name: KeyName,
-        /// Whose models it would show.
+        /// The namespaces that the key would show.
         scope: NamespaceScope,
-        /// Whose models there are.
+        /// The namespaces that the frontend discovers.
         within: NamespaceScope,
     },
 }
@@ -116,13 +161,17 @@ impl KeyList {
         within: &NamespaceScope,
     ) -> Result<Self, InvalidKeys> {
         let keys: Vec<_> = keys.into_iter().collect();
-        let (mut names, mut hashes) = (HashMap::new(), HashMap::new());
+        let (mut names, mut hashes, mut clients) = (HashMap::new(), HashMap::new(), HashMap::new());
         for key in &keys {
             let name = || key.name.clone();
             if names.insert(&key.name, ()).is_some() {
                 return Err(InvalidKeys::SameName { name: name() });
             }
-            if let Some(first) = hashes.insert(key.hash, &key.name) {
+            let same = match &key.credential {
+                Credential::Key(hash) | Credential::Both(hash, _) => hashes.insert(hash, &key.name),
+                Credential::Client(client) => clients.insert(client, &key.name),
+            };
+            if let Some(first) = same {
                 return Err(InvalidKeys::SameKey { first: first.clone(), second: name() });
             }
             if !key.scope.is_within(within) {
@@ -133,13 +182,13 @@ impl KeyList {
         Ok(Self(keys))
     }
 
-    /// How many there are.
+    /// The number of keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none, so that nobody gets in.
+    /// Whether there is no key, so that no request is admitted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

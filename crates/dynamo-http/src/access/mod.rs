@@ -1,7 +1,8 @@
-//! Who may ask, for which models, and how often.
+//! API keys: the callers that are admitted, the models that each caller sees, and the limits of
+//! each.
 //!
-//! Without keys everyone may ask for everything in the frontend's scope. With them a request's key
-//! decides which view it gets; whatever has no key gets a view in which nothing is.
+//! Without keys every request sees all models in the frontend's scope. With keys the key of a
+//! request decides its lens, and a request without a key sees no model.
 
 mod admit;
 mod caller;
@@ -15,4 +16,4 @@ pub(crate) use self::caller::Caller;
 pub use self::hash::{InvalidKeyHash, KeyHash, WeakKey};
 pub use self::keys::ApiKeys;
 pub(crate) use self::limit::Permit;
-pub use self::list::{ApiKey, InvalidKeyName, InvalidKeys, KeyList, KeyName};
+pub use self::list::{ApiKey, Credential, InvalidKeyName, InvalidKeys, KeyList, KeyName};

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::program_metrics::ProgramMetrics;
 use crate::access::ApiKeys;
 use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, WorkerKey};
+use crate::serve::Connections;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
 
@@ -27,49 +29,57 @@ config! {
     pub struct FrontendConfig {
         /// The largest request body, in bytes. Default 192 MiB.
         body_limit, with_body_limit: usize = 192 << 20;
-        /// The buffers of all request bodies in memory, in bytes; above, 503. Default 1 GiB.
+        /// The buffers of all request bodies in memory, in bytes; above it requests get 503. Default
+        /// 1 GiB.
         bodies_limit, with_bodies_limit: usize = 1 << 30;
         /// The time in which a body that goes on must bring 1 KiB for each second; else 408.
         /// Default 30 s.
         body_stall_timeout, with_body_stall_timeout: Duration = Duration::from_secs(30);
         /// How long connecting to a worker may take. Default 2 s.
         connect_timeout, with_connect_timeout: Duration = Duration::from_secs(2);
-        /// How long a worker may take to begin its answer: engines queue, so for long. Default 600 s.
+        /// How long a worker may take to begin its answer. Default 600 s, since engines queue
+        /// requests.
         first_byte_timeout, with_first_byte_timeout: Duration = Duration::from_secs(600);
         /// How long a worker may send nothing in the middle of an answer. Default 300 s.
         idle_stream_timeout, with_idle_stream_timeout: Duration = Duration::from_secs(300);
-        /// What workers get in place of the client's `Authorization`. Default none.
+        /// The key that workers get in place of the client's `Authorization`. Default none.
         worker_key, with_worker_key: WorkerKey = WorkerKey::default();
-        /// Where workers may be, judged by the address that a name resolves to. Default none, which is
-        /// anywhere. Link-local addresses and those of metadata services are always refused.
+        /// The networks in which workers may be. The address to which a name resolves decides.
+        /// Default none, which allows any address; link-local addresses and those of metadata
+        /// services are always refused.
         worker_networks, with_worker_networks: Vec<Network> = Vec::new();
         /// How a worker is chosen for a request. Default round robin.
         router_mode, with_router_mode: RouterMode = RouterMode::default();
         /// The header that names a session, for [`RouterMode::Affinity`]. Default `x-session-id`.
         affinity_header, with_affinity_header: HeaderName = HeaderName::from_static("x-session-id");
-        /// How many requests one worker may have in flight. Default none: engines queue by themselves.
+        /// How many requests one worker may have in flight. Default no limit, since engines queue
+        /// requests.
         worker_concurrency, with_worker_concurrency: Option<NonZeroUsize> = None;
-        /// How many requests may wait for one model while all its workers have as many as they may;
-        /// above, 429. Default 256.
+        /// How many requests may wait for one model while all its workers are at their limit;
+        /// further requests get 429. Default 256.
         queue_depth, with_queue_depth: usize = 256;
-        /// How long a request may wait so; then 503. Default 30 s.
+        /// How long a request may wait for a worker that is below its limit; then it gets 503.
+        /// Default 30 s.
         queue_timeout, with_queue_timeout: Duration = Duration::from_secs(30);
-        /// What share of the requests of the last seconds may be sent a second time, in percent,
-        /// beside ten a second; with 0, none is. A request of which no byte was written does not
-        /// count. Default 20.
+        /// The share of the requests of the last seconds that may be sent a second time, in
+        /// percent, beside ten a second; with 0, none may. A request of which no byte was written
+        /// does not count. Default 20.
         retry_budget, with_retry_budget: u8 = 20;
-        /// Below this share of a model's workers in rotation, in percent, those whose answers fail are
-        /// used as well. Default 50.
+        /// When a smaller share of a model's workers is in rotation, in percent, workers whose
+        /// answers fail get requests as well. Default 50.
         panic_threshold, with_panic_threshold: u8 = 50;
-        /// How long a worker that sends nothing is left alone between two probes of its `/health`.
-        /// None: workers are not probed, and one is out of rotation only when its answers fail.
-        /// Default 2 s.
+        /// The time between two probes of `/health` at a worker that sends nothing. None: workers
+        /// are not probed, and leave the rotation only when their answers fail. Default 2 s.
         probe_interval, with_probe_interval: Option<Duration> = Some(Duration::from_secs(2));
         #[cfg(feature = "tls")]
-        /// Which authorities are trusted for `https` workers. Default those of the machine.
+        /// The authorities that are trusted for `https` workers. Default those of the machine.
         worker_tls, with_worker_tls: WorkerTls = WorkerTls::default();
-        /// The keys that clients need. Default none: whoever reaches the port may use every model in
-        /// the frontend's scope.
+        /// The counts of the listener that serves the front door, shown by `/metrics`. Default none.
+        connections, with_connections: Option<Connections> = None;
+        /// What the admin port's `/metrics` shows beside the front door's own. Default nothing.
+        program_metrics, with_program_metrics: Option<ProgramMetrics> = None;
+        /// The keys that clients need. Default none: every client may use every model in the
+        /// frontend's scope.
         api_keys, with_api_keys: Option<ApiKeys> = None;
     }
 }

@@ -1,4 +1,4 @@
-//! The front door: every route of it, in one router.
+//! The front door, and its services for clients and operators.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -62,7 +62,7 @@ impl Frontend {
     ) -> Self {
         let all = switchboard.live_view(scope);
         let proxy = proxy(&all, config);
-        let state = Arc::new(State::new(proxy, all, discovery, config.api_keys.clone()));
+        let state = Arc::new(State::new(proxy, all, discovery, config));
         let fleet = state.proxy.forwarder.fleet.clone();
         tokio::spawn(fleet.attend_while(Arc::downgrade(&state)));
         tokio::spawn(age_budget(Arc::downgrade(&state)));
@@ -78,11 +78,12 @@ impl Frontend {
         &self.state.proxy.forwarder.fleet
     }
 
-    /// Everything behind one port: what [`client_service`](Self::client_service) has, `/health` and
-    /// `/metrics`.
+    /// The service for a single port: the routes of [`client_service`](Self::client_service),
+    /// `/health` and `/metrics`.
     ///
-    /// These two tell nothing that moves with other namespaces. Where keys are required they are
-    /// left out, since they tell of all keys' models: [`admin_router`](Self::admin_router) has them.
+    /// These two pages show no value that changes with other namespaces. Where keys are required
+    /// the service leaves them out, since they show the models of all keys;
+    /// [`admin_router`](Self::admin_router) has them.
     pub fn service(&self) -> FrontendService {
         let reports = match self.state.keys {
             Some(_) => Router::new(),
@@ -91,18 +92,20 @@ impl Frontend {
         self.door(client_routes().merge(reports))
     }
 
-    /// What clients need: every proxied route, `/v1/models`, `/live` and `/ready`.
+    /// The service for clients: every proxied route, `/v1/models`, `/live` and `/ready`.
     ///
-    /// Closed routes are part of it: they open and close under the same service. Where keys are
-    /// required, everything but `/live` and `/ready` asks for one before it tells anything.
+    /// Closed routes are part of the service: they open and close under it. Where keys are
+    /// required, each path but `/live` and `/ready` answers 401 to a request without a valid key,
+    /// before any other answer.
     pub fn client_service(&self) -> FrontendService {
         self.door(client_routes())
     }
 
-    /// [`service`](Self::service) as a router, to be nested or merged into another one.
+    /// [`service`](Self::service) as a router, which can be nested in or merged into another
+    /// router.
     ///
-    /// It is all fallback: a layer that is to be around it is added by [`Router::layer`], since
-    /// [`Router::route_layer`] leaves a fallback out.
+    /// The router has a fallback and no routes. So [`Router::layer`] adds a layer around it, and
+    /// [`Router::route_layer`] adds none.
     pub fn router(&self) -> Router {
         Router::new().fallback_service(self.service())
     }
@@ -112,8 +115,8 @@ impl Frontend {
         Router::new().fallback_service(self.client_service())
     }
 
-    /// What operators need, for a port that clients do not reach: `/health` and `/metrics` with all
-    /// that they can tell, `/live` and `/ready`. It asks for no key.
+    /// The router for operators, for a port that clients do not reach: `/health` and `/metrics`
+    /// with all values, `/live` and `/ready`. It needs no key.
     pub fn admin_router(&self) -> Router {
         self.complete(probes().merge(reports(Reader::Operator)))
     }
@@ -130,7 +133,7 @@ impl Frontend {
             .with_state(self.state.clone())
     }
 
-    /// Begins to drain: `/ready` says 503 from now on, everything else goes on.
+    /// Begins to drain: `/ready` answers 503 from now on, and all other routes answer as before.
     pub fn drain(&self) {
         self.state.drain();
     }
@@ -177,7 +180,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
     }
 }
 
-/// Tells the budget of resends each second that one has passed, for as long as the front door lives.
+/// Ages the budget of resent requests once a second, for as long as the front door lives.
 async fn age_budget(state: Weak<State>) {
     let mut seconds = interval(Duration::from_secs(1));
     loop {

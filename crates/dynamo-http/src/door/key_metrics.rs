@@ -1,6 +1,6 @@
-//! What was asked with each key, as metrics.
+//! The metrics of API keys.
 //!
-//! Read from the keys that are valid now, so there are never more series than keys.
+//! They are read from the keys that are valid now, so there are never more series than keys.
 
 use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
@@ -9,7 +9,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 use crate::access::ApiKeys;
 use crate::meter::{opts, valid};
 
-/// What was asked with each key. For operators only: it names every key.
+/// The metrics of all keys. They are for operators only, since they name every key.
 pub(super) fn families(keys: &ApiKeys) -> Vec<MetricFamily> {
     let requests = valid(IntCounterVec::new(
         opts("key_requests_total", "Proxied requests by key, counted when they have ended"),

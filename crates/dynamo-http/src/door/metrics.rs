@@ -1,4 +1,4 @@
-//! The page `/metrics`: what is counted, and the state of things as it is now.
+//! The page `/metrics`: the counters, and the state of the view and the sources as it is now.
 
 use prometheus::{
     Encoder as _, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
@@ -10,7 +10,7 @@ use crate::fleet::Out;
 use crate::meter::{opts, valid};
 use crate::route::Route;
 
-/// Everything, in Prometheus' text format.
+/// The page in Prometheus' text format.
 pub(super) fn text(state: &State, reader: Reader) -> Vec<u8> {
     let mut families = state.proxy.forwarder.metrics.families();
     families.extend(facts(state, reader).gather());
@@ -20,10 +20,14 @@ pub(super) fn text(state: &State, reader: Reader) -> Vec<u8> {
     let mut text = Vec::new();
     // Writing to memory does not fail.
     let _ = TextEncoder::new().encode(&families, &mut text);
+    if let (Reader::Operator, Some(program)) = (reader, &state.program_metrics) {
+        text.extend_from_slice(program.text().as_bytes());
+    }
     text
 }
 
-/// What a view and the sources say, as metrics. Derived when asked for, so it cannot drift.
+/// The state of the view and the sources as metrics. Each scrape derives them anew, so they cannot
+/// drift.
 fn facts(state: &State, reader: Reader) -> Registry {
     let (view, discovery) = (state.all.load(), &state.discovery);
     let fleet = &state.proxy.forwarder.fleet;
@@ -86,6 +90,19 @@ fn facts(state: &State, reader: Reader) -> Registry {
         disagreeing,
     );
     single("ready", "Whether every source has told once what there is", view.is_ready().into());
+
+    if let Some(connections) = &state.connections {
+        single("connections", "Connections of clients that are open", connections.open());
+        let counter = |name: &str, help: &str, value: u64| {
+            let counter = valid(IntCounter::with_opts(opts(name, help)));
+            counter.inc_by(value);
+            valid(registry.register(Box::new(counter)));
+        };
+        let refused = "Connections that a limit of connections refused";
+        counter("connections_refused_total", refused, connections.refused());
+        let failed = "How often no connection could be accepted, such as for want of descriptors";
+        counter("accept_errors_total", failed, connections.accept_errors());
+    }
 
     let connected = gauges("discovery_connected", "Whether the source's watch runs", "source");
     let denied = gauges("discovery_denied", "Whether the source denies access", "source");

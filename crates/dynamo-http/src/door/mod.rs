@@ -5,9 +5,11 @@ mod frontend;
 mod key_metrics;
 mod metrics;
 mod pages;
+mod program_metrics;
 mod service;
 mod state;
 
 pub use self::config::FrontendConfig;
 pub use self::frontend::Frontend;
+pub use self::program_metrics::ProgramMetrics;
 pub use self::service::FrontendService;

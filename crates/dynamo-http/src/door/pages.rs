@@ -1,7 +1,7 @@
-//! What a front door says about itself: its models, its health, its metrics.
+//! The pages of a front door: models, health, readiness and metrics.
 //!
-//! Everything here is written against a view, so it shows nothing of another scope: models against
-//! that of the caller, health and metrics against that of the frontend.
+//! The pages of models are made from the caller's sight, health and metrics from the view of the
+//! frontend's scope. So no page shows anything of another scope.
 
 use std::sync::Arc;
 
@@ -52,12 +52,12 @@ fn describe(model: &Model) -> Value {
     value
 }
 
-/// `GET /health`: always 200, in Dynamo's shape with our own fields beside it.
+/// `GET /health`: always 200, in Dynamo's shape with further fields.
 pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) -> Json<Value> {
     let view = state.all.load();
     let fleet = &state.proxy.forwarder.fleet;
     let mut endpoints: Vec<String> =
-        view.instances().map(|instance| instance.entry().endpoint().as_url()).collect();
+        view.instances().map(|instance| instance.endpoint().as_url()).collect();
     endpoints.sort_unstable();
     endpoints.dedup();
     let instances: Vec<Value> =
@@ -93,16 +93,16 @@ pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) ->
 }
 
 fn describe_instance(view: &View, fleet: &Fleet, instance: &Instance) -> Value {
-    let endpoint = instance.entry().endpoint();
+    let endpoint = instance.endpoint();
     let mut value = json!({
         "namespace": endpoint.namespace().as_str(),
         "component": endpoint.component(),
         "endpoint": endpoint.name(),
-        // As text: ids are beyond what a double holds.
+        // As text, since an id is larger than the integers that a double holds.
         "instance_id": instance.id().as_ref().map(InstanceId::to_string),
         "model": instance.model(),
     });
-    if instance.entry().url().is_none() {
+    if instance.url().is_none() {
         value["unroutable"] = true.into();
     }
     if view.is_held(instance) {
@@ -119,9 +119,11 @@ pub(super) async fn live() -> Json<Value> {
     Json(json!({ "status": "live" }))
 }
 
-/// `GET /ready`: every source has told once what there is, and we do not drain.
+/// `GET /ready`: 200 when every source has delivered its first list and the front door does not
+/// drain.
 ///
-/// An outage of the store never turns it off: else all frontends would be restarted at once.
+/// An outage of the store leaves it at 200: otherwise an orchestrator would restart all frontends
+/// at once.
 pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
     let (status, text) = if state.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")

@@ -1,4 +1,4 @@
-//! The front door as a service: what is proxied goes to the proxy at once, the rest to a router.
+//! The front door as a service: proxied routes go to the proxy, all other paths to a router.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -21,9 +21,11 @@ use crate::route::Route;
 
 /// A front door for [`serve`](crate::serve), or for any other server that takes a tower service.
 ///
-/// It is what [`Frontend::router`](crate::Frontend::router) wraps: there a request passes axum's
-/// routing and boxes before it comes here, which costs a tenth of all that a short one does.
-/// A clone is the same front door. It is always ready.
+/// [`Frontend::router`](crate::Frontend::router) wraps this service. A request to that router
+/// passes axum's routing and boxes first, which costs a tenth of the work of a short request.
+///
+/// The extensions of a worker's answer hold [`Served`](crate::Served), for a middleware around the
+/// service. A clone is the same front door. The service is always ready.
 #[derive(Clone)]
 pub struct FrontendService {
     door: Arc<Door>,
@@ -31,7 +33,7 @@ pub struct FrontendService {
 
 struct Door {
     state: Arc<State>,
-    /// Everything that is not proxied.
+    /// All paths that are not proxied.
     router: Router,
 }
 
@@ -41,8 +43,8 @@ impl FrontendService {
     }
 }
 
-/// An answer that is there already. One to a HEAD has a length and no body, which hyper sees to in
-/// HTTP/1 only.
+/// A future of an answer that is ready. The answer to a HEAD has a length and no body: hyper drops
+/// the body in HTTP/1 only.
 fn answered(to: &Method, mut response: Response) -> Ready<Result<Response, Infallible>> {
     if to == Method::HEAD {
         let body = std::mem::take(response.body_mut());
@@ -94,7 +96,7 @@ impl fmt::Debug for FrontendService {
     }
 }
 
-/// The path is known, the method is not for it.
+/// The answer for a path that has a route, but none for the method.
 pub(crate) fn method_not_allowed() -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed for this route.")
         .with_code("method_not_allowed")

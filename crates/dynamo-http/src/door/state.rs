@@ -2,29 +2,34 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::config::FrontendConfig;
+use super::program_metrics::ProgramMetrics;
 use crate::access::ApiKeys;
 use crate::feed::DiscoveryStatus;
 use crate::proxy::Proxy;
+use crate::serve::Connections;
 use crate::view::LiveView;
 
 /// The state behind all pages of a front door.
 pub(super) struct State {
     pub(super) proxy: Proxy,
-    /// All of the front door's scope: for operators, and for pages that name no caller's models.
+    /// The view of the front door's scope, for operators and for pages that are not about a caller.
     pub(super) all: LiveView,
     pub(super) discovery: DiscoveryStatus,
-    /// The keys that let callers in; none where no key is required.
+    /// The keys that admit callers; none where no key is required.
     pub(super) keys: Option<ApiKeys>,
+    /// The counts of the front door's listener.
+    pub(super) connections: Option<Connections>,
+    pub(super) program_metrics: Option<ProgramMetrics>,
     draining: AtomicBool,
 }
 
-/// Who reads a page about the frontend.
+/// The reader of a page about the frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reader {
-    /// Anyone who reaches the port. What happens in other namespaces is not theirs to know, so
-    /// nothing is told that moves with it.
+    /// A client of the port. The page leaves out every value that changes with other namespaces.
     Client,
-    /// Whoever reaches the admin port.
+    /// A client of the admin port.
     Operator,
 }
 
@@ -33,9 +38,17 @@ impl State {
         proxy: Proxy,
         all: LiveView,
         discovery: DiscoveryStatus,
-        keys: Option<ApiKeys>,
+        config: &FrontendConfig,
     ) -> Self {
-        Self { proxy, all, discovery, keys, draining: AtomicBool::new(false) }
+        Self {
+            proxy,
+            all,
+            discovery,
+            keys: config.api_keys.clone(),
+            connections: config.connections.clone(),
+            program_metrics: config.program_metrics.clone(),
+            draining: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn drain(&self) {

@@ -1,4 +1,4 @@
-//! What stands between a feed's sources and its switchboard: by default nothing.
+//! The step between a feed's sources and its switchboard, which may keep instances for a while.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -8,29 +8,30 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 
 use crate::view::SwitchboardWriter;
 
-/// Stages what sources tell, and may keep instances for a while that a source has lost or not
-/// confirmed yet. It runs in the feed's task.
+/// Stages the batches of the sources. An implementation may keep instances for a while that a
+/// source has lost or has not confirmed yet. All calls come from the feed's task.
 pub(crate) trait Keep: Send {
-    /// Takes in the instances that an earlier run knew of a source.
+    /// Gets the instances that an earlier run knew of a source.
     fn remember(&mut self, source: usize, instances: Vec<Arc<Instance>>);
 
-    /// How many instances of a source serve that are only remembered.
+    /// The number of instances of a source that serve although only an earlier run has seen them.
     fn remembered(&self, source: usize) -> usize;
 
-    /// Whether what a source remembers is as good as its first answer.
+    /// Whether the remembered instances of a source stand in for its first list.
     fn remembers_enough(&self, source: usize) -> bool;
 
-    /// Stages a batch of a source, but for what is kept for now.
+    /// Stages a batch of a source, without the removals of instances that are kept.
     fn stage(&mut self, source: usize, batch: &DiscoveryBatch, writer: &mut SwitchboardWriter);
 
-    /// Waits until there is something to [do](Self::work); may be dropped and called again.
+    /// Waits until [`work`](Self::work) has something to do. The future may be dropped and made
+    /// again.
     fn wait(&mut self) -> BoxFuture<'_, ()>;
 
-    /// Stages what became of the instances that are kept.
+    /// Stages the changes of the instances that are kept.
     fn work(&mut self, writer: &mut SwitchboardWriter);
 }
 
-/// Stages everything at once, and remembers nothing.
+/// Stages each batch as it is, and keeps no instance.
 pub(super) struct Nothing;
 
 impl Keep for Nothing {

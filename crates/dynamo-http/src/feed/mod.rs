@@ -17,11 +17,11 @@ pub use self::source::Source;
 pub use self::status::{DiscoveryStatus, SourceStatus};
 use crate::view::{OpenRequest, RouteChange, Scopes, SwitchboardWriter};
 
-/// Feeds a switchboard from its sources.
+/// Keeps a switchboard current from its sources.
 ///
-/// Everything that is ready is published at once; part of a list, with what comes next. The
-/// switchboard is ready when every source has told once what there is; a source that fails later
-/// takes nothing back.
+/// Events that are ready together are published together. A part of a list is published with the
+/// event that follows it, so that a long list is not published piece by piece. The switchboard is
+/// ready when every source has delivered its first list, and stays ready when a source fails later.
 pub struct Feed {
     writer: SwitchboardWriter,
     status: DiscoveryStatus,
@@ -29,12 +29,12 @@ pub struct Feed {
     scopes: Scopes,
     to_open: UnboundedReceiver<OpenRequest>,
     keep: Box<dyn Keep>,
-    /// What each source remembers.
+    /// The instances that an earlier run knew, by source.
     remembered: Vec<Vec<Arc<Instance>>>,
 }
 
 impl Feed {
-    /// A feed that has not begun. [`run`](Self::run) does the work.
+    /// A feed that is not running yet. [`run`](Self::run) does the work.
     pub fn new(writer: SwitchboardWriter, sources: impl IntoIterator<Item = Source>) -> Self {
         let mut statuses = Vec::new();
         let mut events = SelectAll::new();
@@ -49,26 +49,31 @@ impl Feed {
         Self { writer, status, events, scopes, to_open, keep: Box::new(keep::Nothing), remembered }
     }
 
-    /// The same feed with something between it and the switchboard.
+    /// The same feed with another step between its sources and the switchboard.
     pub(crate) fn with_keep(self, keep: Box<dyn Keep>) -> Self {
         Self { keep, ..self }
     }
 
-    /// How the sources fare.
+    /// The state of the sources.
     #[must_use]
     pub fn status(&self) -> DiscoveryStatus {
         self.status.clone()
     }
 
-    /// Opens views for further scopes, also while the feed runs.
+    /// A handle that opens views of further scopes while the feed runs.
     #[must_use]
     pub fn scopes(&self) -> Scopes {
         self.scopes.clone()
     }
 
-    /// Feeds until the last source ends, which a watcher never does.
+    /// Runs the feed until the last source ends. The stream of a watcher never ends.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime, if the feed holds instances (`with_hold`): it sets timers and
+    /// spawns tasks.
     pub async fn run(self) {
-        /// How many events one publication takes at most.
+        /// The most events in one publication.
         const AT_ONCE: usize = 1024;
 
         let Self { mut writer, status, events, scopes: _, mut to_open, mut keep, remembered } =
@@ -87,7 +92,7 @@ impl Feed {
                 Some(OpenRequest { scopes, opened }) = to_open.recv() => {
                     let views = scopes.iter().map(|scope| writer.open(scope)).collect();
                     log(&writer.publish());
-                    // Who asked may have gone; the views are then closed again.
+                    // The receiver may have gone. The next publication then closes the views.
                     let _ = opened.send(views);
                     continue;
                 }
@@ -121,7 +126,7 @@ impl Feed {
     }
 }
 
-/// Whether this is part of a list, the rest of which follows at once.
+/// Whether the event is a part of a list whose rest follows at once.
 fn is_part(event: &DiscoveryEvent) -> bool {
     matches!(event, DiscoveryEvent::Batch(batch) if batch.more)
 }

@@ -26,13 +26,13 @@ impl Source {
         Self { name: name.into(), events, remembered: Vec::new() }
     }
 
-    /// The same source, with what an earlier run knew of it, such as a
+    /// The same source, with the instances that an earlier run knew, such as those of a
     /// [`SavedCatalog`](dynamo_discovery::SavedCatalog).
     ///
-    /// Until the source says for the first time what there is, each of these instances serves as
-    /// soon as its server has answered a probe. Once every server was asked and something serves,
-    /// the feed counts the source as one that has said what there is. The source's first answer
-    /// replaces them all at once. A feed that holds nothing forgets these instances.
+    /// Until the source delivers its first list, each of these instances serves as soon as its
+    /// worker has proven to be there. When every worker has been asked and an instance serves, the
+    /// feed counts the source as one that has delivered its first list. The first list replaces all
+    /// these instances at once. A feed without `with_hold` forgets these instances.
     #[must_use]
     pub fn with_remembered(self, remembered: Vec<Arc<Instance>>) -> Self {
         Self { remembered, ..self }

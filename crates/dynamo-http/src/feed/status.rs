@@ -1,4 +1,4 @@
-//! How discovery fares, source by source.
+//! The state of discovery, source by source.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use dynamo_discovery::{DiscoveryEvent, Revision};
 
-/// How discovery fares, for metrics and the health page. A clone is the same status.
+/// The state of discovery, for metrics and the health page. A clone is the same status.
 #[derive(Clone, Debug, Default)]
 pub struct DiscoveryStatus {
     sources: Arc<[SourceStatus]>,
@@ -30,20 +30,21 @@ impl DiscoveryStatus {
         &self.sources
     }
 
-    /// How many instances were held since the start, each time counted.
+    /// How often an instance was held since the start.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
 }
 
-/// How one source fares.
+/// The state of one source.
 #[derive(Debug)]
 pub struct SourceStatus {
     name: Cow<'static, str>,
     began: Instant,
     synced: AtomicBool,
-    /// Milliseconds after `began` since when it is disconnected; `CONNECTED` when it is not.
+    /// The time of the disconnection in milliseconds since `began`; `CONNECTED` while the watch
+    /// runs.
     disconnected: AtomicU64,
     denied: AtomicBool,
     revision: AtomicU64,
@@ -77,25 +78,26 @@ impl SourceStatus {
         &self.name
     }
 
-    /// Whether it has told once what there is.
+    /// Whether the source has delivered its first list.
     #[must_use]
     pub fn synced(&self) -> bool {
         self.synced.load(Ordering::Relaxed)
     }
 
-    /// Whether its watch runs now.
+    /// Whether the source's watch runs now.
     #[must_use]
     pub fn connected(&self) -> bool {
         self.disconnected.load(Ordering::Relaxed) == CONNECTED
     }
 
-    /// Whether it is there and does not let us read.
+    /// Whether the store answers and denies the read.
     #[must_use]
     pub fn denied(&self) -> bool {
         self.denied.load(Ordering::Relaxed)
     }
 
-    /// For how many seconds what we know may be stale; 0 while connected.
+    /// For how many seconds the source has been disconnected, so that its instances may be stale; 0
+    /// while connected.
     #[must_use]
     pub fn stale_seconds(&self) -> f64 {
         match self.disconnected.load(Ordering::Relaxed) {
@@ -104,13 +106,13 @@ impl SourceStatus {
         }
     }
 
-    /// The revision that is applied.
+    /// The last revision that was applied.
     #[must_use]
     pub fn revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Relaxed))
     }
 
-    /// How often everything was listed again, the first list not counted.
+    /// The number of full lists after the first list.
     #[must_use]
     pub fn resyncs(&self) -> u64 {
         self.resyncs.load(Ordering::Relaxed)
@@ -134,14 +136,14 @@ impl SourceStatus {
         self.remembered.load(Ordering::Relaxed)
     }
 
-    /// Notes how many of the instances that serve are only remembered.
+    /// Sets the number that [`remembered`](Self::remembered) returns.
     pub(super) fn note_remembered(&self, instances: usize) {
         self.remembered.store(instances, Ordering::Relaxed);
     }
 
     fn note_away(&self, denied: bool) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(CONNECTED - 1);
-        // Only the first of an outage tells since when.
+        // The first event of an outage sets its beginning, and later events leave it.
         let _ = self.disconnected.compare_exchange(
             CONNECTED,
             now,
@@ -151,7 +153,7 @@ impl SourceStatus {
         self.denied.store(denied, Ordering::Relaxed);
     }
 
-    /// Notes what an event says of the source.
+    /// Brings the state up to date with an event of the source.
     pub(super) fn note(&self, event: &DiscoveryEvent) {
         match event {
             DiscoveryEvent::Batch(batch) => {

@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_discovery::is_forbidden_address;
-use http::Uri;
+use dynamo_discovery::{WorkerUrl, is_forbidden_address};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
 use super::network::Network;
 use super::read_on::ReadOn;
 use crate::serve::Joined;
+use crate::tcp;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
 
@@ -99,16 +99,12 @@ impl Connector {
     }
 
     /// Connects within the time-out, to the first address that takes us.
-    pub(crate) async fn connect(&self, uri: &Uri) -> Result<Transport, ConnectError> {
+    pub(crate) async fn connect(&self, url: &WorkerUrl) -> Result<Transport, ConnectError> {
         let deadline = Instant::now() + self.timeout;
-        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let https = uri.scheme_str() == Some("https");
-        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let connect = async {
-            let stream = self.connect_tcp(host, port, deadline).await?;
-            // Without it one peer loses 44 ms on each stream, to Nagle and delayed ACK.
-            stream.set_nodelay(true)?;
-            Ok(self.secure(stream, host, https).await?)
+            let stream = self.connect_tcp(url.host(), url.port(), deadline).await?;
+            tcp::prepare(&stream)?;
+            Ok(self.secure(stream, url).await?)
         };
         let late = |_| Err(ConnectError::Theirs(io::ErrorKind::TimedOut.into()));
         timeout_at(deadline, connect).await.unwrap_or_else(late)
@@ -151,9 +147,9 @@ impl Connector {
     }
 
     #[cfg(feature = "tls")]
-    async fn secure(&self, stream: TcpStream, host: &str, https: bool) -> io::Result<Transport> {
-        let stream = if https {
-            let stream = self.tls.open(host, stream).await?;
+    async fn secure(&self, stream: TcpStream, url: &WorkerUrl) -> io::Result<Transport> {
+        let stream = if url.is_https() {
+            let stream = self.tls.open(url.host(), stream).await?;
             super::transport::MaybeTls::Tls(Box::new(stream))
         } else {
             super::transport::MaybeTls::Plain(stream)
@@ -162,8 +158,8 @@ impl Connector {
     }
 
     #[cfg(not(feature = "tls"))]
-    async fn secure(&self, stream: TcpStream, _host: &str, https: bool) -> io::Result<Transport> {
-        if https {
+    async fn secure(&self, stream: TcpStream, url: &WorkerUrl) -> io::Result<Transport> {
+        if url.is_https() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "built without TLS"));
         }
         Ok(Joined::new(ReadOn::new(stream)))
@@ -181,12 +177,17 @@ impl Default for Connector {
 mod tests {
     use super::*;
 
-    async fn theirs(connector: &Connector, uri: &Uri) -> io::Error {
-        match connector.connect(uri).await {
-            Err(ConnectError::Theirs(error)) => error,
+    fn theirs<T>(result: Result<T, ConnectError>) -> io::ErrorKind {
+        match result {
+            Err(ConnectError::Theirs(error)) => error.kind(),
             Err(ours) => panic!("{ours}"),
-            Ok(_) => panic!("connected to {uri}"),
+            Ok(_) => panic!("connected"),
         }
+    }
+
+    async fn error_of(connector: &Connector, host: &str) -> io::ErrorKind {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        theirs(connector.connect_tcp(host, 80, deadline).await)
     }
 
     #[test]
@@ -210,16 +211,16 @@ mod tests {
 
     #[tokio::test]
     async fn link_local_addresses_are_refused_however_they_are_spelled() {
-        for uri in [
-            "http://169.254.169.254:80",
+        for host in [
+            "169.254.169.254",
             // 169.254.169.254 as one number, which the resolver understands.
-            "http://0xa9fea9fe:80",
-            "http://2852039166:80",
-            "http://[fe80::1]:80",
-            "http://[::ffff:169.254.169.254]:80",
+            "0xa9fea9fe",
+            "2852039166",
+            "fe80::1",
+            "::ffff:169.254.169.254",
         ] {
-            let error = theirs(&Connector::default(), &uri.parse().unwrap()).await;
-            assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{uri}: {error}");
+            let error = error_of(&Connector::default(), host).await;
+            assert_eq!(error, io::ErrorKind::AddrNotAvailable, "{host}");
         }
     }
 
@@ -232,21 +233,20 @@ mod tests {
             Connector::new(Duration::from_secs(2), &networks)
         };
         for host in ["127.0.0.1", "localhost", "0x7f000001", "[::ffff:7f00:1]"] {
-            let uri = format!("http://{host}:{port}").parse().unwrap();
-            let error = theirs(&connector(&["10.0.0.0/8", "::1"]), &uri).await;
-            assert!(error.kind() != io::ErrorKind::TimedOut, "{host}: {error}");
-            connector(&["10.0.0.0/8", "127.0.0.0/8"]).connect(&uri).await.unwrap();
+            let url = format!("http://{host}:{port}").parse().unwrap();
+            let error = theirs(connector(&["10.0.0.0/8", "::1"]).connect(&url).await);
+            assert_ne!(error, io::ErrorKind::TimedOut, "{host}");
+            connector(&["10.0.0.0/8", "127.0.0.0/8"]).connect(&url).await.unwrap();
         }
-        let metadata = "http://169.254.169.254".parse().unwrap();
-        let error = theirs(&connector(&["0.0.0.0/0"]), &metadata).await;
-        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{error}");
+        let error = error_of(&connector(&["0.0.0.0/0"]), "169.254.169.254").await;
+        assert_eq!(error, io::ErrorKind::AddrNotAvailable);
     }
 
     #[tokio::test]
     async fn sockets_to_workers_do_not_wait_to_fill_a_packet() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let transport = Connector::default().connect(&uri).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let transport = Connector::default().connect(&url).await.unwrap();
         assert!(transport.inner().inner().nodelay().unwrap());
     }
 }

@@ -4,12 +4,17 @@
 //! Views say who serves what. A fleet is what one reader of such views adds to that, so two front
 //! doors on one switchboard share no connection, no count and no limit.
 
+mod attention;
 mod connect;
+#[expect(clippy::module_inception, reason = "the file's subject is the fleet itself")]
+mod fleet;
 mod load;
 mod network;
 mod patience;
+mod place;
 mod pool;
 mod probe;
+mod question;
 mod read_on;
 mod relay;
 mod rotation;
@@ -23,18 +28,11 @@ mod upstream;
 mod window;
 mod worker_key;
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
-
-use arc_swap::ArcSwap;
-use dynamo_discovery::{Instance, WorkerUrl};
-use imbl::OrdMap;
-
 pub(crate) use self::connect::{ConnectError, Connector};
-pub(crate) use self::load::Place;
+pub use self::fleet::Fleet;
 pub use self::network::{InvalidNetwork, Network};
 pub(crate) use self::patience::Patience;
+pub(crate) use self::place::Place;
 pub(crate) use self::pool::{Connection, ExchangeError, GiveUp, Wait};
 pub(crate) use self::probe::Finding;
 #[cfg(test)]
@@ -42,146 +40,5 @@ pub(crate) use self::rotation::FAILURES;
 pub(crate) use self::rotation::Out;
 pub(crate) use self::targets::{Lasting, Targets};
 pub(crate) use self::upkeep::MAX_IDLE;
-use self::upkeep::Upkeep;
-use self::upstream::Servers;
 pub(crate) use self::upstream::Upstream;
 pub use self::worker_key::{InvalidWorkerKey, WorkerKey};
-use crate::meter::Metrics;
-use crate::view::{Lineage, LiveView, Model, WeakLiveView};
-
-/// The servers that one front door uses. A clone is the same fleet.
-///
-/// A [`Frontend`](crate::Frontend) has one. A [`Feed`](crate::Feed) that holds instances asks their
-/// servers by way of a front door's fleet.
-#[derive(Clone)]
-pub struct Fleet(Arc<Shared>);
-
-struct Shared {
-    connector: Connector,
-    worker_key: WorkerKey,
-    metrics: Arc<Metrics>,
-    servers: Servers,
-    /// The targets of models that were asked for, by the address of the model's lineage. The weak
-    /// reference in an entry keeps that address from being used again.
-    models: ArcSwap<OrdMap<usize, Entry>>,
-    /// Held while `models` is replaced.
-    renewing: Mutex<()>,
-    upkeep: Upkeep,
-}
-
-/// The targets of one model in one view.
-#[derive(Clone)]
-struct Entry {
-    lineage: Weak<Lineage>,
-    live: WeakLiveView,
-    targets: Arc<Targets>,
-}
-
-impl Fleet {
-    /// A fleet of which nothing is known yet. `probe_interval` is how long a server that sends
-    /// nothing is left alone between two probes; none: there are no probes.
-    pub(crate) fn new(
-        connector: Connector,
-        worker_key: WorkerKey,
-        probe_interval: Option<Duration>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self(Arc::new(Shared {
-            connector,
-            worker_key,
-            upkeep: Upkeep::new(probe_interval, &metrics),
-            metrics,
-            servers: Servers::default(),
-            models: ArcSwap::default(),
-            renewing: Mutex::default(),
-        }))
-    }
-
-    /// How servers are connected to.
-    pub(crate) fn connector(&self) -> &Connector {
-        &self.0.connector
-    }
-
-    /// What servers get in place of the client's `Authorization`.
-    pub(crate) fn worker_key(&self) -> &WorkerKey {
-        &self.0.worker_key
-    }
-
-    /// The server at a URL.
-    pub(crate) fn server(&self, url: &WorkerUrl) -> Arc<Upstream> {
-        self.0.servers.at(url)
-    }
-
-    /// Why an instance's server is out of rotation, if it is.
-    pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Out> {
-        self.0.servers.find(instance.entry().url()?)?.rotation.out()
-    }
-
-    /// The servers of a model that a view shows.
-    pub(crate) fn targets(&self, live: &LiveView, model: &Model) -> Arc<Targets> {
-        let models = self.0.models.load();
-        match models.get(&address(model)) {
-            // A request that looked a moment earlier takes what one that looked later has found.
-            Some(entry) if entry.targets.generation() >= model.generation() => {
-                entry.targets.clone()
-            }
-            _ => self.renew(live, model),
-        }
-    }
-
-    fn renew(&self, live: &LiveView, model: &Model) -> Arc<Targets> {
-        let _renewing = self.0.renewing.lock().unwrap_or_else(PoisonError::into_inner);
-        let models = self.0.models.load();
-        let known = models.get(&address(model));
-        if let Some(entry) = known.filter(|one| one.targets.generation() >= model.generation()) {
-            return entry.targets.clone();
-        }
-        let lasting = match known {
-            Some(entry) => entry.targets.lasting().clone(),
-            None => Arc::new(Lasting::new(self.0.metrics.model(model.name()))),
-        };
-        let targets = Arc::new(Targets::new(model, &self.0.servers, lasting));
-        let entry = Entry {
-            lineage: Arc::downgrade(model.lineage()),
-            live: live.downgrade(),
-            targets: targets.clone(),
-        };
-        self.0.models.store(Arc::new(models.update(address(model), entry)));
-        targets
-    }
-
-    /// Renews the targets whose model has changed since a request last asked for them, and drops
-    /// those whose model is gone: else a server that has left would be kept, and probed, for ever.
-    fn renew_all(&self) {
-        let mut gone = Vec::new();
-        for (address, entry) in &**self.0.models.load() {
-            let now = entry.live.upgrade().and_then(|live| {
-                let model = live.load().model(entry.targets.name())?.clone();
-                let is_same = std::ptr::eq(Arc::as_ptr(model.lineage()), entry.lineage.as_ptr());
-                is_same.then_some((live, model))
-            });
-            match now {
-                Some((live, model)) => drop(self.targets(&live, &model)),
-                None => gone.push(*address),
-            }
-        }
-        if !gone.is_empty() {
-            let _renewing = self.0.renewing.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut models = OrdMap::clone(&self.0.models.load());
-            for address in gone {
-                models.remove(&address);
-            }
-            self.0.models.store(Arc::new(models));
-        }
-    }
-}
-
-fn address(model: &Model) -> usize {
-    Arc::as_ptr(model.lineage()).addr()
-}
-
-impl fmt::Debug for Fleet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fleet").field("models", &self.0.models.load().len()).finish_non_exhaustive()
-    }
-}

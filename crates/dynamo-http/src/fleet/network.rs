@@ -6,15 +6,15 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// A network, as `10.0.0.0/8` or `fd00::/8` (RFC 4632), or a single address.
+/// A network, as `192.0.2.0/24` or `2001:db8::/32` (RFC 4632), or a single address.
 ///
 /// ```
 /// use dynamo_http::Network;
 ///
-/// let network: Network = "10.1.0.0/16".parse()?;
-/// assert!(network.contains("10.1.2.3".parse()?));
-/// assert!(network.contains("::ffff:10.1.2.3".parse()?), "the same address");
-/// assert!(!network.contains("10.2.0.1".parse()?));
+/// let network: Network = "192.0.2.0/24".parse()?;
+/// assert!(network.contains("192.0.2.3".parse()?));
+/// assert!(network.contains("::ffff:192.0.2.3".parse()?), "the same address");
+/// assert!(!network.contains("198.51.100.1".parse()?));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl fmt::Display for Network {
 
 /// A text is no network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a network or an address, such as 10.0.0.0/8, fd00::/8 or 10.0.0.5")]
+#[error("expected a network or an address, such as 192.0.2.0/24, 2001:db8::/32 or 192.0.2.5")]
 pub struct InvalidNetwork;
 
 #[cfg(test)]

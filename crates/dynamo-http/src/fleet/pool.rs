@@ -33,7 +33,10 @@ const MAX_IDLE: usize = 256;
 
 /// The idle connections to one worker, and what every request to it needs.
 pub(crate) struct Pool {
-    uri: Uri,
+    url: WorkerUrl,
+    /// The path of the URL, without a slash at its end.
+    base: Box<str>,
+    /// The `Host` of every request.
     host: HeaderValue,
     /// One list for each serving thread, and one for all other threads. Serving threads that were
     /// started later than this pool share these lists. A thread locks its own list; the sweep locks
@@ -121,8 +124,9 @@ impl Pool {
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let host = HeaderValue::from_str(host)
             .unwrap_or_else(|_| unreachable!("an authority is visible ASCII"));
+        let base = uri.path().trim_end_matches('/').into();
         let idle = (0..=threads::started()).map(|_| CachePadded::default()).collect();
-        Self { uri, host, idle }
+        Self { url: url.clone(), base, host, idle }
     }
 
     /// The `Host` of requests to this worker.
@@ -137,7 +141,7 @@ impl Pool {
         static PLAIN: LazyLock<[Uri; Route::ALL.len()]> =
             LazyLock::new(|| std::array::from_fn(|at| Uri::from_static(Route::ALL[at].path())));
 
-        let base = self.uri.path().trim_end_matches('/');
+        let base = &*self.base;
         if base.is_empty() && query.is_none() {
             return Some(PLAIN[route as usize].clone());
         }
@@ -212,7 +216,7 @@ impl Pool {
         connector: &Connector,
         first_byte: Duration,
     ) -> Result<Box<Connection>, ConnectError> {
-        let transport = connector.connect(&self.uri).await?;
+        let transport = connector.connect(&self.url).await?;
         let written = transport.inner().written().clone();
         let (sender, connection) =
             http1::Builder::new().handshake(transport).await.map_err(io::Error::other)?;

@@ -1,15 +1,16 @@
-//! One question to a worker's server: does it answer?
+//! Questions to workers: does a server answer, and is it the one that registered?
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use dynamo_discovery::WorkerUrl;
-use http::{HeaderValue, Request, header};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use tokio::time::timeout;
+use dynamo_discovery::{ControlUrl, InstanceId, InstanceStatus, WorkerState, WorkerUrl};
+use http::{HeaderValue, StatusCode};
+use serde_json::Value;
 
-use super::connect::{ConnectError, Connector};
+use super::connect::Connector;
+use super::question::{NoAnswer, Question};
+
+/// The longest list of models that is read, in bytes.
+const MAX_LIST: usize = 1 << 20;
 
 /// What a probe showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,50 +27,74 @@ pub(crate) enum Finding {
     NotAsked,
 }
 
-/// Asks a server's `/health`, over a connection of its own.
-pub(crate) async fn probe(
+impl From<NoAnswer> for Finding {
+    fn from(why: NoAnswer) -> Self {
+        match why {
+            NoAnswer::Refused => Self::Refused,
+            NoAnswer::Broken => Self::Broken,
+            NoAnswer::Silent => Self::Silent,
+            NoAnswer::NotAsked => Self::NotAsked,
+        }
+    }
+}
+
+/// Asks a server's `/health`.
+pub(super) async fn probe(
     connector: &Connector,
     url: &WorkerUrl,
     authorization: Option<HeaderValue>,
     patience: Duration,
 ) -> Finding {
-    let uri = url.to_uri();
-    let ask = async {
-        let transport = match connector.connect(&uri).await {
-            Ok(transport) => transport,
-            Err(ConnectError::Ours(_)) => return Finding::NotAsked,
-            // A listener whose queue is full drops what comes: as silent as one that is stopped.
-            Err(ConnectError::Theirs(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
-                return Finding::Silent;
+    let question = Question { url, path: "/health", authorization, limit: 0, patience };
+    match question.ask(connector).await {
+        Ok(answer) if answer.status.is_server_error() => Finding::Broken,
+        Ok(_) => Finding::Answers,
+        Err(why) => why.into(),
+    }
+}
+
+/// Asks a worker's control port whether it knows an instance, and offers it. It gets no key of ours.
+pub(super) async fn ask_control(
+    connector: &Connector,
+    control: &ControlUrl,
+    id: InstanceId,
+    patience: Duration,
+) -> Finding {
+    let path = format!("/instance/{id}");
+    let limit = InstanceStatus::MAX_LEN;
+    let url = control.as_worker_url();
+    let question = Question { url, path: &path, authorization: None, limit, patience };
+    match question.ask(connector).await {
+        Ok(answer) if answer.status == StatusCode::OK => {
+            match InstanceStatus::from_json(&answer.body) {
+                Ok(status) if status.state != WorkerState::Draining => Finding::Answers,
+                Ok(_) => Finding::Refused,
+                Err(_) => Finding::Broken,
             }
-            Err(ConnectError::Theirs(_)) => return Finding::Refused,
-        };
-        let Ok((mut sender, connection)) = http1::handshake(transport).await else {
-            return Finding::Broken;
-        };
-        let mut request = Request::new(Empty::<Bytes>::new());
-        let path = format!("{}/health", uri.path().trim_end_matches('/'));
-        *request.uri_mut() = path.parse().unwrap_or_else(|_| unreachable!("a valid path"));
-        let headers = request.headers_mut();
-        if let Some(host) = uri.authority().and_then(|host| host.as_str().parse().ok()) {
-            headers.insert(header::HOST, host);
         }
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if let Some(authorization) = authorization {
-            headers.insert(header::AUTHORIZATION, authorization);
-        }
-        let answer = sender.send_request(request);
-        tokio::pin!(connection, answer);
-        let answer = tokio::select! {
-            answer = &mut answer => answer,
-            _ = &mut connection => answer.await,
-        };
-        match answer {
-            Ok(answer) if !answer.status().is_server_error() => Finding::Answers,
-            Ok(_) | Err(_) => Finding::Broken,
-        }
+        // Another worker answers there, or something that is no worker.
+        Ok(_) => Finding::Refused,
+        Err(why) => why.into(),
+    }
+}
+
+/// Asks whether a server lists a model in `/v1/models`.
+pub(super) async fn ask_for_model(
+    connector: &Connector,
+    url: &WorkerUrl,
+    model: &str,
+    authorization: Option<HeaderValue>,
+    patience: Duration,
+) -> Finding {
+    let question = Question { url, path: "/v1/models", authorization, limit: MAX_LIST, patience };
+    let answer = match question.ask(connector).await {
+        Ok(answer) if answer.status == StatusCode::OK => answer,
+        Ok(_) => return Finding::Broken,
+        Err(why) => return why.into(),
     };
-    timeout(patience, ask).await.unwrap_or(Finding::Silent)
+    let list: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let names = list["data"].as_array().into_iter().flatten().filter_map(|one| one["id"].as_str());
+    if names.into_iter().any(|name| name == model) { Finding::Answers } else { Finding::Refused }
 }
 
 #[cfg(test)]
@@ -123,5 +148,74 @@ mod tests {
         drop(listener);
         let patience = Duration::from_secs(20);
         assert_eq!(probe(&connector, &url, None, patience).await, Finding::Refused);
+    }
+
+    /// What a question shows whose answer is this text, and what was asked.
+    async fn asked<F: Future<Output = Finding>>(
+        answer: String,
+        ask: impl FnOnce(String) -> F,
+    ) -> (Finding, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let read = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..read]).into_owned()
+        });
+        (ask(url).await, server.await.unwrap())
+    }
+
+    fn with_body(status: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn only_the_worker_that_knows_the_id_and_offers_its_models_proves_an_instance() {
+        let connector = Connector::default();
+        let serving = r#"{"state":"serving","engine":"silent"}"#;
+        let draining = r#"{"state":"draining","engine":"healthy"}"#;
+        for (answer, expected) in [
+            (with_body("200 OK", serving), Finding::Answers),
+            (with_body("200 OK", draining), Finding::Refused),
+            (with_body("404 Not Found", ""), Finding::Refused),
+            (with_body("307 Temporary Redirect", serving), Finding::Refused),
+            (with_body("200 OK", "welcome"), Finding::Broken),
+            (with_body("200 OK", &" ".repeat(InstanceStatus::MAX_LEN + 1)), Finding::Broken),
+            (String::new(), Finding::Broken),
+        ] {
+            let ask = async |url: String| {
+                let control = url.parse().unwrap();
+                ask_control(&connector, &control, InstanceId(0xab), SOON).await
+            };
+            let (finding, request) = asked(answer.clone(), ask).await;
+            assert_eq!(finding, expected, "{answer}");
+            assert!(request.starts_with("GET /instance/ab HTTP/1.1\r\n"), "{request}");
+            assert!(!request.contains("authorization"), "{request}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_lists_another_model_is_not_taken_for_the_one_that_registered() {
+        let connector = Connector::default();
+        for (body, expected) in [
+            (r#"{"data":[{"id":"n"},{"id":"m"}]}"#, Finding::Answers),
+            (r#"{"data":[{"id":"n"}]}"#, Finding::Refused),
+            (r#"{"data":[]}"#, Finding::Refused),
+            ("[]", Finding::Refused),
+        ] {
+            let ask = async |url: String| {
+                let url = format!("{url}/base").parse().unwrap();
+                let key = Some(HeaderValue::from_static("Bearer k"));
+                ask_for_model(&connector, &url, "m", key, SOON).await
+            };
+            let (finding, request) = asked(with_body("200 OK", body), ask).await;
+            assert_eq!(finding, expected, "{body}");
+            assert!(request.starts_with("GET /base/v1/models HTTP/1.1\r\n"), "{request}");
+            assert!(request.contains("authorization: Bearer k\r\n"), "{request}");
+        }
     }
 }

@@ -6,6 +6,9 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
+#[cfg(test)]
+mod tests;
+
 /// Stands between parts that wake each other and the one task that polls them all.
 ///
 /// A connection, the answer that is waited for and its body tell each other by wake-ups what they
@@ -93,103 +96,5 @@ impl Relay {
     pub(crate) fn release(&self) {
         self.shared.task.take();
         self.shared.phase.store(WOKEN, Ordering::Release);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    impl Count {
-        fn seen(&self) -> usize {
-            self.0.load(Ordering::Relaxed)
-        }
-    }
-
-    #[test]
-    fn a_wake_up_from_within_polls_again_and_one_from_outside_wakes_the_task() {
-        let (relay, task) = (Relay::new(), Arc::new(Count::default()));
-        let waker = Waker::from(task.clone());
-        let mut cx = Context::from_waker(&waker);
-        let mut kept = None;
-        let mut polls = 0;
-        let polled = relay.poll(&mut cx, |cx| {
-            polls += 1;
-            if polls == 1 {
-                cx.waker().wake_by_ref();
-            }
-            kept = Some(cx.waker().clone());
-            Poll::<()>::Pending
-        });
-        assert_eq!((polled, polls, task.seen()), (Poll::Pending, 2, 0));
-        kept.as_ref().unwrap().wake_by_ref();
-        kept.as_ref().unwrap().wake_by_ref();
-        assert_eq!(task.seen(), 1, "woken once for all that happened before it polled");
-        assert!(relay.poll(&mut cx, |_| Poll::Ready(())).is_ready());
-        assert!(relay.poll(&mut cx, |_| Poll::<()>::Pending).is_pending());
-        kept.as_ref().unwrap().wake_by_ref();
-        assert_eq!(task.seen(), 2);
-        relay.release();
-        kept.unwrap().wake();
-        assert_eq!(task.seen(), 2, "released");
-    }
-
-    #[test]
-    fn a_poll_for_now_leaves_it_to_the_next_one_to_have_the_task_woken() {
-        let (relay, task) = (Relay::new(), Arc::new(Count::default()));
-        let waker = Waker::from(task.clone());
-        let mut cx = Context::from_waker(&waker);
-        let mut last = None;
-        let mut part = |cx: &mut Context<'_>| {
-            last = Some(cx.waker().clone());
-            Poll::<()>::Pending
-        };
-        assert!(relay.poll(&mut cx, |_| Poll::Ready(())).is_ready());
-        assert!(relay.poll_now(&mut part).is_pending());
-        assert!(relay.poll(&mut cx, &mut part).is_pending());
-        last.unwrap().wake();
-        assert_eq!(task.seen(), 1);
-    }
-
-    #[test]
-    fn parts_that_nobody_woke_are_polled_again_only_for_another_task() {
-        let relay = Relay::new();
-        let waker = Waker::from(Arc::new(Count::default()));
-        let mut cx = Context::from_waker(&waker);
-        let mut polls = 0;
-        let mut poll = |cx: &mut Context<'_>| {
-            relay.poll(cx, |_| {
-                polls += 1;
-                Poll::<()>::Pending
-            })
-        };
-        assert!(poll(&mut cx).is_pending() && poll(&mut cx).is_pending());
-        relay.release();
-        assert!(poll(&mut cx).is_pending());
-        assert_eq!(polls, 2);
-    }
-
-    #[test]
-    fn parts_that_always_wake_themselves_let_others_have_a_turn() {
-        let (relay, task) = (Relay::new(), Arc::new(Count::default()));
-        let waker = Waker::from(task.clone());
-        let mut polls = 0;
-        let polled = relay.poll(&mut Context::from_waker(&waker), |cx| {
-            polls += 1;
-            cx.waker().wake_by_ref();
-            Poll::<()>::Pending
-        });
-        assert_eq!((polled, polls, task.seen()), (Poll::Pending, AT_ONCE, 1));
     }
 }

@@ -168,23 +168,9 @@ impl Rotation {
         }
     }
 
-    /// Whether bytes came from it not longer ago than this.
-    pub(crate) fn was_heard(&self, within: Duration, now: Instant) -> bool {
-        self.heard.load(Relaxed) != 0 && self.since(&self.heard, now) < within
-    }
-
     /// Whether it was found not to be there. That its answers are wrong does not say so.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self.out(), Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive))
-    }
-
-    /// Whether a probe shows that it is there: while bytes come, silence proves nothing.
-    pub(crate) fn is_there(&self, finding: Finding, now: Instant) -> bool {
-        match finding {
-            Finding::Answers => true,
-            Finding::Silent | Finding::NotAsked => self.was_heard(SILENCE, now),
-            Finding::Refused | Finding::Broken => false,
-        }
     }
 
     /// It answered a request. A 5xx counts against it, but for 501, which names a missing feature,

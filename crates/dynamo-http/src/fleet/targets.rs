@@ -47,13 +47,13 @@ impl Targets {
         let mut targets: Vec<Target> = Vec::with_capacity(model.instances().len());
         let mut places = HashMap::with_capacity(model.instances().len());
         for instance in model.instances() {
-            let Some(url) = instance.entry().url() else { continue };
+            let Some(url) = instance.url() else { continue };
             // A worker that was killed and came back has two keys until the first lease ends.
             let place = *places.entry(url).or_insert_with(|| {
                 targets.push(Target { kinds: Kinds::NONE, upstream: servers.at(url) });
                 targets.len() - 1
             });
-            targets[place].kinds = targets[place].kinds.union(instance.kinds());
+            targets[place].kinds |= instance.kinds();
         }
         Self {
             name: model.shared_name().clone(),

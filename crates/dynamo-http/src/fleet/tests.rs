@@ -6,7 +6,8 @@ use dynamo_discovery::{Gone, Instance, Key, Kind, Kinds, ModelEntry, ModelUpdate
 use dynamo_namespace::NamespaceScope;
 
 use super::*;
-use crate::view::{Switchboard, SwitchboardWriter, update_http_endpoints};
+use crate::meter::Metrics;
+use crate::view::{LiveView, Switchboard, SwitchboardWriter, update_http_endpoints};
 
 impl Default for Fleet {
     fn default() -> Self {
@@ -49,7 +50,7 @@ fn server(fleet: &Fleet, live: &LiveView, model: &str) -> Arc<Upstream> {
 fn servers_are_made_for_the_first_request_and_stay_for_as_long_as_a_model_points_at_them() {
     let (fleet, (live, mut writer)) = (Fleet::default(), switchboard());
     let (one, two) = (instance("a", 1, "m"), instance("a", 2, "m"));
-    let is_used = || fleet.0.servers.find(one.entry().url().unwrap()).is_some();
+    let is_used = || fleet.0.servers.find(one.url().unwrap()).is_some();
     update_http_endpoints(&mut writer, &[added(&one)]);
     assert!(!is_used(), "no request has asked for it");
     let first = Arc::downgrade(&server(&fleet, &live, "m"));
@@ -77,7 +78,7 @@ fn a_server_that_has_left_is_forgotten_although_no_request_comes() {
     update_http_endpoints(&mut writer, &[removed(&one)]);
     fleet.renew_all();
     assert!(left.upgrade().is_none());
-    assert!(fleet.0.servers.find(two.entry().url().unwrap()).is_some());
+    assert!(fleet.0.servers.find(two.url().unwrap()).is_some());
 }
 
 #[test]

@@ -1,26 +1,38 @@
-//! Asking a server whether it answers.
+//! Asking for a proof that a server is the one that registered.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 
-use crate::fleet::{Finding, Fleet, Upstream};
+use super::witness::Witness;
+use crate::fleet::{Finding, Fleet};
 
-/// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a control port may take to answer. It never waits for the engine.
+const CONTROL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long an engine may take to list its models: longer than the habit of any engine.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who asks.
+/// Asks witnesses.
 #[cfg_attr(test, mockall::automock)]
-pub(crate) trait Ask: Send + Sync + 'static {
-    /// Asks one server; within a second it has answered or not.
-    fn ask(&self, server: &Arc<Upstream>) -> BoxFuture<'static, Finding>;
+pub(super) trait Ask: Send + Sync + 'static {
+    /// Asks one witness. Only [`Finding::Answers`] is a proof.
+    fn ask(&self, witness: &Witness) -> BoxFuture<'static, Finding>;
 }
 
-/// Asks as the proxy does, on a connection of its own.
+/// Asks on a connection of its own, as probes do.
 impl Ask for Fleet {
-    fn ask(&self, server: &Arc<Upstream>) -> BoxFuture<'static, Finding> {
-        let (fleet, server) = (self.clone(), server.clone());
-        async move { fleet.probe(&server.url, PATIENCE).await }.boxed()
+    fn ask(&self, witness: &Witness) -> BoxFuture<'static, Finding> {
+        let (fleet, witness) = (self.clone(), witness.clone());
+        async move {
+            match &witness {
+                Witness::Control(control, id) => {
+                    fleet.ask_control(control, *id, CONTROL_PATIENCE).await
+                }
+                Witness::Listed(url, model) => {
+                    fleet.ask_for_model(url, model, ENGINE_PATIENCE).await
+                }
+            }
+        }
+        .boxed()
     }
 }

@@ -5,16 +5,17 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_discovery::{DiscoveryBatch, Gone, Instance, ModelUpdate, WorkerUrl};
+use dynamo_discovery::{DiscoveryBatch, Gone, Instance, ModelUpdate};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::Hold;
 use super::ask::Ask;
+use super::config::Hold;
 use super::remembered::Remembered;
 use super::state::{Holding, Outcome};
+use super::witness::Witness;
 use crate::feed::{DiscoveryStatus, Keep};
 use crate::fleet::{Finding, Fleet};
 use crate::view::SwitchboardWriter;
@@ -32,8 +33,8 @@ pub(super) struct Keeper {
     /// By source; gone once the source has said what there is.
     remembered: BTreeMap<usize, Remembered>,
     ask: Box<dyn Ask>,
-    asked: JoinSet<(WorkerUrl, Finding)>,
-    answers: Vec<(WorkerUrl, Finding)>,
+    asked: JoinSet<(Witness, Finding)>,
+    answers: Vec<(Witness, Finding)>,
     look_at: Instant,
     /// Counts the instances that were ever held.
     status: DiscoveryStatus,
@@ -70,7 +71,7 @@ impl Keep for Keeper {
             return;
         }
         let now = Instant::now();
-        let remembered = Remembered::new(instances, now, &self.fleet);
+        let remembered = Remembered::new(instances, now, self.holding.takes_unproven());
         self.remembered.insert(source, remembered);
         self.ask_who_is_due(now);
     }
@@ -105,11 +106,20 @@ impl Keep for Keeper {
             |one: &Instance| vanished.contains_key(one.key()) || self.holding.keeps(one.key());
         let (superseded, lost): (Vec<_>, Vec<_>) =
             vanished.values().partition(|one| staged.has_another(one, is_doubted));
-        let not_kept = |one: &&Arc<Instance>| !self.holding.keep(one, now, &self.fleet);
-        let gone: Vec<_> = lost.into_iter().filter(not_kept).chain(superseded).cloned().collect();
-        let gone: Vec<_> =
-            gone.into_iter().map(|one| ModelUpdate::Removed(one, Gone::Vanished)).collect();
-        writer.stage(&gone);
+        let mut updates = Vec::with_capacity(vanished.len());
+        for one in lost {
+            let is_ambiguous = || staged.names(one, |other| vanished.contains_key(other.key()));
+            let is_unclear = one.entry().control().is_none()
+                && (!self.holding.takes_unproven() || is_ambiguous());
+            let kept = if is_unclear { None } else { self.holding.keep(one, now, &self.fleet) };
+            updates.push(match kept {
+                Some(in_doubt) => ModelUpdate::Changed { old: one.clone(), new: in_doubt },
+                None => ModelUpdate::Removed(one.clone(), Gone::Vanished),
+            });
+        }
+        let gone = superseded.into_iter().cloned();
+        updates.extend(gone.map(|one| ModelUpdate::Removed(one, Gone::Vanished)));
+        writer.stage(&updates);
         self.ask_who_is_due(now);
     }
 
@@ -134,11 +144,11 @@ impl Keep for Keeper {
         while let Some(answer) = self.asked.try_join_next() {
             self.answers.extend(answer);
         }
-        for (url, finding) in std::mem::take(&mut self.answers) {
+        for (witness, finding) in std::mem::take(&mut self.answers) {
             for remembered in self.remembered.values_mut() {
-                writer.stage(&remembered.answered(&url, finding, now));
+                writer.stage(&remembered.answered(&witness, finding, now));
             }
-            let outcome = self.holding.answered(&url, finding, now);
+            let outcome = self.holding.answered(&witness, finding, now);
             self.stage_outcome(&outcome, writer);
         }
         let outcome = self.holding.look(now);
@@ -164,10 +174,9 @@ impl Keeper {
         for remembered in self.remembered.values_mut() {
             due.extend(remembered.take_due(now));
         }
-        for server in due {
-            let answer = self.ask.ask(&server);
-            let url = server.url.clone();
-            self.asked.spawn(async move { (url, answer.await) });
+        for witness in due {
+            let answer = self.ask.ask(&witness);
+            self.asked.spawn(async move { (witness, answer.await) });
         }
     }
 
@@ -179,7 +188,7 @@ impl Keeper {
             self.told_at = Some(now);
             warn!(
                 instances,
-                "vanished from the store, but their servers answer: they are held, and go on serving"
+                "vanished from the store, but their workers are there: they are held, and go on serving"
             );
         }
         if self.holding.is_empty() && self.untold == 0 && self.told_at.take().is_some() {

@@ -2,36 +2,47 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use dynamo_discovery::{Gone, Instance, Key, ModelUpdate, WorkerUrl};
+use dynamo_discovery::{Gone, Instance, Key, ModelUpdate};
 use tokio::time::Instant;
 
-use super::Hold;
+use super::config::Hold;
+use super::pace::{ASKED_AT_ONCE, again};
+use super::witness::Witness;
 use crate::fleet::{Finding, Fleet, Upstream};
 
-/// How long after an answer a server is asked again, at least; and at most twice that.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How many servers are asked at one time.
-pub(super) const ASKED_AT_ONCE: usize = 256;
-
 /// The instances that have vanished from their store and serve nevertheless.
-pub(crate) struct Holding {
+pub(super) struct Holding {
     limits: Hold,
     vanished: BTreeMap<Key, Vanished>,
-    servers: HashMap<WorkerUrl, Server>,
+    witnesses: HashMap<Witness, Asked>,
 }
 
 struct Vanished {
+    /// As its worker registered it.
     instance: Arc<Instance>,
+    upstream: Arc<Upstream>,
+    witness: Witness,
     until: Instant,
-    /// Its server has answered since it vanished: it is held.
+    /// Its witness has proven it since it vanished: it is held.
     held: bool,
 }
 
-/// A server of such instances.
-struct Server {
-    upstream: Arc<Upstream>,
+impl Vanished {
+    /// The instance as the switchboard has it: without a server while it is in doubt.
+    fn shown(&self) -> Arc<Instance> {
+        if self.held { self.instance.clone() } else { in_doubt(&self.instance) }
+    }
+}
+
+/// The instance without its server, so that its model stays known and no request goes there.
+pub(super) fn in_doubt(instance: &Instance) -> Arc<Instance> {
+    let entry = instance.entry().clone().without_url();
+    Arc::new(Instance::new(instance.key().clone(), instance.id(), entry))
+}
+
+/// A witness, and the instances that it can prove.
+struct Asked {
     keys: Vec<Key>,
     /// When to ask it; none while it is asked.
     ask_at: Option<Instant>,
@@ -48,7 +59,7 @@ pub(crate) struct Outcome {
 
 impl Holding {
     pub(crate) fn new(limits: Hold) -> Self {
-        Self { limits, vanished: BTreeMap::new(), servers: HashMap::new() }
+        Self { limits, vanished: BTreeMap::new(), witnesses: HashMap::new() }
     }
 
     /// Whether nothing is kept, held or in question.
@@ -103,43 +114,47 @@ impl Holding {
         (certain, vanished)
     }
 
-    /// Keeps an instance that has vanished, if there is a reason to; returns whether it does.
-    pub(super) fn keep(&mut self, instance: &Arc<Instance>, now: Instant, fleet: &Fleet) -> bool {
-        // Those under flat keys go at once: their workers know no other way to withdraw.
-        if instance.id().is_none() || instance.kinds().is_empty() {
-            return false;
-        }
-        let Some(url) = instance.entry().url() else { return false };
+    /// Whether entries without a control port may be kept.
+    pub(super) fn takes_unproven(&self) -> bool {
+        self.limits.unproven
+    }
+
+    /// Keeps an instance that has vanished, if there is a reason to, and returns it as it is shown
+    /// while it is in doubt.
+    pub(super) fn keep(
+        &mut self,
+        instance: &Arc<Instance>,
+        now: Instant,
+        fleet: &Fleet,
+    ) -> Option<Arc<Instance>> {
+        let witness = Witness::of(instance, self.limits.unproven)?;
+        let upstream = fleet.server(instance.url()?);
         let room = if self.limits.longest.is_zero() { 0 } else { self.limits.at_most };
-        if self.vanished.len() >= room || self.keeps(instance.key()) {
-            return false;
+        if instance.kinds().is_empty()
+            || self.vanished.len() >= room
+            || self.keeps(instance.key())
+            || upstream.rotation.is_lost()
+        {
+            return None;
         }
-        let server = self.servers.entry(url.clone()).or_insert_with(|| Server {
-            upstream: fleet.server(url),
-            keys: Vec::new(),
-            ask_at: Some(now),
-        });
-        if server.upstream.rotation.is_lost() {
-            if server.keys.is_empty() {
-                self.servers.remove(url);
-            }
-            return false;
-        }
-        server.keys.push(instance.key().clone());
+        let asked = self.witnesses.entry(witness.clone());
+        let asked = asked.or_insert_with(|| Asked { keys: Vec::new(), ask_at: Some(now) });
+        asked.keys.push(instance.key().clone());
         let until = now + self.limits.longest;
-        let vanished = Vanished { instance: instance.clone(), until, held: false };
-        self.vanished.insert(instance.key().clone(), vanished);
-        true
+        let instance = instance.clone();
+        let vanished = Vanished { instance, upstream, witness, until, held: false };
+        let shown = vanished.shown();
+        self.vanished.insert(shown.key().clone(), vanished);
+        Some(shown)
     }
 
     /// Whatever is kept for the same model at the same server gives way to its successor.
     fn succeeded_by(&mut self, new: &Instance, told: &mut Vec<ModelUpdate>) {
-        let Some(server) = new.entry().url().and_then(|url| self.servers.get(url)) else { return };
-        let predecessors: Vec<Key> = server
-            .keys
+        let predecessors: Vec<Key> = self
+            .vanished
             .iter()
-            .filter(|key| self.vanished.get(*key).is_some_and(|one| same(&one.instance, new)))
-            .cloned()
+            .filter(|(_, one)| same(&one.instance, new))
+            .map(|(key, _)| key.clone())
             .collect();
         for key in predecessors {
             told.extend(self.let_go(&key));
@@ -151,50 +166,54 @@ impl Holding {
         self.forget(key).map(|old| ModelUpdate::Removed(old, Gone::Vanished))
     }
 
+    /// Keeps an instance no longer, and returns it as the switchboard has it.
     fn forget(&mut self, key: &Key) -> Option<Arc<Instance>> {
-        let Vanished { instance, .. } = self.vanished.remove(key)?;
-        if let Some(url) = instance.entry().url()
-            && let Some(server) = self.servers.get_mut(url)
-        {
-            server.keys.retain(|other| other != key);
-            if server.keys.is_empty() {
-                self.servers.remove(url);
+        let vanished = self.vanished.remove(key)?;
+        if let Some(asked) = self.witnesses.get_mut(&vanished.witness) {
+            asked.keys.retain(|other| other != key);
+            if asked.keys.is_empty() {
+                self.witnesses.remove(&vanished.witness);
             }
         }
-        Some(instance)
+        Some(vanished.shown())
     }
 
-    /// Takes in what a server answered.
-    pub(crate) fn answered(&mut self, url: &WorkerUrl, finding: Finding, now: Instant) -> Outcome {
+    /// Takes in what a witness answered.
+    pub(super) fn answered(
+        &mut self,
+        witness: &Witness,
+        finding: Finding,
+        now: Instant,
+    ) -> Outcome {
         let mut outcome = Outcome::default();
-        let Some(server) = self.servers.get_mut(url) else { return outcome };
+        let Some(asked) = self.witnesses.get_mut(witness) else { return outcome };
         if finding == Finding::NotAsked {
             // This machine could not ask, which says nothing about the server.
-            server.ask_at = Some(now + again());
+            asked.ask_at = Some(now + again());
             return outcome;
         }
-        if server.upstream.rotation.is_there(finding, now) {
-            server.ask_at = Some(now + again());
-            for key in &server.keys {
-                if let Some(one) = self.vanished.get_mut(key)
-                    && !std::mem::replace(&mut one.held, true)
-                {
-                    outcome.held.push(one.instance.clone());
-                }
-            }
-        } else {
-            let keys = server.keys.clone();
+        if finding != Finding::Answers {
+            let keys = asked.keys.clone();
             outcome.updates.extend(keys.iter().filter_map(|key| self.let_go(key)));
+            return outcome;
+        }
+        asked.ask_at = Some(now + again());
+        for key in &asked.keys {
+            if let Some(one) = self.vanished.get_mut(key)
+                && !one.held
+            {
+                let (old, new) = (one.shown(), one.instance.clone());
+                one.held = true;
+                outcome.held.push(new.clone());
+                outcome.updates.push(ModelUpdate::Changed { old, new });
+            }
         }
         outcome
     }
 
     /// Lets go of what was held for long enough, and of what requests found gone.
-    pub(crate) fn look(&mut self, now: Instant) -> Outcome {
-        let is_over = |one: &Vanished| {
-            let server = one.instance.entry().url().and_then(|url| self.servers.get(url));
-            one.until <= now || server.is_none_or(|server| server.upstream.rotation.is_lost())
-        };
+    pub(super) fn look(&mut self, now: Instant) -> Outcome {
+        let is_over = |one: &Vanished| one.until <= now || one.upstream.rotation.is_lost();
         let over: Vec<Key> = self
             .vanished
             .iter()
@@ -205,41 +224,31 @@ impl Holding {
         Outcome { updates, held: Vec::new() }
     }
 
-    /// The servers that are to be asked now, those first that have waited longest. They count as
-    /// asked.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Arc<Upstream>> {
-        let asked = self.servers.values().filter(|server| server.ask_at.is_none()).count();
+    /// The witnesses that are to be asked now, those first that have waited longest. They count as
+    /// asked. Bytes from a server are no reason to leave its witness alone: a stranger sends bytes
+    /// as well.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Witness> {
+        let asked = self.witnesses.values().filter(|asked| asked.ask_at.is_none()).count();
         let mut due: Vec<_> = self
-            .servers
-            .values_mut()
-            .filter_map(|server| Some((server.ask_at.filter(|at| *at <= now)?, server)))
+            .witnesses
+            .iter_mut()
+            .filter_map(|(witness, asked)| {
+                Some((asked.ask_at.filter(|at| *at <= now)?, witness, asked))
+            })
             .collect();
-        due.sort_unstable_by_key(|(at, _)| *at);
-        let mut ask = Vec::new();
-        for (_, server) in due {
-            // One that has just sent something need not be asked, but for the first time.
-            let is_held = |key: &Key| self.vanished.get(key).is_some_and(|one| one.held);
-            let is_known = server.keys.iter().all(is_held);
-            if is_known && server.upstream.rotation.was_heard(ASK_AGAIN, now) {
-                server.ask_at = Some(now + again());
-            } else if asked + ask.len() < ASKED_AT_ONCE {
-                server.ask_at = None;
-                ask.push(server.upstream.clone());
-            }
-        }
-        ask
+        due.sort_unstable_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
+        due.truncate(ASKED_AT_ONCE.saturating_sub(asked));
+        due.into_iter()
+            .map(|(_, witness, asked)| {
+                asked.ask_at = None;
+                witness.clone()
+            })
+            .collect()
     }
-}
-
-/// Spread, since all frontends ask the same servers.
-pub(super) fn again() -> Duration {
-    ASK_AGAIN.mul_f64(1.0 + fastrand::f64())
 }
 
 /// Whether two instances are one model of one namespace; their server is the same already.
 fn same(one: &Instance, other: &Instance) -> bool {
-    let namespace = |instance: &Instance| instance.entry().endpoint().namespace().clone();
-    one.model() == other.model()
-        && one.entry().url() == other.entry().url()
-        && namespace(one) == namespace(other)
+    let namespace = |instance: &Instance| instance.endpoint().namespace().clone();
+    one.model() == other.model() && one.url() == other.url() && namespace(one) == namespace(other)
 }

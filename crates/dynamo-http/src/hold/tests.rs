@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dynamo_discovery::{DiscoveryBatch, Gone, Instance, InstanceId, Key, Kinds, ModelEntry};
-use dynamo_discovery::{ModelUpdate, WorkerUrl};
+use dynamo_discovery::ModelUpdate;
+use dynamo_discovery::{DiscoveryBatch, Gone, Instance, InstanceId, Key, Kind, Kinds, ModelEntry};
 use dynamo_namespace::NamespaceScope;
 use futures_util::future::{FutureExt as _, ready};
 use tokio::time::{Instant, timeout_at};
 
-use super::Hold;
 use super::ask::MockAsk;
+use super::config::Hold;
 use super::keeper::Keeper;
+use super::witness::Witness;
 use crate::feed::{DiscoveryStatus, Keep as _};
 use crate::fleet::{Finding, Fleet, Targets, Upstream};
 use crate::view::{RouteChange, Switchboard, SwitchboardWriter};
@@ -31,13 +32,13 @@ struct Rig {
 /// What servers answer; those that are not here do.
 #[derive(Clone, Default)]
 struct Servers {
-    answers: Arc<Mutex<BTreeMap<WorkerUrl, Finding>>>,
-    asked: Arc<Mutex<Vec<WorkerUrl>>>,
+    answers: Arc<Mutex<BTreeMap<String, Finding>>>,
+    asked: Arc<Mutex<Vec<Witness>>>,
 }
 
 impl Servers {
     fn set(&self, url: &str, finding: Finding) {
-        self.answers.lock().unwrap().insert(url.parse().unwrap(), finding);
+        self.answers.lock().unwrap().insert(url.to_owned(), finding);
     }
 
     fn asked(&self) -> usize {
@@ -53,9 +54,13 @@ impl Rig {
         let servers = Servers::default();
         let mut ask = MockAsk::new();
         let said = servers.clone();
-        ask.expect_ask().returning(move |server: &Arc<Upstream>| {
-            said.asked.lock().unwrap().push(server.url.clone());
-            let answer = said.answers.lock().unwrap().get(&server.url).copied();
+        ask.expect_ask().returning(move |witness: &Witness| {
+            said.asked.lock().unwrap().push(witness.clone());
+            let url = match witness {
+                Witness::Control(control, _) => control.as_str().trim_end_matches(CONTROL),
+                Witness::Listed(url, _) => url.as_str(),
+            };
+            let answer = said.answers.lock().unwrap().get(url).copied();
             ready(answer.unwrap_or(Finding::Answers)).boxed()
         });
         let keeper = Keeper::new(hold, Fleet::default(), Box::new(ask), DiscoveryStatus::default());
@@ -89,12 +94,16 @@ impl Rig {
         }
     }
 
-    /// The keys that serve, those that are held with a star.
+    /// The keys that are known: those that are held with a star, those in doubt with a question mark.
     fn serving(&self) -> Vec<String> {
         let view = self.switchboard.view(&NamespaceScope::All);
         let show = |one: &Arc<Instance>| {
-            let star = if view.is_held(one) { "*" } else { "" };
-            format!("{}{star}", one.key().as_str().unwrap())
+            let mark = match one.url() {
+                None => "?",
+                Some(_) if view.is_held(one) => "*",
+                Some(_) => "",
+            };
+            format!("{}{mark}", one.key().as_str().unwrap())
         };
         view.instances().map(show).collect()
     }
@@ -105,11 +114,22 @@ impl Rig {
         let model = live.load().model(instance.model()).cloned();
         // It is held, so that the server outlives this look at it.
         self.targets.extend(model.map(|model| self.keeper.fleet.targets(&live, &model)));
-        self.keeper.fleet.server(instance.entry().url().unwrap())
+        self.keeper.fleet.server(instance.url().unwrap())
     }
 }
 
+/// Where the control port of the worker at a URL is.
+const CONTROL: &str = ":41234";
+
 fn instance_of(namespace: &str, id: u64, model: &str, url: &str) -> Arc<Instance> {
+    let entry = unproven(namespace, id, model, url).entry().clone();
+    let entry = entry.with_control(format!("{url}{CONTROL}").parse().unwrap());
+    let key = Key::from(format!("{namespace}/{id}/{model}"));
+    Arc::new(Instance::new(key, Some(InstanceId(id)), entry))
+}
+
+/// An instance whose worker has no control port.
+fn unproven(namespace: &str, id: u64, model: &str, url: &str) -> Arc<Instance> {
     let endpoint = format!("{namespace}.backend.generate").parse().unwrap();
     let entry = ModelEntry::new(model, endpoint, Kinds::parse("Chat").kinds).unwrap();
     let key = Key::from(format!("{namespace}/{id}/{model}"));
@@ -136,7 +156,7 @@ async fn what_vanishes_while_its_server_answers_is_held_until_the_time_is_over()
     let one = instance(1);
     let mut rig = Rig::with(&[&one]);
     rig.batch(vec![vanished(&one)]);
-    assert_eq!(rig.serving(), ["a/1/m"], "it serves while its server is asked");
+    assert_eq!(rig.serving(), ["a/1/m?"], "it is known, and gets no request until it is proven");
     rig.pass(SECOND).await;
     assert_eq!(rig.serving(), ["a/1/m*"]);
     rig.pass(28 * SECOND).await;
@@ -199,17 +219,67 @@ async fn an_instance_whose_server_this_machine_cannot_ask_is_not_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_that_sends_bytes_is_there() {
+async fn bytes_from_a_server_prove_nothing_since_a_stranger_sends_bytes_as_well() {
     let one = instance(1);
     let mut rig = Rig::with(&[&one]);
-    rig.servers.set("http://h1", Finding::Silent);
-    rig.pass(SECOND).await;
+    rig.servers.set("http://h1", Finding::Refused);
     rig.server_of(&one).rotation.heard(Instant::now());
     rig.batch(vec![vanished(&one)]);
     rig.pass(SECOND).await;
-    assert_eq!(rig.serving(), ["a/1/m*"]);
-    rig.pass(5 * SECOND).await;
-    assert_eq!(rig.serving(), [] as [&str; 0], "it has been silent for too long");
+    assert_eq!(rig.serving(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_in_doubt_is_no_target_and_keeps_its_route_open() {
+    let one = instance(1);
+    let mut rig = Rig::with(&[&one]);
+    rig.batch(vec![vanished(&one)]);
+    let live = rig.switchboard.live_view(&NamespaceScope::All);
+    let targets = |rig: &Rig| {
+        let model = live.load().model("m").cloned().unwrap();
+        rig.keeper.fleet.targets(&live, &model).upstreams(Kind::Chat).count()
+    };
+    assert_eq!((targets(&rig), live.load().is_open(Kind::Chat)), (0, true));
+    rig.pass(SECOND).await;
+    assert_eq!(targets(&rig), 1);
+    assert_eq!(rig.changes, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_control_port_nothing_is_held_unless_that_is_asked_for() {
+    let one = unproven("a", 1, "m", "http://h1");
+    for (unproven, expected) in [(false, vec![]), (true, vec!["a/1/m*"])] {
+        let mut rig = Rig::new(Hold::new().with_unproven(unproven));
+        rig.batch(vec![added(&one)]);
+        rig.batch(vec![vanished(&one)]);
+        rig.pass(SECOND).await;
+        assert_eq!(rig.serving(), expected);
+        let mut rig = Rig::new(Hold::new().with_unproven(unproven));
+        rig.keeper.remember(0, vec![one.clone()]);
+        rig.pass(SECOND).await;
+        assert_eq!(rig.serving().len(), expected.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_models_proves_nothing_where_another_worker_names_the_same_address() {
+    let (one, sibling) = (unproven("a", 1, "m", "http://h1"), unproven("a", 1, "n", "http://h1"));
+    let stranger = unproven("b", 2, "m", "http://h1");
+    let hold = || Hold::new().with_unproven(true);
+    let mut rig = Rig::new(hold());
+    rig.batch(vec![added(&one), added(&sibling)]);
+    rig.batch(vec![vanished(&one)]);
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m*", "a/1/n"], "its own worker names the address twice");
+    let mut rig = Rig::new(hold());
+    rig.batch(vec![added(&one), added(&stranger)]);
+    rig.batch(vec![vanished(&one)]);
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), ["b/2/m"]);
+    let mut rig = Rig::new(hold());
+    rig.keeper.remember(0, vec![one, stranger]);
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! What is counted: the series of one frontend, and the record of one request.
+//! Metrics: the series of one frontend, and the record of one request.
 
 mod names;
 mod record;

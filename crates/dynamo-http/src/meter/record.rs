@@ -1,4 +1,4 @@
-//! What is counted of one request.
+//! The metrics of one request.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +8,8 @@ use http::StatusCode;
 use super::series::{Metrics, ModelSeries, RouteMeter};
 use crate::route::Route;
 
-/// One request from its head to the end of its answer; counted when it is dropped.
+/// One request, from its head to the end of its answer. The request is counted when the record is
+/// dropped.
 pub(crate) struct Record {
     metrics: Arc<Metrics>,
     model: Option<Arc<ModelSeries>>,
@@ -23,11 +24,11 @@ pub(crate) struct Record {
 enum Outcome {
     /// The client left before its answer was complete.
     Left,
-    /// The answer's head was sent, the rest has not been yet.
+    /// The head of the answer was sent, and not yet all of the body.
     Begun(StatusCode),
-    /// It was answered in full.
+    /// The answer was sent in full.
     Answered(StatusCode),
-    /// The answer broke.
+    /// The worker failed in the middle of the answer.
     Broken(StatusCode),
 }
 
@@ -44,7 +45,7 @@ impl Record {
         }
     }
 
-    /// The request is for the model of these series, which is there.
+    /// Sets the model of the request, by its series.
     pub(crate) fn is_for(&mut self, model: Arc<ModelSeries>, stream: bool) {
         self.model = Some(model);
         self.stream = stream;
@@ -59,7 +60,7 @@ impl Record {
         self.outcome = Outcome::Begun(status);
     }
 
-    /// The rest of the answer was passed on. Returns whether the request was a success.
+    /// Notes that the answer was sent in full. Returns whether the request was a success.
     pub(crate) fn ended(&mut self) -> bool {
         if let Outcome::Begun(status) = self.outcome {
             self.outcome = Outcome::Answered(status);
@@ -90,7 +91,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        /// nginx's code for a client that closed before it was answered.
+        /// nginx's status for a client that left before its answer was complete.
         const CLIENT_CLOSED: u16 = 499;
 
         let (status, whole) = match self.outcome {

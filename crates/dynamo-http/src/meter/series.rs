@@ -1,7 +1,7 @@
 //! The series of one frontend, under Dynamo's names.
 //!
-//! Whoever sends requests for a model keeps the handles of its series, so a request finds them
-//! without a lock.
+//! Code that sends requests for a model keeps the handles of its series, so a request takes no lock
+//! for them.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,14 +16,14 @@ use prometheus::{
 use super::names::{opts, valid};
 use crate::route::Route;
 
-/// The label of requests for models that are not there.
+/// The label of requests for unknown models.
 const UNKNOWN_MODEL: &str = "unknown_model";
-/// The label of models past the first [`MAX_MODELS`] that were ever asked for.
+/// The label of each model after the first [`MAX_MODELS`] models that were asked for.
 const OTHER_MODELS: &str = "other_models";
-/// How many models have series of their own.
+/// The most models that have series of their own.
 const MAX_MODELS: usize = 1000;
 
-/// Seconds, from a cached answer to a long generation.
+/// Buckets in seconds, from a cached answer to a long generation.
 const DURATION: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
 ];
@@ -43,7 +43,7 @@ pub(crate) struct Metrics {
     queued: IntGauge,
     /// The models that have series of their own.
     labelled: Mutex<HashSet<Box<str>>>,
-    /// Of requests for no model that is there.
+    /// The series of requests for unknown models.
     unknown: ModelSeries,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct RouteMeter {
     pub(super) inflight: IntGauge,
     pub(super) duration: Histogram,
     pub(super) first_byte: Histogram,
-    /// Answers with 200, plain and streamed: nearly all.
+    /// The counters of answers with 200, unary and streamed: nearly all answers.
     pub(super) ok: [OnceLock<IntCounter>; 2],
 }
 
@@ -122,7 +122,8 @@ impl Metrics {
         metrics
     }
 
-    /// The counter of workers that are put out of rotation for a reason. It is seen from now on.
+    /// The counter of workers that leave the rotation for a reason. The page shows it from this
+    /// call on.
     pub(crate) fn ejections(&self, reason: &str) -> IntCounter {
         self.ejections.with_label_values(&[reason])
     }
@@ -132,29 +133,28 @@ impl Metrics {
         &self.queued
     }
 
-    /// Every family that is counted here.
+    /// All families of metrics.
     pub(crate) fn families(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }
 
-    /// The counters of requests that were to be sent again for a reason: of those that were sent, and
-    /// of those that were not for want of a budget. Both are seen from now on, so that a rate can be
-    /// told from the first one on.
+    /// The counters of requests that had to be sent again for a reason: of those that were sent, and
+    /// of those that the budget did not allow. Both exist at 0 from now on, so that a rate sees the
+    /// first increment.
     pub(crate) fn resent(&self, reason: &str) -> [IntCounter; 2] {
         ["sent", "over_budget"].map(|outcome| self.resent.with_label_values(&[reason, outcome]))
     }
 
-    /// The series of a model, for as long as someone keeps them. Two series of one name count into
-    /// the same metrics.
+    /// Handles of the series of a model. All handles of one name count into the same series.
     pub(crate) fn model(&self, name: &str) -> Arc<ModelSeries> {
         let mut labelled = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
-        // A model may be known to several views, and may have been away.
+        // Several views may show the model, and a model may come back.
         let own = labelled.contains(name)
             || (labelled.len() < MAX_MODELS && labelled.insert(name.into()));
         Arc::new(ModelSeries::new(if own { name } else { OTHER_MODELS }))
     }
 
-    /// The series of requests for models that are not there.
+    /// The series of requests for unknown models.
     pub(super) fn unknown(&self) -> &ModelSeries {
         &self.unknown
     }

@@ -260,7 +260,7 @@ impl Forwarder {
         headers.insert(X_REQUEST_ID, id);
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        self.fleet.attend(upstream);
+        self.fleet.attention().attend(upstream);
         let answer =
             upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait).await;
         let rotation = &upstream.rotation;
@@ -297,7 +297,7 @@ impl Forwarder {
                 (change, Err(AttemptError::Exchange(error)))
             }
         };
-        self.fleet.note(upstream, change);
+        self.fleet.attention().note(upstream, change);
         outcome
     }
 }

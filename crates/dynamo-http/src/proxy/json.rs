@@ -1,8 +1,12 @@
 //! Walks through JSON text: checks all of it and builds no document.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use memchr::{memchr, memchr2};
+
+#[cfg(test)]
+mod tests;
 
 /// How deep values may be nested. Engines parse recursively, so deep nesting could break them.
 const MAX_DEPTH: usize = 128;
@@ -14,24 +18,25 @@ pub(crate) struct Invalid {
     pub(crate) at: usize,
 }
 
-/// Reads the one value of the text. Calls the closure for each member of an object, with the raw name
-/// and the raw value.
+/// Reads the one value of the text. `member` gets each member of an object in the order of the text:
+/// the raw name, and the place of the raw value.
 ///
-/// Returns whether the value is an object.
+/// Returns the place just behind the opening brace, if the value is an object. Places are in bytes
+/// from the beginning of the text.
 pub(crate) fn walk<'a>(
     text: &'a str,
-    mut member: impl FnMut(&'a str, &'a str),
-) -> Result<bool, Invalid> {
+    mut member: impl FnMut(&'a str, Range<usize>),
+) -> Result<Option<usize>, Invalid> {
     let mut cursor = Cursor { text, at: 0 };
     cursor.blanks();
-    let is_object = cursor.peek() == Some(b'{');
-    if is_object {
+    let members = (cursor.peek() == Some(b'{')).then_some(cursor.at + "{".len());
+    if members.is_some() {
         cursor.object(MAX_DEPTH - 1, &mut member)?;
     } else {
         cursor.value(MAX_DEPTH)?;
     }
     cursor.blanks();
-    if cursor.at == text.len() { Ok(is_object) } else { Err(cursor.invalid()) }
+    if cursor.at == text.len() { Ok(members) } else { Err(cursor.invalid()) }
 }
 
 /// The content of a raw value that is a string.
@@ -98,7 +103,7 @@ impl<'a> Cursor<'a> {
     fn object(
         &mut self,
         depth: usize,
-        member: &mut impl FnMut(&'a str, &'a str),
+        member: &mut impl FnMut(&'a str, Range<usize>),
     ) -> Result<(), Invalid> {
         self.expect("{")?;
         self.blanks();
@@ -114,7 +119,7 @@ impl<'a> Cursor<'a> {
             self.blanks();
             let value = self.at;
             self.value(depth)?;
-            member(name, &self.text[value..self.at]);
+            member(name, value..self.at);
             self.blanks();
             if self.peek() == Some(b'}') {
                 return self.expect("}");
@@ -254,131 +259,4 @@ fn special(word: u64) -> u64 {
     let below = |limit: u8, word: u64| word.wrapping_sub(EACH * u64::from(limit)) & !word;
     let is = |byte: u8| below(1, word ^ (EACH * u64::from(byte)));
     (below(b' ', word) | is(b'"') | is(b'\\')) & (EACH << 7)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::Value;
-
-    use super::*;
-
-    fn is_json(text: &str) -> bool {
-        walk(text, |_, _| {}).is_ok()
-    }
-
-    #[test]
-    fn the_members_of_the_outermost_object_are_handed_over_raw() {
-        let mut members = Vec::new();
-        let walked = walk(r#" {"a" : [1, {"b": 2}] ,"\u0063":"x\n", "d":{}} "#, |name, value| {
-            members.push((name, value));
-        });
-        assert_eq!(walked, Ok(true));
-        let expected =
-            [(r#""a""#, r#"[1, {"b": 2}]"#), (r#""\u0063""#, r#""x\n""#), (r#""d""#, "{}")];
-        assert_eq!(members, expected);
-        assert_eq!(walk("[1]", |_, _| {}), Ok(false));
-    }
-
-    #[test]
-    fn where_it_is_no_json_is_told() {
-        for (text, at) in [("", 0), ("[1,]", 3), ("{\"a\":\"b\nc\"}", 7), ("[] x", 3), ("-", 1)] {
-            assert_eq!(walk(text, |_, _| {}), Err(Invalid { at }), "{text}");
-        }
-    }
-
-    #[test]
-    fn escapes_and_numbers_are_checked_wherever_they_stand() {
-        for text in [
-            r#""\ud83d\ude00""#,
-            r#""\"\\\/\b\f\n\r\t\u00e9""#,
-            "[0,-0,1.5,1e5,1E+5,1.25e-7,123456789012345678901234567890,1e999]",
-        ] {
-            assert!(is_json(text), "{text}");
-        }
-        for text in [
-            r#""\ud83d""#,
-            r#""\ud83d\u0041""#,
-            r#""\ude00""#,
-            r#""\u12g4""#,
-            r#""\u12"#,
-            r#""\x""#,
-            r#""\"#,
-            r#"""#,
-            "01",
-            "1.",
-            ".5",
-            "1e",
-            "+1",
-            "-",
-            "nul",
-            "truex",
-            "NaN",
-            "[1 2]",
-            "{\"a\" 1}",
-            "{1:2}",
-            "{\"a\":1,}",
-            "]",
-        ] {
-            assert!(!is_json(text), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_control_character_is_found_wherever_it_stands_in_a_long_string() {
-        let plain = "x~\u{7f}é".repeat(40);
-        assert!(is_json(&format!("\"{plain}\"")));
-        for (at, _) in plain.char_indices() {
-            let mut text = plain.clone();
-            text.insert(at, '\u{1f}');
-            assert_eq!(walk(&format!("\"{text}\""), |_, _| {}), Err(Invalid { at: at + 1 }));
-        }
-    }
-
-    #[test]
-    fn nesting_is_bounded() {
-        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(is_json(&nested(MAX_DEPTH)));
-        assert!(!is_json(&nested(MAX_DEPTH + 1)));
-        let nested = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
-        assert!(is_json(&nested(MAX_DEPTH)));
-        assert!(!is_json(&nested(MAX_DEPTH + 1)));
-    }
-
-    #[test]
-    fn no_number_is_too_large_to_be_json() {
-        for number in ["-2.5e311", "1e99999", &"9".repeat(400)] {
-            assert!(is_json(number), "{number}");
-        }
-    }
-
-    proptest! {
-        /// Text that is nearly JSON: pieces of it in any order.
-        #[test]
-        fn it_takes_what_a_parser_takes_and_nothing_else(
-            pieces in proptest::collection::vec(
-                prop_oneof![
-                    Just("{"), Just("}"), Just("["), Just("]"), Just(","), Just(":"), Just(" "),
-                    Just("\"a\""), Just("\"\\n\""), Just("\"é\\ud83d\\ude00\""), Just("\"\\ud83d\""),
-                    Just("\""), Just("\\"), Just("1"), Just("0"), Just("-2.5e3"), Just("e"), Just("."),
-                    Just("true"), Just("null"), Just("\n"), Just("{\"k\":"), Just("[1,"), Just("\t"),
-                ],
-                0..12,
-            ),
-        ) {
-            let text = pieces.concat();
-            let parsed = serde_json::from_str::<Value>(&text);
-            // JSON bounds no number (RFC 8259, section 6); that parser does, by what an `f64` holds.
-            let bounds = |error: &serde_json::Error| error.to_string().starts_with("number out of range");
-            prop_assume!(!parsed.as_ref().is_err_and(bounds));
-            prop_assert_eq!(is_json(&text), parsed.is_ok(), "{}", text);
-        }
-
-        #[test]
-        fn strings_are_what_a_parser_says(text in any::<String>()) {
-            let raw = Value::from(text.clone()).to_string();
-            prop_assert_eq!(string(&raw).unwrap(), text);
-            prop_assert!(is_json(&raw));
-        }
-    }
 }

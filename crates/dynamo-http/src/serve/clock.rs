@@ -29,9 +29,20 @@ pub(super) struct Clock {
     held: AtomicUsize,
     /// When such a stream must have moved. HTTP/2 only.
     held_deadline: AtomicU64,
+    /// Whether the client may still send a part of a request that nobody reads. HTTP/1 only.
+    unread: AtomicBool,
+    /// Until when the rest of a request is read after its answer. HTTP/1 only.
+    reads_on_until: AtomicU64,
+    /// Whether an answer is under way whose end only the connection's end marks. HTTP/1.0 only.
+    ends_an_answer: AtomicBool,
 }
 
 const NEVER: u64 = u64::MAX;
+
+/// How long the rest of a request is read after its answer.
+const READ_ON: Duration = Duration::from_secs(30);
+/// How long the client may send none of that rest, unless a head may take less.
+const READ_ON_STALL: Duration = Duration::from_secs(5);
 
 impl Clock {
     pub(super) fn new(options: Arc<ServeOptions>) -> Self {
@@ -46,6 +57,9 @@ impl Clock {
             streams: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             held_deadline: AtomicU64::new(NEVER),
+            unread: AtomicBool::new(false),
+            reads_on_until: AtomicU64::new(NEVER),
+            ends_an_answer: AtomicBool::new(false),
         }
     }
 
@@ -53,9 +67,15 @@ impl Clock {
         millis(self.began.elapsed() + wait)
     }
 
+    /// The connection speaks HTTP/1, and the first head comes.
+    pub(super) fn head_comes(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
     /// The head is complete.
-    pub(super) fn answering(&self) {
+    pub(super) fn answering(&self, has_body: bool) {
         self.idle.store(false, Ordering::Relaxed);
+        self.unread.store(has_body, Ordering::Relaxed);
         self.read_deadline.store(NEVER, Ordering::Relaxed);
     }
 
@@ -63,6 +83,46 @@ impl Clock {
     pub(super) fn answered(&self) {
         self.wait_for_next();
         self.idle.store(true, Ordering::Relaxed);
+    }
+
+    /// The server drains. Before a connection becomes idle, hyper reads the last request to its end.
+    pub(super) fn drains(&self) {
+        if self.idle.load(Ordering::Relaxed) {
+            self.unread.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client may still send a part of a request that nobody reads.
+    pub(super) fn may_have_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// The rest of a request is read after its answer.
+    pub(super) fn reads_on(&self) {
+        self.reads_on_until.store(self.after(READ_ON), Ordering::Relaxed);
+        self.read_more();
+    }
+
+    /// Some of that rest came.
+    pub(super) fn read_more(&self) {
+        let until = self.reads_on_until.load(Ordering::Relaxed);
+        let stall = READ_ON_STALL.min(self.options.header_timeout);
+        self.read_deadline.store(until.min(self.after(stall)), Ordering::Relaxed);
+    }
+
+    /// An answer begins whose end only the connection's end marks.
+    pub(super) fn answer_ends_with_connection(&self) {
+        self.ends_an_answer.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything that was to be sent is sent.
+    pub(super) fn answers_are_whole(&self) {
+        self.ends_an_answer.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the connection's end would now mark the end of an answer that is not whole.
+    pub(super) fn ends_an_answer(&self) -> bool {
+        self.ends_an_answer.load(Ordering::Relaxed)
     }
 
     /// An HTTP/2 connection waits for its next stream.
@@ -97,6 +157,7 @@ impl Clock {
     fn read(&self) {
         if self.idle.load(Ordering::Relaxed) {
             self.idle.store(false, Ordering::Relaxed);
+            self.unread.store(true, Ordering::Relaxed);
             self.read_deadline.store(self.after(self.options.header_timeout), Ordering::Relaxed);
         }
     }

@@ -8,25 +8,33 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::answers::Answers;
 use super::clock::{Clock, Timed};
+use super::connections::Open;
 use super::drain::DrainWatch;
 use super::joined::Joined;
 use super::options::ServeOptions;
+use super::places::Place;
+use super::socket::Socket;
 use super::{http1, http2};
+use crate::client_name::ClientName;
 
 /// A connection that was accepted, with what serving it needs.
 pub(super) struct Accepted<S> {
     pub(super) service: S,
     pub(super) options: Arc<ServeOptions>,
     pub(super) drain: DrainWatch,
+    pub(super) place: Place,
+    pub(super) counted: Open,
 }
 
 impl<S: Answers> Accepted<S> {
@@ -34,16 +42,17 @@ impl<S: Answers> Accepted<S> {
     pub(super) async fn serve(mut self, stream: TcpStream) {
         let clock = Arc::new(Clock::new(self.options.clone()));
         let deadline = Instant::now() + self.options.header_timeout;
+        let mut socket = Socket::new(stream, clock.clone());
         #[cfg(feature = "tls")]
         if let Some(tls) = self.options.tls.clone() {
-            if let Some(stream) = self.open(deadline, tls.accept(stream)).await {
-                let http2 = tls.agreed_on_http2(&stream);
-                self.speak(stream, http2, clock).await;
+            if let Some(stream) = self.open(deadline, tls.accept(socket)).await {
+                let (http2, client) = (tls.agreed_on_http2(&stream), tls.client(&stream));
+                self.speak(stream, http2, clock, client).await;
             }
             return;
         }
-        if let Some(http2) = self.open(deadline, begins_http2(&stream)).await {
-            self.speak(stream, http2, clock).await;
+        if let Some(http2) = self.open(deadline, socket.begins_http2()).await {
+            self.speak(socket, http2, clock, None).await;
         }
     }
 
@@ -65,41 +74,39 @@ impl<S: Answers> Accepted<S> {
         None
     }
 
-    async fn speak<IO>(self, io: IO, http2: bool, clock: Arc<Clock>)
+    async fn speak<IO>(self, io: IO, http2: bool, clock: Arc<Clock>, client: Option<ClientName>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { service, options, drain } = self;
+        // The place and the count end with this function.
+        let Self { service, options, drain, place: _place, counted: _counted } = self;
         let io = Timed { io: Joined::new(io), clock: clock.clone() };
         if http2 {
             clock.wait_for_next();
             let (streams, max_headers) = (clock.clone(), options.max_headers);
-            let answer =
-                service_fn(move |request| http2::answer(&service, &streams, max_headers, request));
+            let answer = service_fn(move |request| {
+                http2::answer(&service, &streams, max_headers, named(request, client.as_ref()))
+            });
             let connection = http2::builder(&options).serve_connection(io, answer);
             drive(connection, &clock, &options, drain).await;
         } else {
+            clock.head_comes();
             let (requests, leaving) = (clock.clone(), drain.leaving().clone());
-            let answer =
-                service_fn(move |request| http1::answer(&service, &requests, &leaving, request));
+            let answer = service_fn(move |request| {
+                http1::answer(&service, &requests, &leaving, named(request, client.as_ref()))
+            });
             let connection = http1::builder(&options).serve_connection(io, answer);
             drive(connection, &clock, &options, drain).await;
         }
     }
 }
 
-/// Whether the client begins with the preface of HTTP/2. The bytes stay where they are.
-async fn begins_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; http2::PREFACE.len()];
-    loop {
-        let length = stream.peek(&mut first).await?;
-        let so_far = &first[..length];
-        if length == 0 || length == first.len() || !http2::PREFACE.starts_with(so_far) {
-            return Ok(so_far == http2::PREFACE);
-        }
-        // A lone `P`: rare, and a peek does not wait for more than is there.
-        sleep(Duration::from_millis(5)).await;
+/// A request with the name of its client, where the client has one.
+fn named(mut request: Request<Incoming>, client: Option<&ClientName>) -> Request<Incoming> {
+    if let Some(client) = client {
+        request.extensions_mut().insert(client.clone());
     }
+    request
 }
 
 /// What ends a connection that would go on.
@@ -136,7 +143,10 @@ where
                     debug!("connection timed out");
                     return;
                 }
-                End::Drain => connection.as_mut().graceful_shutdown(),
+                End::Drain => {
+                    clock.drains();
+                    connection.as_mut().graceful_shutdown();
+                }
             },
         }
     }

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Version, header};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
@@ -38,7 +38,8 @@ pub(super) fn answer<S: Answers>(
     leaving: &Leaving,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answering>, Infallible>> + use<S> {
-    clock.answering();
+    clock.answering(!request.body().is_end_stream());
+    let old_client = request.version() == Version::HTTP_10;
     let answer = names_one_host(&request).then(|| service.clone().call(request));
     let (clock, leaving) = (clock.clone(), leaving.clone());
     async move {
@@ -49,8 +50,17 @@ pub(super) fn answer<S: Answers>(
         if leaving.is_set() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        // hyper sends such an answer without a length and without chunks.
+        if old_client && !has_length(&response) {
+            clock.answer_ends_with_connection();
+        }
         Ok(response.map(|body| Answering { body, clock }))
     }
+}
+
+fn has_length(response: &Response) -> bool {
+    response.headers().contains_key(header::CONTENT_LENGTH)
+        || response.body().size_hint().exact().is_some()
 }
 
 /// Whether it is clear whom a request is for (RFC 9112, section 3.2).

@@ -1,33 +1,34 @@
 //! Serving a service with deadlines, limits and a drain.
 
+mod accept;
 mod answers;
 mod clock;
 mod connection;
+mod connections;
 mod drain;
 mod http1;
 mod http2;
 mod joined;
 mod options;
+mod places;
+mod socket;
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::response::Response;
 use http::Request;
 use hyper::body::Incoming;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
-use tracing::{debug, info, warn};
+use tracing::info;
 
-use self::answers::Answers;
-use self::connection::Accepted;
+use self::accept::accept;
+pub use self::connections::Connections;
 use self::drain::Drain;
 pub(crate) use self::joined::Joined;
 pub use self::options::ServeOptions;
-use crate::threads::Threads;
 
 /// Serves a service over HTTP/1.1 and HTTP/2 until `shutdown`, then drains.
 ///
@@ -92,77 +93,4 @@ where
     info!(connections = drain.connections(), "draining");
     drain.begin();
     timeout(options.drain_timeout, drain.ended()).await.is_ok()
-}
-
-/// Accepts connections, for ever.
-async fn accept<S: Answers>(
-    listener: &TcpListener,
-    service: &S,
-    options: &Arc<ServeOptions>,
-    threads: Option<&Threads>,
-    drain: &Drain,
-) {
-    loop {
-        let stream = match next(listener).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                pause_after(&error).await;
-                continue;
-            }
-        };
-        let connection =
-            Accepted { service: service.clone(), options: options.clone(), drain: drain.watch() };
-        match threads {
-            Some(threads) => {
-                // Its readiness is told to the thread that serves it.
-                let stream = stream.into_std();
-                threads.spawn(async move {
-                    match stream.and_then(TcpStream::from_std) {
-                        Ok(stream) => connection.serve(stream).await,
-                        Err(error) => warn!(%error, "cannot serve a connection"),
-                    }
-                });
-            }
-            None => {
-                tokio::spawn(connection.serve(stream));
-            }
-        }
-    }
-}
-
-/// The next connection, which does not wait to fill a packet: a token would wait with it.
-async fn next(listener: &TcpListener) -> io::Result<TcpStream> {
-    let (stream, _) = listener.accept().await?;
-    if let Err(error) = stream.set_nodelay(true) {
-        // It is closed already, as whoever reads from it will find.
-        debug!(%error, "a connection ended before it began");
-    }
-    Ok(stream)
-}
-
-/// An error of one connection does not matter; one of our own, such as too many open files, would
-/// come again at once.
-async fn pause_after(error: &io::Error) {
-    let of_one_connection = matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-    );
-    if !of_one_connection {
-        warn!(%error, "cannot accept connections");
-        sleep(Duration::from_millis(100)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn accepted_sockets_do_not_wait_to_fill_a_packet() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        assert!(next(&listener).await.unwrap().nodelay().unwrap());
-    }
 }

@@ -1,7 +1,9 @@
 //! The settings of a server.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use super::connections::Connections;
 use crate::config::config;
 use crate::threads::Threads;
 #[cfg(feature = "tls")]
@@ -17,12 +19,20 @@ config! {
         max_header_bytes, with_max_header_bytes: usize = 64 * 1024;
         /// How many header fields a request may have; above, 431. Default 100.
         max_headers, with_max_headers: usize = 100;
-        /// How long a connection may be idle between two requests. Default 75 s.
-        keep_alive_timeout, with_keep_alive_timeout: Duration = Duration::from_secs(75);
+        /// How long a connection may be idle between two requests. The default, 620 s,
+        /// is longer than most load balancers keep such a connection, so that they close it and not we.
+        keep_alive_timeout, with_keep_alive_timeout: Duration = Duration::from_secs(620);
         /// How long a client may take nothing of its answer. Default 300 s.
         write_stall_timeout, with_write_stall_timeout: Duration = Duration::from_secs(300);
         /// How many requests a client may have under way on one connection of HTTP/2. Default 200.
         max_streams, with_max_streams: u32 = 200;
+        /// How many connections there may be; above, a new one gets 503 and is closed. Default no limit.
+        max_connections, with_max_connections: Option<NonZeroUsize> = None;
+        /// How many of them may come from one address, or from one /64 network of IPv6. Behind a load
+        /// balancer all clients have its address. Default no limit.
+        max_connections_per_ip, with_max_connections_per_ip: Option<NonZeroUsize> = None;
+        /// Where connections are counted. Default counts that nobody else reads.
+        connections, with_connections: Connections = Connections::default();
         /// How long connections are still accepted after the shutdown: as long as load balancers need to
         /// notice. Default 5 s.
         drain_grace, with_drain_grace: Duration = Duration::from_secs(5);

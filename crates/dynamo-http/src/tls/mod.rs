@@ -3,6 +3,7 @@
 //! Certificates are read again when their files change, so that they can be renewed without a
 //! restart. A change that does not hold together is refused, and what was there goes on.
 
+mod client;
 mod error;
 mod files;
 mod provider;
@@ -10,5 +11,5 @@ mod server;
 mod worker;
 
 pub use self::error::TlsError;
-pub use self::server::ServerTls;
+pub use self::server::{ClientAuth, ServerTls};
 pub use self::worker::WorkerTls;

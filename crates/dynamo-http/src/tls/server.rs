@@ -7,16 +7,19 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, crypto};
-use tokio::net::TcpStream;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig, crypto};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::client::client_name;
 use super::error::TlsError;
 use super::files::FromFiles;
 use super::provider::provider;
+use crate::client_name::ClientName;
 
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -24,8 +27,20 @@ const HTTP1: &[u8] = b"http/1.1";
 /// The certificate of a server and its key: TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2. A clone is the same.
 #[derive(Clone)]
 pub struct ServerTls {
-    acceptor: TlsAcceptor,
-    pair: Arc<Pair>,
+    /// Made anew with every change of a file, and with it the key of the session tickets: a session
+    /// that began under other authorities cannot be resumed.
+    config: Arc<FromFiles<ServerConfig>>,
+}
+
+/// Whether clients need a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientAuth {
+    /// A client without a valid certificate is refused.
+    #[default]
+    Required,
+    /// A client may have none. One that shows a certificate that is not valid is refused.
+    Optional,
 }
 
 impl ServerTls {
@@ -38,21 +53,42 @@ impl ServerTls {
         certificate: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
     ) -> Result<Self, TlsError> {
-        let pair =
-            Arc::new(Pair(Arc::new(FromFiles::load(vec![certificate.into(), key.into()], parse)?)));
-        let unusable = |error: rustls::Error| TlsError::Invalid {
-            paths: pair.0.paths().to_vec(),
-            reason: error.to_string(),
-        };
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(unusable)?
-            .with_no_client_auth()
-            .with_cert_resolver(pair.clone());
-        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
-        // So that a client that comes again need not be remembered.
-        config.ticketer = crypto::ring::Ticketer::new().map_err(unusable)?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), pair })
+        let files = vec![certificate.into(), key.into()];
+        Self::from_files(files, |contents| {
+            let [certificates, key] = contents else { unreachable!("there are two files") };
+            config(certificates, key, Arc::new(NoClientAuth))
+        })
+    }
+
+    /// The same, with certificates of clients that an authority in the PEM file `authorities` vouches
+    /// for. Requests of a client with such a certificate have its [`ClientName`] in their extensions.
+    ///
+    /// Revocation lists are not asked for.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, or `authorities` holds no certificate.
+    pub fn with_client_authorities(
+        self,
+        authorities: impl Into<PathBuf>,
+        auth: ClientAuth,
+    ) -> Result<Self, TlsError> {
+        let files = self.config.paths().iter().take(2).cloned();
+        let files = files.chain([authorities.into()]).collect();
+        Self::from_files(
+            files,
+            match auth {
+                ClientAuth::Required => |contents| with_clients(contents, ClientAuth::Required),
+                ClientAuth::Optional => |contents| with_clients(contents, ClientAuth::Optional),
+            },
+        )
+    }
+
+    fn from_files(
+        files: Vec<PathBuf>,
+        make: fn(&[Vec<u8>]) -> Result<ServerConfig, String>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self { config: Arc::new(FromFiles::load(files, make)?) })
     }
 
     /// Reads the files again when they change: every second they are looked at. What does not hold
@@ -64,41 +100,67 @@ impl ServerTls {
     ///
     /// Outside of a tokio runtime.
     pub fn reload_on_change(&self) {
-        self.pair.0.reload_on_change();
+        self.config.reload_on_change();
     }
 
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.acceptor.accept(stream).await
+    pub(crate) async fn accept<IO>(&self, io: IO) -> io::Result<TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        TlsAcceptor::from(self.config.current()).accept(io).await
     }
 
-    pub(crate) fn agreed_on_http2(&self, stream: &TlsStream<TcpStream>) -> bool {
+    pub(crate) fn agreed_on_http2<IO>(&self, stream: &TlsStream<IO>) -> bool {
         stream.get_ref().1.alpn_protocol() == Some(HTTP2)
+    }
+
+    /// The name in the client's certificate, which the handshake has verified.
+    pub(crate) fn client<IO>(&self, stream: &TlsStream<IO>) -> Option<ClientName> {
+        client_name(stream.get_ref().1.peer_certificates()?.first()?)
     }
 }
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ServerTls").field(&self.pair.0.paths()).finish()
+        f.debug_tuple("ServerTls").field(&self.config.paths()).finish()
     }
 }
 
-/// The certificate and key that new connections get.
-struct Pair(Arc<FromFiles<CertifiedKey>>);
-
-impl ResolvesServerCert for Pair {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.current())
+fn with_clients(contents: &[Vec<u8>], auth: ClientAuth) -> Result<ServerConfig, String> {
+    let [certificates, key, authorities] = contents else { unreachable!("there are three files") };
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(authorities) {
+        let authority =
+            authority.map_err(|error| format!("the authorities are not PEM: {error}"))?;
+        roots.add(authority).map_err(|error| format!("an authority is unusable: {error}"))?;
     }
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
+    let verifier = match auth {
+        ClientAuth::Required => verifier,
+        ClientAuth::Optional => verifier.allow_unauthenticated(),
+    };
+    let verifier =
+        verifier.build().map_err(|error| format!("there is no authority for clients: {error}"))?;
+    config(certificates, key, verifier)
 }
 
-impl fmt::Debug for Pair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pair")
-    }
+fn config(
+    certificates: &[u8],
+    key: &[u8],
+    clients: Arc<dyn ClientCertVerifier>,
+) -> Result<ServerConfig, String> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_client_cert_verifier(clients)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair(certificates, key)?)));
+    config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+    // So that a client that comes again need not be remembered.
+    config.ticketer = crypto::ring::Ticketer::new().map_err(|error| error.to_string())?;
+    Ok(config)
 }
 
-fn parse(contents: &[Vec<u8>]) -> Result<CertifiedKey, String> {
-    let [certificates, key] = contents else { unreachable!("there are two files") };
+fn pair(certificates: &[u8], key: &[u8]) -> Result<CertifiedKey, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(certificates)
         .collect::<Result<_, _>>()
         .map_err(|error| format!("the certificate is not PEM: {error}"))?;

@@ -8,16 +8,16 @@ use crate::route::Route;
 /// A route opened or closed for a scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteChange {
-    /// The scope for which it did.
+    /// The scope for which the route opened or closed.
     pub scope: NamespaceScope,
     /// The route.
     pub route: Route,
-    /// Whether it is open now.
+    /// Whether the route is open now.
     pub open: bool,
 }
 
 impl RouteChange {
-    /// What changed for a scope between two sets of open kinds: first the routes that opened.
+    /// The changes of a scope between two sets of open kinds, with the routes that opened first.
     pub(super) fn between(
         scope: &NamespaceScope,
         before: Kinds,

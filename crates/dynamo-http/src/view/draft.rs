@@ -1,4 +1,4 @@
-//! A view to come: what is staged for one scope and not published yet.
+//! The next view of one scope: the published view with the staged updates.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use super::model::Model;
 use super::view::{View, index};
 use crate::route::Route;
 
-/// A view to come. It equals the published one but for what is staged.
+/// The next view of one scope. It equals the published view until updates are staged.
 pub(super) struct Draft {
     live: LiveView,
     view: View,
-    /// The models that are to be built anew, with their instances ordered by key. Each is built once
-    /// for each publication, however many batches touch it. A model that is new is built when it
-    /// comes, so that little of a long first list is left to do at its end.
+    /// The instances of the models that the next publication builds anew, ordered by key. A
+    /// publication builds such a model once, however many batches have touched it. A new model is
+    /// built when its first instance is staged, so that a long first list leaves little to do at
+    /// its end.
     touched: BTreeMap<Arc<str>, Vec<Arc<Instance>>>,
     changed: bool,
 }
@@ -34,7 +35,7 @@ impl Draft {
         }
     }
 
-    /// Where it is published.
+    /// The live view to which this draft is published.
     pub(super) fn live(&self) -> &LiveView {
         &self.live
     }
@@ -51,7 +52,7 @@ impl Draft {
         self.view.instances.contains(key)
     }
 
-    /// Takes in the updates that are in scope.
+    /// Stages the updates whose instances are in scope.
     pub(super) fn stage(&mut self, updates: &[ModelUpdate]) {
         let now = unix_now();
         for update in updates {
@@ -65,7 +66,7 @@ impl Draft {
             }
             let scope = &self.view.scope;
             let of_scope =
-                |instance: &&Arc<Instance>| scope.contains(instance.entry().endpoint().namespace());
+                |instance: &&Arc<Instance>| scope.contains(instance.endpoint().namespace());
             let (old, new) = (old.filter(of_scope), new.filter(of_scope));
             self.changed |= old.or(new).is_some();
             if let Some(old) = old {
@@ -94,7 +95,7 @@ impl Draft {
         }
     }
 
-    /// Says that the store has lost an instance, which serves nevertheless.
+    /// Marks an instance as held: the store has lost it, and it serves nevertheless.
     pub(super) fn stage_held(&mut self, key: &Key) {
         if self.has(key) {
             self.view.held.insert(key.clone());
@@ -102,13 +103,13 @@ impl Draft {
         }
     }
 
-    /// Says whether every source has told once what there is.
+    /// Sets whether every source has delivered its first list.
     pub(super) fn stage_ready(&mut self, ready: bool) {
         self.view.ready = ready;
         self.changed = true;
     }
 
-    /// The instances of a namespace that serve a model, with what is staged.
+    /// The instances of a namespace that serve a model, with the staged updates applied.
     pub(super) fn instances_of<'a>(
         &'a self,
         namespace: &'a Namespace,
@@ -116,12 +117,11 @@ impl Draft {
     ) -> impl Iterator<Item = &'a Arc<Instance>> {
         let published = || self.view.models.get(model).map(|model| model.instances());
         let instances = self.touched.get(model).map(Vec::as_slice).or_else(published);
-        let of_namespace =
-            move |one: &&Arc<Instance>| one.entry().endpoint().namespace() == namespace;
+        let of_namespace = move |one: &&Arc<Instance>| one.endpoint().namespace() == namespace;
         instances.unwrap_or_default().iter().filter(of_namespace)
     }
 
-    /// Publishes what is staged, and says which routes that opens and closes.
+    /// Publishes the staged updates, and adds the routes that this opens and closes to `changes`.
     pub(super) fn publish(&mut self, changes: &mut Vec<RouteChange>) {
         if !std::mem::take(&mut self.changed) {
             return;
@@ -132,7 +132,8 @@ impl Draft {
         changes.extend(RouteChange::between(&self.view.scope, before, self.view.open_kinds()));
     }
 
-    /// The instances of a model that is there and is to be built anew, ordered by key.
+    /// The instances of a model, ordered by key. The next publication builds the model anew from
+    /// them. None: the view has no such model.
     fn touch(&mut self, model: &str) -> Option<&mut Vec<Arc<Instance>>> {
         if !self.touched.contains_key(model) {
             let (name, model) = self.view.models.get_key_value(model)?;
@@ -156,14 +157,14 @@ impl Draft {
         }
     }
 
-    /// Puts a model in its place.
+    /// Puts a model into the view, in the place of the version before.
     fn put(&mut self, model: Model) {
         let kinds = model.kinds();
         let before = self.view.models.insert(model.shared_name().clone(), Arc::new(model));
         self.count(before.map_or(Kinds::NONE, |model| model.kinds()), kinds);
     }
 
-    /// Notes that a model of these kinds has others now.
+    /// Adjusts the number of models of each kind for a model whose kinds change.
     fn count(&mut self, before: Kinds, now: Kinds) {
         for kind in before.difference(now).iter() {
             self.view.of_kind[index(kind)] -= 1;
@@ -187,7 +188,7 @@ fn opened(instance: &Instance) -> Kinds {
 }
 
 fn position(instances: &[Arc<Instance>], instance: &Instance) -> Result<usize, usize> {
-    // Lists come in this order, so nearly every one of many comes last.
+    // Lists come in the order of keys, so nearly every instance of a long list comes last.
     match instances.last() {
         Some(last) if last.key() < instance.key() => Err(instances.len()),
         _ => instances.binary_search_by(|other| other.key().cmp(instance.key())),

@@ -1,4 +1,4 @@
-//! A layer that opens and closes the routes of anyone's own router.
+//! A layer that opens and closes the routes of any axum router.
 
 use std::task::{Context, Poll};
 
@@ -12,10 +12,11 @@ use tower_service::Service;
 use super::lens::Lens;
 use crate::error::{ApiError, ErrorShape};
 
-/// Lets requests through while a caller of this lens sees a model of `kind`; answers 503 before the
-/// body is read while there is none.
+/// Admits requests while a caller of this lens sees a model of `kind`. While there is none, the
+/// gate answers 503 before the body is read.
 ///
-/// A handler behind it may take the [`Sight`](super::Sight) under which the request was let in.
+/// A handler behind the gate may take the [`Sight`](super::Sight) under which the gate admitted the
+/// request.
 ///
 /// ```
 /// use axum::{Router, routing::post};
@@ -38,20 +39,22 @@ pub fn gate(lens: impl Into<Lens>, kind: Kind) -> GateLayer {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct GateLayer {
-    /// None: the caller's own.
+    /// None: the lens in the extensions of each request.
     lens: Option<Lens>,
     kind: Kind,
     shape: ErrorShape,
 }
 
 impl GateLayer {
-    /// A gate whose callers see different things: a middleware around it puts a [`Lens`] into each
-    /// request's extensions. To a request without one everything is closed.
+    /// A gate whose callers see different models. A middleware around the gate puts a [`Lens`] into
+    /// the extensions of each request. A request without a lens finds every route closed.
+    ///
+    /// The example `gate` of this crate is such an app.
     pub fn per_caller(kind: Kind) -> Self {
         Self { lens: None, kind, shape: ErrorShape::default() }
     }
 
-    /// The same gate with errors for other clients. Default OpenAI's.
+    /// The same gate with errors in another shape. Default OpenAI's.
     pub fn with_error_shape(self, shape: ErrorShape) -> Self {
         Self { shape, ..self }
     }

@@ -1,4 +1,5 @@
-//! What a caller sees: a view, and of that the models that the caller may use.
+//! The models that one caller sees: those of a view, and of these optionally the models of some
+//! names.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -17,11 +18,11 @@ use super::names::ModelNames;
 use super::view::View;
 use crate::error::ApiError;
 
-/// Through which a caller sees models: the view of a scope, and optionally the names of the models
-/// that the caller may use. All other models are unknown to the caller.
+/// The models that a caller may see, as they are now: those in the view of a scope, and of these
+/// optionally the models of some names. For the caller no other model exists.
 ///
-/// Handlers and gates get a lens and never the view behind it, so none of them can forget the names.
-/// A clone is the same lens.
+/// Handlers and gates get a lens and no view, so none of them can forget the names. A clone is the
+/// same lens.
 #[derive(Clone, Debug)]
 pub struct Lens {
     live: LiveView,
@@ -41,27 +42,30 @@ impl Lens {
         Self { names: Some(names), ..self }
     }
 
-    /// What the caller sees now. A request that holds it sees no change until it looks again.
+    /// The models that the caller sees now. A request that holds the sight sees no change until it
+    /// looks again.
     #[must_use]
     pub fn look(&self) -> Sight {
         Sight { view: self.live.load(), names: self.names.clone() }
     }
 
-    /// Looks at what the caller sees now, without a reference that threads share.
+    /// Lends the caller's sight of this moment. Unlike [`look`](Self::look), it counts no reference
+    /// to the view, since all threads would share the counter.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Sight<&View>) -> T) -> T {
         self.live.read(|view| look(&Sight { view, names: self.names.clone() }))
     }
 
-    /// The view behind the lens, for whoever must follow it and shows nothing of it.
+    /// The view behind the lens, for code that follows the view and shows nothing of it.
     pub(crate) fn live(&self) -> &LiveView {
         &self.live
     }
 }
 
-/// What a caller sees at one moment, by [`Lens::look`].
+/// The models that a caller sees at one moment. [`Lens::look`] makes it.
 ///
 /// As an argument of an axum handler it is the sight under which a [`GateLayer`](super::GateLayer)
-/// let the request in.
+/// admitted the request. On a route without a gate such a handler answers 500; a handler that takes
+/// an `Option<Sight>` gets `None`.
 #[derive(Clone)]
 pub struct Sight<V = Arc<View>> {
     view: V,
@@ -69,19 +73,19 @@ pub struct Sight<V = Arc<View>> {
 }
 
 impl<V: Deref<Target = View>> Sight<V> {
-    /// The scope in which the caller looks.
+    /// The scope of the view behind the lens.
     #[must_use]
     pub fn scope(&self) -> &NamespaceScope {
         self.view.scope()
     }
 
-    /// Whether every source has told once what there is.
+    /// Whether every source has delivered its first list.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.view.is_ready()
     }
 
-    /// Whether a model of this kind is there.
+    /// Whether the caller sees a model of this kind.
     #[must_use]
     pub fn is_open(&self, kind: Kind) -> bool {
         match self.names {
@@ -90,22 +94,22 @@ impl<V: Deref<Target = View>> Sight<V> {
         }
     }
 
-    /// The kinds of which a model is there.
+    /// The kinds of the models that the caller sees.
     #[must_use]
     pub fn open_kinds(&self) -> Kinds {
         match self.names {
             None => self.view.open_kinds(),
-            Some(_) => self.models().fold(Kinds::NONE, |kinds, one| kinds.union(one.kinds())),
+            Some(_) => self.models().fold(Kinds::NONE, |kinds, one| kinds | one.kinds()),
         }
     }
 
-    /// The model of this name, if it opens a route.
+    /// The model of this name, if the caller sees it.
     #[must_use]
     pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
         self.view.model(name).filter(|_| self.may_use(name))
     }
 
-    /// The models that open a route, by name.
+    /// The models that the caller sees, by name. Each opens at least one route.
     pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.view.models().filter(|model| self.may_use(model.name()))
     }
@@ -114,11 +118,12 @@ impl<V: Deref<Target = View>> Sight<V> {
         self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
-    /// Lets a request for a route of this kind in, or says why not.
+    /// Admits a request for a route of this kind.
     ///
     /// # Errors
     ///
-    /// 503 when the route is closed, or when it is not known yet whether it is.
+    /// 503 while the caller sees no model of the kind: with the code `discovery_not_ready` until
+    /// every source has delivered its first list, and `endpoint_disabled` from then on.
     pub fn admit(&self, kind: Kind) -> Result<(), ApiError> {
         if self.is_open(kind) {
             Ok(())
@@ -149,7 +154,7 @@ impl<S: Sync> FromRequestParts<S> for Sight {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         parts.extensions.get::<Self>().cloned().ok_or_else(|| {
-            let message = "The route has no gate, so nothing says what a caller may see.";
+            let message = "The route has no gate, so the caller sees no model.";
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
         })
     }

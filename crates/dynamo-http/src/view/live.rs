@@ -1,8 +1,7 @@
-//! The view of one scope as it is now, wherever it is held.
+//! The view of one scope as it is now, and the wait for its changes.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -15,22 +14,27 @@ use tokio::sync::Notify;
 use super::change::RouteChange;
 use super::view::View;
 
-/// One scope's view, kept up to date for as long as someone holds it. A clone is the same view.
+#[cfg(test)]
+mod tests;
+
+/// One scope's view, which stays current for as long as a reader holds it. A clone is the same
+/// view.
 ///
-/// Whoever asks often keeps one of these: [`load`](Self::load) takes no lock and searches nothing.
+/// Code that reads a view often keeps a live view: [`load`](Self::load) takes no lock and searches
+/// nothing. The futures and the stream of a live view need no particular runtime.
 #[derive(Clone)]
 pub struct LiveView(Arc<Published>);
 
-/// A view that is looked at and not kept open.
+/// A reference to a live view that does not keep the view open.
 #[derive(Clone, Debug)]
 pub(crate) struct WeakLiveView(Weak<Published>);
 
 struct Published {
     scope: NamespaceScope,
     view: ArcSwap<View>,
-    /// Told at each publication, and when there will be no further one.
+    /// Wakes the waiting readers at each publication, and when the writer has gone.
     changed: Notify,
-    /// Whether nothing will be published any more.
+    /// Whether the writer has gone, so that there is no further publication.
     ended: AtomicBool,
 }
 
@@ -40,7 +44,7 @@ struct Published {
 pub struct WriterGone;
 
 impl LiveView {
-    /// A view in which nothing is, until something is published.
+    /// A view without models, until the first publication.
     pub(super) fn empty(scope: NamespaceScope) -> Self {
         Self(Arc::new(Published {
             view: ArcSwap::from_pointee(View::empty(scope.clone())),
@@ -50,7 +54,7 @@ impl LiveView {
         }))
     }
 
-    /// A view in which nothing is and nothing will be.
+    /// A view that never has a model.
     pub(crate) fn of_nothing(scope: NamespaceScope) -> Self {
         let live = Self::empty(scope);
         live.end();
@@ -63,36 +67,37 @@ impl LiveView {
         &self.0.scope
     }
 
-    /// What the scope sees now. A request that holds it sees no change until it loads again.
+    /// The scope's view of this moment. A request that holds the view sees no change until it loads
+    /// again.
     #[must_use]
     pub fn load(&self) -> Arc<View> {
         self.0.view.load_full()
     }
 
-    /// Waits until the scope sees something else than `seen`, a view that was loaded from here, and
-    /// returns that. Publications in between are skipped.
+    /// Waits for a newer view than `seen`, which was loaded from this live view, and returns the
+    /// newest. Views in between are skipped.
     ///
     /// # Errors
     ///
-    /// When the writer is gone and `seen` is the last view.
+    /// When the writer has gone and `seen` is the last view.
     pub async fn changed(&self, seen: &View) -> Result<Arc<View>, WriterGone> {
         self.when(|view| view.generation != seen.generation).await
     }
 
-    /// Waits until every source has told once what there is, and returns what the scope sees then.
+    /// Waits until every source has delivered its first list, and returns the view of that moment.
     ///
     /// # Errors
     ///
-    /// When the writer is gone before that.
+    /// When the writer has gone before.
     pub async fn ready(&self) -> Result<Arc<View>, WriterGone> {
         self.when(View::is_ready).await
     }
 
     async fn when(&self, is_met: impl Fn(&View) -> bool) -> Result<Arc<View>, WriterGone> {
-        let mut changed = pin!(self.0.changed.notified());
         loop {
-            // Enabled before the look, so that no publication falls between the two.
-            changed.as_mut().enable();
+            // A wake-up counts from its creation on, so no publication falls between this line and
+            // the wait.
+            let changed = self.0.changed.notified();
             let ended = self.0.ended.load(Ordering::Acquire);
             let view = self.load();
             if is_met(&view) {
@@ -101,14 +106,13 @@ impl LiveView {
             if ended {
                 return Err(WriterGone);
             }
-            changed.as_mut().await;
-            changed.set(self.0.changed.notified());
+            changed.await;
         }
     }
 
-    /// The routes that open and close from now on, after one change for each route that is open
-    /// already. A route that closes and opens again between two polls is left out. The stream ends
-    /// with the writer.
+    /// A stream of the routes that open and close. It begins with one change for each route that is
+    /// open already. A route that closes and opens again between two polls is left out. The stream
+    /// ends when the writer has gone.
     pub fn changes(&self) -> impl Stream<Item = RouteChange> + Send + use<> {
         struct Following {
             live: LiveView,
@@ -133,26 +137,26 @@ impl LiveView {
         })
     }
 
-    /// Looks at what the scope sees now. Unlike `load`, it counts no reference: threads that look at
-    /// the same time have nothing to share.
+    /// Lends the scope's view of this moment. Unlike `load`, it counts no reference, so threads
+    /// that look at the same time share nothing.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&View) -> T) -> T {
         look(&self.0.view.load())
     }
 
-    /// Makes this what the scope sees, and returns what it saw before.
+    /// Publishes a view, and returns the view before.
     pub(super) fn publish(&self, view: Arc<View>) -> Arc<View> {
         let before = self.0.view.swap(view);
         self.0.changed.notify_waiters();
         before
     }
 
-    /// Nothing will be published any more.
+    /// Tells the readers that there is no further publication.
     pub(super) fn end(&self) {
         self.0.ended.store(true, Ordering::Release);
         self.0.changed.notify_waiters();
     }
 
-    /// Whether it has a reader beside the one that asks.
+    /// Whether a reader holds the view beside its draft.
     pub(super) fn has_readers(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }

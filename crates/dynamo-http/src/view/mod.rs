@@ -1,7 +1,7 @@
-//! Which models are there, and who sees which: facts only.
+//! The models that are there, and the models that each scope sees.
 //!
-//! Nothing in here knows how a server is reached or how loaded it is. Such state belongs to the
-//! reader of a view, so two readers of one switchboard share facts and nothing else.
+//! A view has facts only. The connections to a server and its load belong to the reader of a view,
+//! so two readers of one switchboard share the facts and nothing else.
 
 mod change;
 mod draft;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dynamo_discovery::{Instance, Kind, Kinds, WorkerUrl};
 
-/// A model: what its instances in scope have in common.
+/// A model: the facts that its instances in one scope have in common.
 #[derive(Debug)]
 pub struct Model {
     lineage: Arc<Lineage>,
@@ -42,7 +42,7 @@ impl Model {
         Self {
             lineage,
             generation: before.map_or(0, |before| before.generation + 1),
-            kinds: instances.iter().fold(Kinds::NONE, |kinds, i| kinds.union(i.kinds())),
+            kinds: instances.iter().fold(Kinds::NONE, |kinds, one| kinds | one.kinds()),
             context_length: entries().filter_map(|entry| entry.context_length()).min(),
             instances: instances.into(),
         }
@@ -68,8 +68,9 @@ impl Model {
         self.generation
     }
 
-    /// When it was created, in unix seconds: as registered, else when it was first seen. It stays
-    /// the same for as long as the model is there.
+    /// The time of creation in unix seconds: the earliest one that an instance has registered, else
+    /// the time at which the model was first seen. It stays the same for as long as the model is
+    /// there.
     #[must_use]
     pub fn created(&self) -> u64 {
         self.lineage.created
@@ -93,10 +94,10 @@ impl Model {
         &self.instances
     }
 
-    /// Whether its instances disagree on what they serve or on the context length.
+    /// Whether its instances differ in their kinds or in their context lengths.
     ///
-    /// No instance hides another one: a request goes to an instance of its kind, and the list shows
-    /// the smallest length.
+    /// No instance hides another instance: a request goes to an instance of its kind, and the list
+    /// shows the smallest length.
     #[must_use]
     pub fn disagrees(&self) -> bool {
         let facts =
@@ -104,14 +105,14 @@ impl Model {
         self.instances.windows(2).any(|pair| facts(&pair[0]) != facts(&pair[1]))
     }
 
-    /// Where the model is served for a kind, each server once, in the order of the instances' keys:
-    /// for those who bring their own proxy. Which server's turn it is is up to the caller.
+    /// The base URLs of the servers that serve the model for a kind, each URL once, in the order of
+    /// the instances' keys. A proxy of your own chooses whose turn it is.
     pub fn urls(&self, kind: Kind) -> impl Iterator<Item = &WorkerUrl> {
         let mut known = BTreeSet::new();
         self.instances
             .iter()
             .filter(move |instance| instance.kinds().contains(kind))
-            .filter_map(|instance| instance.entry().url())
+            .filter_map(|instance| instance.url())
             .filter(move |url| known.insert(url.as_str()))
     }
 }

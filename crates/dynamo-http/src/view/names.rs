@@ -1,9 +1,9 @@
-//! Which models a caller may use, by name.
+//! The names of the models that a caller may use.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A set of model names: exact ones, and beginnings that end in `*`.
+/// A set of model names: exact names, and beginnings that end in `*`.
 ///
 /// ```
 /// use dynamo_http::ModelNames;
@@ -23,17 +23,17 @@ enum Pattern {
     Beginning(Box<str>),
 }
 
-/// A text names no models. It is told without the text.
+/// A text is no name and no beginning of a name. The error does not repeat the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a model name, or the beginning of one with an asterisk at the end")]
 pub struct InvalidModelNames;
 
 impl ModelNames {
-    /// The names that match any of these.
+    /// The set of the names that any of these patterns matches. Without a pattern the set is empty.
     ///
     /// # Errors
     ///
-    /// When one is empty, or has an asterisk elsewhere than at its end.
+    /// When a pattern is empty, or has an asterisk elsewhere than at its end.
     pub fn new<T: AsRef<str>>(
         names: impl IntoIterator<Item = T>,
     ) -> Result<Self, InvalidModelNames> {
@@ -49,7 +49,7 @@ impl ModelNames {
         names.into_iter().map(pattern).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether a model of this name is one of them.
+    /// Whether the name is in the set.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|pattern| match pattern {

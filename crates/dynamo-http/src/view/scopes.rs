@@ -1,4 +1,4 @@
-//! Scopes that come up while a feed runs.
+//! Views of further scopes, opened while a feed runs.
 
 use dynamo_namespace::NamespaceScope;
 use tokio::sync::{mpsc, oneshot};
@@ -11,7 +11,7 @@ pub struct Scopes {
     requests: mpsc::UnboundedSender<OpenRequest>,
 }
 
-/// The views that someone wants, and the channel on which they are waited for.
+/// A request for the views of these scopes, and the channel for the answer.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     pub(crate) scopes: Vec<NamespaceScope>,
@@ -29,11 +29,12 @@ impl Scopes {
         (Self { requests }, receiver)
     }
 
-    /// Opens a view for each of these scopes, in their order; published at once with what the feed
-    /// knows, and closed when the last who holds it lets it go. Equal scopes share one.
+    /// Opens a view for each of these scopes, in their order. The feed publishes each view at once
+    /// with the models that it knows, and closes the view when the last holder drops it. Equal
+    /// scopes share one view.
     ///
-    /// It waits for the feed to [run](crate::Feed::run). A view sees what the feed's sources tell
-    /// and no more, however wide its scope is.
+    /// The call waits for the feed to [run](crate::Feed::run). A view has the models of the feed's
+    /// sources and no others, however wide its scope is.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! The switchboard: model updates in, views out.
 //!
-//! There is one writer, and any number of readers that load views without a lock. A batch is
-//! published at once, at a cost that follows the change and not the size: views are persistent maps
-//! behind an atomic swap.
+//! There is one writer, and any number of readers that load views without a lock. One atomic swap
+//! publishes a batch. Its cost follows the size of the change and not the size of the view, since
+//! views are persistent maps.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -20,7 +20,7 @@ use super::view::View;
 #[cfg(test)]
 mod tests;
 
-/// The readers' side: cheap to clone, never blocks.
+/// The readers' side. A clone is cheap, and no call blocks.
 #[derive(Clone)]
 pub struct Switchboard {
     views: Arc<[LiveView]>,
@@ -54,9 +54,8 @@ impl Switchboard {
         (switchboard, writer)
     }
 
-    /// What this scope sees now.
-    ///
-    /// A scope that the switchboard was not made with sees nothing.
+    /// The view of this scope at this moment. A scope that the switchboard was not made with has an
+    /// empty view.
     #[must_use]
     pub fn view(&self, scope: &NamespaceScope) -> Arc<View> {
         match self.find(scope) {
@@ -65,25 +64,25 @@ impl Switchboard {
         }
     }
 
-    /// The view of this scope, for those who ask for it again and again.
+    /// The live view of this scope, for readers that ask again and again.
     ///
-    /// A scope that the switchboard was not made with sees nothing, now and later.
+    /// A scope that the switchboard was not made with has an empty view, now and later.
     #[must_use]
     pub fn live_view(&self, scope: &NamespaceScope) -> LiveView {
         self.find(scope).cloned().unwrap_or_else(|| LiveView::of_nothing(scope.clone()))
     }
 
-    /// The routes that open and close for any of the scopes that the switchboard was made with, as
-    /// [`LiveView::changes`] tells them. The stream ends with the writer.
+    /// A stream of the routes that open and close for any of the scopes that the switchboard was
+    /// made with. It joins the streams of [`LiveView::changes`], and ends when the writer has gone.
     pub fn changes(&self) -> impl Stream<Item = RouteChange> + Send + use<> {
         select_all(self.views.iter().map(|live| live.changes().boxed()))
     }
 
-    /// Waits until every source has told once what there is.
+    /// Waits until every source has delivered its first list.
     ///
     /// # Errors
     ///
-    /// When the writer is gone before that.
+    /// When the writer has gone before.
     pub async fn ready(&self) -> Result<(), WriterGone> {
         // All views become ready in one publication, each a moment after the other.
         for live in &*self.views {
@@ -105,9 +104,10 @@ impl fmt::Debug for Switchboard {
 
 /// The writer's side. There is one.
 pub struct SwitchboardWriter {
-    /// It holds the views that the switchboard was made with, so that they stay: the permanent ones.
+    /// The permanent views: those that the switchboard was made with. This reference keeps them
+    /// open.
     switchboard: Switchboard,
-    /// The permanent views' drafts in the same order, then the others.
+    /// The drafts of the permanent views in the same order, then the drafts of all other views.
     drafts: Vec<Draft>,
     /// Instances that no permanent view shows. A view that is opened later starts from these and
     /// from the permanent views' instances.
@@ -117,20 +117,30 @@ pub struct SwitchboardWriter {
     ready: bool,
 }
 
-/// What a batch has changed: who serves what, as it will be published.
+/// The instances as the next publication will show them.
 #[derive(Clone, Copy)]
 pub struct Staged<'a>(&'a [Draft]);
 
 impl Staged<'_> {
-    /// Whether another instance than `one` serves its model, at its URL and in its namespace, to
-    /// anyone. `but` are instances that do not count.
+    /// Whether an instance other than `one` serves the same model at the same URL in the same
+    /// namespace. Instances for which `but` holds do not count.
     pub(crate) fn has_another(self, one: &Instance, but: impl Fn(&Instance) -> bool) -> bool {
-        let namespace = one.entry().endpoint().namespace();
+        let namespace = one.endpoint().namespace();
         self.0.iter().find(|draft| draft.scope().contains(namespace)).is_some_and(|draft| {
-            draft.instances_of(namespace, one.model()).any(|other| {
-                other.key() != one.key() && other.entry().url() == one.entry().url() && !but(other)
-            })
+            draft
+                .instances_of(namespace, one.model())
+                .any(|other| other.key() != one.key() && other.url() == one.url() && !but(other))
         })
+    }
+}
+
+impl Staged<'_> {
+    /// Whether another worker than that of `one` names its URL, in any namespace. `but` are
+    /// instances that do not count.
+    pub(crate) fn names(self, one: &Instance, but: impl Fn(&Instance) -> bool) -> bool {
+        let names =
+            |other: &Instance| other.id() != one.id() && other.url() == one.url() && !but(other);
+        self.0.iter().any(|draft| draft.instances().any(|other| names(&other.0)))
     }
 }
 
@@ -140,9 +150,9 @@ impl fmt::Debug for Staged<'_> {
     }
 }
 
-/// Applies one batch, publishes it at once, and says which routes changed.
+/// Stages a batch, publishes it, and returns the routes that opened and closed.
 ///
-/// A route is told open only after the view with its first instance is published.
+/// The view with the first instance of a route is published before the route is reported as open.
 pub fn update_http_endpoints(
     writer: &mut SwitchboardWriter,
     updates: &[ModelUpdate],
@@ -152,9 +162,10 @@ pub fn update_http_endpoints(
 }
 
 impl SwitchboardWriter {
-    /// Opens the view of a scope, with all that is known of it; published with the next batch.
+    /// Opens the view of a scope. The next publication fills the view with all instances of its
+    /// scope.
     ///
-    /// A scope that has a view already shares it. The view stays for as long as someone holds it.
+    /// Equal scopes share one view. The view stays for as long as a reader holds it.
     pub fn open(&mut self, scope: &NamespaceScope) -> LiveView {
         if let Some(draft) = self.drafts.iter().find(|draft| draft.scope() == scope) {
             return draft.live().clone();
@@ -177,7 +188,8 @@ impl SwitchboardWriter {
         &self.drafts[..self.switchboard.views.len()]
     }
 
-    /// Takes in updates without publishing them, and returns what they make of it.
+    /// Stages updates without publishing them, and returns the instances as the next publication
+    /// will show them.
     pub fn stage(&mut self, updates: &[ModelUpdate]) -> Staged<'_> {
         for update in updates {
             let (ModelUpdate::Added(one)
@@ -187,7 +199,7 @@ impl SwitchboardWriter {
             if !self.unseen.is_empty() {
                 self.unseen.remove(one.key());
             }
-            let namespace = one.entry().endpoint().namespace();
+            let namespace = one.endpoint().namespace();
             let is_shown = |draft: &Draft| draft.scope().contains(namespace);
             let is_gone = matches!(update, ModelUpdate::Removed(..));
             if !is_gone && !self.permanent().iter().any(is_shown) {
@@ -200,7 +212,9 @@ impl SwitchboardWriter {
         Staged(&self.drafts)
     }
 
-    /// Says that an instance serves though the store has lost it, until the next update of its key.
+    /// Marks an instance as held until the next update of its key: the store has lost the instance,
+    /// and it serves nevertheless. The next publication shows the mark. An instance that is not
+    /// staged or published gets no mark.
     pub fn stage_held(&mut self, instance: &Instance) {
         let key = instance.key();
         if !self.unseen.contains(key) && !self.permanent().iter().any(|draft| draft.has(key)) {
@@ -212,7 +226,8 @@ impl SwitchboardWriter {
         }
     }
 
-    /// Says that every source has told once what there is; published with the next batch.
+    /// Marks all views as ready: every source has delivered its first list. The next publication
+    /// shows the mark.
     pub fn stage_ready(&mut self) {
         self.ready = true;
         for draft in &mut self.drafts {
@@ -220,7 +235,8 @@ impl SwitchboardWriter {
         }
     }
 
-    /// Publishes what was staged and says which routes changed. Views that nobody reads are closed.
+    /// Publishes the staged updates, and returns the routes that opened and closed. Views without a
+    /// reader are closed.
     pub fn publish(&mut self) -> Vec<RouteChange> {
         self.drafts.retain(|draft| draft.live().has_readers());
         let mut changes = Vec::new();

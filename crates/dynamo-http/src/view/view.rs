@@ -1,4 +1,4 @@
-//! What one scope may see: models, instances, and which routes are open.
+//! Everything that one scope may see: models, instances, and the kinds that are open.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use imbl::{OrdMap, OrdSet};
 
 use super::model::Model;
 
-/// What one scope sees at one moment.
+/// Everything that one scope sees at one moment.
 ///
-/// A view is immutable: a handler that holds one sees no route flap under it. Everything in it
-/// belongs to its scope, and whatever shows models is written against a view, so it cannot show
-/// more.
+/// A view is immutable: a handler that holds a view sees no route open or close under it.
+/// Everything in a view belongs to its scope. Lists and pages are made from a view, so they cannot
+/// show more.
 #[derive(Clone)]
 pub struct View {
     pub(super) scope: NamespaceScope,
@@ -29,7 +29,7 @@ pub struct View {
 }
 
 impl View {
-    /// A view in which nothing is.
+    /// A view without models.
     pub(crate) fn empty(scope: NamespaceScope) -> Self {
         Self {
             scope,
@@ -48,19 +48,19 @@ impl View {
         &self.scope
     }
 
-    /// Whether every source has told once what there is.
+    /// Whether every source has delivered its first list.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// Whether a model of this kind is there.
+    /// Whether the view has a model of this kind.
     #[must_use]
     pub fn is_open(&self, kind: Kind) -> bool {
         self.models_of(kind) > 0
     }
 
-    /// The kinds of which a model is there.
+    /// The kinds of the models in the view.
     #[must_use]
     pub fn open_kinds(&self) -> Kinds {
         Kind::ALL.iter().copied().filter(|kind| self.is_open(*kind)).collect()
@@ -83,7 +83,7 @@ impl View {
         self.models.values()
     }
 
-    /// Every instance, by key; also those that open no route.
+    /// All instances by key, also those that open no route.
     pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
         self.instances.iter().map(|one| &one.0)
     }

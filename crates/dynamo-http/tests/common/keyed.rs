@@ -21,7 +21,7 @@ pub const B: &str = "key-of-team-b-that-nobody-guesses";
 
 /// A front door with keys, and a port for operators.
 pub struct Door {
-    address: String,
+    pub address: String,
     pub admin: String,
     keys: ApiKeys,
     pub config: FrontendConfig,
@@ -40,19 +40,29 @@ impl Door {
     /// A door that knows these instances.
     pub async fn open(keys: Vec<ApiKey>, instances: &[Arc<Instance>]) -> Self {
         let door = Self::starting(keys).await;
+        door.synced(instances).await;
+        door
+    }
+
+    /// Has discovery tell which instances there are.
+    pub async fn synced(&self, instances: &[Arc<Instance>]) {
         let added = instances.iter().cloned().map(ModelUpdate::Added).collect();
-        door.events.send(batch(added, true)).unwrap();
+        self.events.send(batch(added, true)).unwrap();
         soon(async {
-            while door.get("/ready", None).await.status() != 200 {
+            while ask(&self.admin, get("/ready", None)).await.status() != 200 {
                 tokio::task::yield_now().await;
             }
         })
         .await;
-        door
     }
 
     /// A door before discovery has told anything.
     pub async fn starting(keys: Vec<ApiKey>) -> Self {
+        Self::starting_with(keys, ServeOptions::default()).await
+    }
+
+    /// The same, with options for the port of the clients.
+    pub async fn starting_with(keys: Vec<ApiKey>, options: ServeOptions) -> Self {
         let (switchboard, writer) = Switchboard::new([NamespaceScope::All]);
         let (events, mut received) = mpsc::unbounded_channel();
         let stream = futures_util::stream::poll_fn(move |cx| received.poll_recv(cx)).boxed();
@@ -61,8 +71,8 @@ impl Door {
         let config = FrontendConfig::new().with_api_keys(Some(api_keys.clone()));
         let frontend = Frontend::new(&switchboard, &NamespaceScope::All, feed.status(), &config);
         tokio::spawn(feed.run());
-        let address = listen(frontend.router()).await;
-        let admin = listen(frontend.admin_router()).await;
+        let address = listen(frontend.router(), options).await;
+        let admin = listen(frontend.admin_router(), ServeOptions::default()).await;
         let door = Self { address, admin, keys: api_keys, config, events };
         door.replace(keys).await;
         door
@@ -93,10 +103,10 @@ impl Door {
     }
 }
 
-async fn listen(router: axum::Router) -> String {
+pub async fn listen(router: axum::Router, options: ServeOptions) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(serve(listener, router, ServeOptions::default(), std::future::pending()));
+    tokio::spawn(serve(listener, router, options, std::future::pending()));
     address
 }
 

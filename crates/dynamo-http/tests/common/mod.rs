@@ -20,8 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
-/// The deadline of whatever a test waits for.
-pub const SOON: Duration = Duration::from_secs(20);
+/// The deadline of one event that a test waits for. It only ends tests that would hang.
+pub const SOON: Duration = Duration::from_secs(60);
 
 pub async fn soon<F: Future>(future: F) -> F::Output {
     timeout(SOON, future).await.expect("it did not happen in time")

@@ -224,7 +224,7 @@ async fn an_entry_that_moves_to_another_namespace_is_gone_and_never_seen_there()
     // N, at every moment.
     for published in &chain.published[before..] {
         for instance in published.view.instances() {
-            assert_eq!(instance.entry().endpoint().namespace().as_str(), "team-a");
+            assert_eq!(instance.endpoint().namespace().as_str(), "team-a");
         }
     }
 }

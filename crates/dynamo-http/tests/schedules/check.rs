@@ -118,7 +118,7 @@ impl Checked {
         let mut told = [Kinds::NONE; 2];
         for change in changes {
             let told = &mut told[usize::from(change.open)];
-            *told = told.union(change.route.kind().into());
+            *told |= change.route.kind();
         }
         assert_eq!(told, [before.difference(now), now.difference(before)], "{changes:?}");
     }

@@ -124,7 +124,7 @@ impl Eye {
 
     /// The kinds that must be open.
     pub fn open(self, state: &State) -> Kinds {
-        self.sees(state).fold(Kinds::NONE, |kinds, (_, live)| kinds.union(live.kinds))
+        self.sees(state).fold(Kinds::NONE, |kinds, (_, live)| kinds | live.kinds)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The load generator: so many connections, each with one request at a time.
+//! The load generator: a number of connections, each with one request at a time.
 
 use std::{
     net::SocketAddr,
@@ -22,7 +22,7 @@ pub(crate) struct Load {
     kind: Kind,
 }
 
-/// What one connection saw.
+/// The measurements of one connection.
 #[derive(Debug, Default)]
 struct Seen {
     /// From a request to the end of its answer.
@@ -30,7 +30,7 @@ struct Seen {
     /// From a request to the first byte of its answer's body.
     first: Vec<Duration>,
     errors: usize,
-    /// The first error, to tell what is wrong.
+    /// The first error, for the report.
     reason: Option<String>,
 }
 
@@ -86,7 +86,7 @@ async fn connection(target: SocketAddr, request: &str, expected: usize, deadline
         if let Err(error) = requests(target, request, expected, deadline, &mut seen).await {
             seen.errors += 1;
             seen.reason.get_or_insert_with(|| format!("{error:#}"));
-            // A server that is down must not keep the cores from getting up.
+            // Without a pause, retries would take the cores that a starting server needs.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

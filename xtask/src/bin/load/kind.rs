@@ -1,18 +1,18 @@
-//! The kinds of load: what is asked, and what is answered.
+//! The kinds of load: requests and their answers.
 
 use std::time::Duration;
 
 use clap::ValueEnum;
 
-/// How long an engine takes from one token to the next.
+/// The time from one token to the next.
 pub(crate) const PACE: Duration = Duration::from_millis(5);
 
-/// What an engine answers to a short chat, 259 bytes.
+/// The answer to a short chat, 259 bytes.
 const CHAT: &str = r#"{"id":"chatcmpl-0123456789ab","object":"chat.completion","created":1790000000,"model":"bench","choices":[{"index":0,"message":{"role":"assistant","content":"Hello!"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#;
 
 const CHUNK: &str = r#"{"id":"chatcmpl-0123456789abcdef0123","object":"chat.completion.chunk","created":1790000000,"model":"bench","choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}"#;
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// A short answer in one piece
@@ -45,7 +45,7 @@ impl Kind {
         }
     }
 
-    /// What such a body asks for, known by its end.
+    /// The kind of a body, which the body's last bytes tell.
     pub(crate) fn of(request: &[u8]) -> Self {
         if request.ends_with(br#"8,"stream":true}"#) {
             Self::Paced
@@ -56,7 +56,7 @@ impl Kind {
         }
     }
 
-    /// How many tokens its stream has before the end marker.
+    /// The number of tokens of the stream before the end marker.
     pub(crate) fn tokens(self) -> usize {
         match self {
             Self::Chat | Self::Long => 0,

@@ -1,5 +1,5 @@
-//! The far ends of `cargo xtask bench proxy`: a mock OpenAI-compatible server and a load generator,
-//! as lean as they can be, so that the proxy between them is what is measured.
+//! The far ends of `cargo xtask bench proxy`: a mock OpenAI-compatible server and a load generator.
+//! Both are lean, so that the bench measures the proxy between them.
 #![expect(clippy::print_stdout, reason = "the result is its output")]
 
 mod client;
@@ -22,7 +22,7 @@ enum Command {
 
 fn main() -> Result<()> {
     let command = Command::parse();
-    // One thread each: the cores are shared with the proxy.
+    // Each has one thread, since the proxy shares the cores.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match command {
         Command::Serve { address } => runtime.block_on(server::serve(address)),

@@ -1,9 +1,9 @@
-//! Reads HTTP/1.1 messages from a byte stream, as far as the bench needs them.
+//! Reads HTTP/1.1 messages from a byte stream: the part of HTTP/1.1 that the bench needs.
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-/// One connection's buffer: what was read and not yet consumed.
+/// One connection's buffer: the bytes that were read and not yet consumed.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     buffer: Vec<u8>,
@@ -25,7 +25,7 @@ pub(crate) enum Framing {
 }
 
 impl Reader {
-    /// The next head; `None` where the peer closed the connection instead.
+    /// The next head; `None` if the peer closed the connection.
     pub(crate) async fn head(&mut self, stream: &mut TcpStream) -> Result<Option<Head>> {
         loop {
             let unread = &self.buffer[self.consumed..];
@@ -56,7 +56,7 @@ impl Reader {
                 let size = usize::from_str_radix(size.trim(), 16)
                     .with_context(|| format!("{size:?} is no chunk size"))?;
                 self.take(stream, size, &mut piece).await?;
-                // After the last chunk, the empty line is that of empty trailers.
+                // The empty line after the last chunk ends the (empty) trailers.
                 ensure!(self.line(stream).await?.is_empty(), "a chunk is longer than it says");
                 if size == 0 {
                     return Ok(());
@@ -172,7 +172,7 @@ mod tests {
                 }
                 assert_eq!(reader.head(&mut receiver).await.unwrap(), None);
             };
-            // Both ends in one task.
+            // One task has both ends.
             let mut write = Box::pin(write);
             let mut read = Box::pin(read);
             let mut written = false;

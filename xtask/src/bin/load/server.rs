@@ -19,7 +19,7 @@ const MODELS: &str = r#"{"object":"list","data":[{"id":"bench","object":"model",
 struct Answers {
     chat: Vec<u8>,
     burst: Vec<u8>,
-    /// What is written at a time.
+    /// The pieces of the answer, each of which is one write.
     paced: Vec<Vec<u8>>,
     models: Vec<u8>,
 }
@@ -38,7 +38,7 @@ pub(crate) async fn serve(address: SocketAddr) -> Result<()> {
                 let (stream, _) = listener.accept().await?;
                 let answers = Rc::clone(&answers);
                 tokio::task::spawn_local(async move {
-                    // A proxy that goes away is no error of ours.
+                    // A proxy may close its connections, so that is no error.
                     let _ = converse(stream, &answers).await;
                 });
             }
@@ -79,7 +79,7 @@ fn json(body: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// What is written for a stream, one token at a time, each event in a chunk of its own.
+/// The writes of a stream: one for each token, each event in a chunk of its own.
 fn stream(kind: Kind) -> Vec<Vec<u8>> {
     let chunk = |event: &String| format!("{:x}\r\n{event}\r\n", event.len());
     let mut pieces: Vec<_> = kind.answer().iter().map(chunk).collect();
@@ -88,7 +88,7 @@ fn stream(kind: Kind) -> Vec<Vec<u8>> {
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
          transfer-encoding: chunked\r\n\r\n",
     );
-    // The end marker follows the last token at once, and so does the last chunk.
+    // The end marker and the last chunk follow the last token at once.
     let end = pieces.split_off(kind.tokens()).concat() + "0\r\n\r\n";
     pieces[kind.tokens() - 1] += &end;
     pieces.into_iter().map(String::into_bytes).collect()

@@ -234,11 +234,11 @@ proptest! {
                 .iter()
                 .zip(live)
                 .filter(|(instance, live)| {
-                    *live && scope.contains(instance.entry().endpoint().namespace())
+                    *live && scope.contains(instance.endpoint().namespace())
                 })
                 .map(|(instance, _)| instance)
                 .collect();
-            let open = seen.iter().fold(Kinds::NONE, |kinds, i| kinds.union(i.kinds()));
+            let open = seen.iter().fold(Kinds::NONE, |kinds, one| kinds | one.kinds());
             prop_assert_eq!(view.open_kinds(), open);
             prop_assert_eq!(view.instances().count(), seen.len());
             let serving = |name: &str| {

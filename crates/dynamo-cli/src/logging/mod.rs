@@ -1,0 +1,78 @@
+//! Logs: which lines, in which form, and how they get to stderr.
+
+mod filter;
+mod limits;
+mod queue;
+
+use std::io::{IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+use tracing::warn;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::failure::Failure;
+use crate::settings::given::Given;
+use crate::settings::table::Logs;
+use crate::settings::value::YesNo;
+use filter::Asked;
+use limits::Limits;
+use queue::Queue;
+
+/// The logs of a program. Dropped, they are written to their end, as far as stderr takes them.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct Logging {
+    queue: Queue,
+    limits: Limits,
+}
+
+/// Starts logging, as the variables say.
+///
+/// # Errors
+///
+/// When one of them is invalid, or when there can be no thread.
+pub(crate) fn start(given: &Given) -> Result<Logging, Failure> {
+    let logs = Logs::read(given)?;
+    let (asked, YesNo(json)) = (filter::read(&logs.log)?, *logs.logging_jsonl);
+    let Asked { filter, complaints } = asked;
+    let limits = Limits::default();
+    let queue = {
+        let limits = limits.clone();
+        Queue::start(std::io::stderr(), move || limits.report(false))
+    };
+    let queue = queue.context("cannot start logging").map_err(Failure::Running)?;
+    // A line that cannot be written is lost, and nothing else is.
+    let lines = fmt::layer().log_internal_errors(false).with_writer(queue.clone());
+    let registry = tracing_subscriber::registry().with(filter).with(limits.clone());
+    let started = if json {
+        registry.with(lines.json().flatten_event(true)).try_init()
+    } else if std::io::stderr().is_terminal() {
+        // The layer knows the usual variable against colours.
+        registry.with(lines).try_init()
+    } else {
+        registry.with(lines.with_ansi(false)).try_init()
+    };
+    started.context("cannot start logging").map_err(Failure::Running)?;
+    for complaint in complaints {
+        warn!("{complaint}");
+    }
+    Ok(Logging { queue, limits })
+}
+
+/// Writes the last line of a program to stderr, where that takes it in time.
+pub(crate) fn last_line(line: &str) {
+    if let Ok(mut queue) = Queue::start(std::io::stderr(), || {}) {
+        let _ = queue.write_all(format!("{line}\n").as_bytes());
+        queue.wait();
+    }
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.limits.report(true);
+        self.queue.report();
+        self.queue.wait();
+    }
+}

@@ -1,0 +1,33 @@
+//! What can prove that the server of an instance is the one that the worker registered.
+
+use dynamo_discovery::{ControlUrl, Instance, InstanceId, WorkerUrl};
+
+/// Who is asked for a proof. Instances with the same witness are proven by one answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Witness {
+    /// The worker itself: its control port knows the id of the instance. An address alone proves
+    /// nothing, since addresses are given to others within a second.
+    Control(ControlUrl, InstanceId),
+    /// The server: it lists the model. That is a weak proof, since two teams often serve the same
+    /// model, so it counts on request only ([`Hold::with_unproven`](super::Hold::with_unproven)).
+    Listed(WorkerUrl, Box<str>),
+}
+
+impl Witness {
+    /// The witness of an instance that could be kept, if there is one.
+    ///
+    /// Instances under flat keys have none: their workers know no other way to withdraw.
+    pub(super) fn of(instance: &Instance, unproven: bool) -> Option<Self> {
+        let (id, url) = (instance.id()?, instance.url()?);
+        match instance.entry().control() {
+            Some(control) => Some(Self::Control(control.clone(), id)),
+            None if unproven => Some(Self::Listed(url.clone(), instance.model().into())),
+            None => None,
+        }
+    }
+
+    /// Whether a second entry for the URL makes the proof worthless.
+    pub(super) fn is_weak(&self) -> bool {
+        matches!(self, Self::Listed(..))
+    }
+}

@@ -1,0 +1,44 @@
+//! The options of every TCP socket, of clients and to workers.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+/// How long a connection is silent before the kernel asks the peer for a sign of life. Shorter than
+/// the memory of firewalls and balancers between us and the peer: AWS's network balancer forgets a
+/// silent connection after 350 s, and a request may wait for its first token for longer.
+const SILENCE: Duration = Duration::from_secs(45);
+/// How long the kernel waits for that sign before it asks again.
+const AGAIN: Duration = Duration::from_secs(15);
+
+/// Makes a socket send small pieces at once and notice a peer that is gone.
+///
+/// # Errors
+///
+/// When the socket is closed already.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Without it one peer loses 44 ms on each stream, to Nagle and delayed ACK.
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(AGAIN);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_connection_is_kept_in_the_memory_of_what_is_between_the_peers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        prepare(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), AGAIN);
+    }
+}
