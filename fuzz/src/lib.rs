@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use dynamo_discovery::{
     Catalog, CatalogOrigin, Change, Entry, ModelEntry, ModelKey, ModelUpdate, NetworkPrefix,
     Revision, SavedCatalog, Snapshot, State, StoreEvent, WorkerUrl, check_model_name,
-    is_link_local,
+    is_forbidden_address,
 };
 use dynamo_http::fuzzing;
 use dynamo_namespace::{EndpointId, Namespace, NamespaceScope, is_global_namespace};
@@ -148,7 +148,7 @@ pub fn worker_url(bytes: &[u8]) {
     let host = rest.split('/').next().unwrap();
     assert!(!host.is_empty() && !host.contains(['@', '\\']));
     let address = host.parse().ok().or(host.parse().ok().map(|at: std::net::SocketAddr| at.ip()));
-    assert!(!address.is_some_and(is_link_local), "{host}");
+    assert!(!address.is_some_and(is_forbidden_address), "{host}");
 }
 
 /// A state file, as it is and with the checksum that its content should have: nothing of another

@@ -45,6 +45,11 @@ const RULES: [Rule; 9] = [
         at_most: 95,
     },
     Rule {
+        tree: &["-p", "dynamo-http", "--features", "decompress"],
+        without: &["dynamo-cli", "etcd-client", "mockall", "zstd-sys"],
+        at_most: 105,
+    },
+    Rule {
         tree: &["-p", "dynamo-http", "--features", "tls"],
         without: &["dynamo-cli", "etcd-client", "mockall"],
         at_most: 105,

@@ -7,7 +7,7 @@ use crate::worker_url::{InvalidUrl, WorkerUrl};
 
 /// Where a worker's control port answers: `http` or `https`, a host, maybe a port, and no path.
 ///
-/// The other rules are those of [`WorkerUrl`]: no user info, no query, no fragment, no link-local
+/// The other rules are those of [`WorkerUrl`]: no user info, no query, no fragment, no forbidden
 /// address, one spelling for each address. A clone is cheap.
 ///
 /// ```
@@ -91,7 +91,7 @@ mod tests {
             ("ftp://h:1", InvalidUrl::Scheme),
             ("http://user@192.0.2.7:1", InvalidUrl::UserInfo),
             ("http://192.0.2.7:1?q", InvalidUrl::QueryOrFragment),
-            ("http://169.254.169.254", InvalidUrl::LinkLocal),
+            ("http://169.254.169.254", InvalidUrl::ForbiddenAddress),
         ] {
             assert_eq!(text.parse::<ControlUrl>(), Err(expected), "{text}");
         }

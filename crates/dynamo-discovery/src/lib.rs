@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod address;
 mod authority;
 mod backoff;
 mod by_key;
@@ -27,6 +28,7 @@ mod timing;
 mod watcher;
 mod worker_url;
 
+pub use address::is_forbidden_address;
 pub use by_key::ByKey;
 pub use catalog::{
     Applied, Catalog, Gone, Ignored, ModelUpdate, Refusal, Refused, Relist, StoreEvent,
@@ -57,4 +59,4 @@ pub use watcher::{
     DiscoveryBatch, DiscoveryEvent, ModelWatcher, WatchScope, WatcherConfig, WatcherError,
     run_watcher,
 };
-pub use worker_url::{InvalidUrl, WorkerUrl, is_link_local};
+pub use worker_url::{InvalidUrl, WorkerUrl};

@@ -1,19 +1,19 @@
 //! The base URL of an OpenAI-compatible server.
 
 use std::fmt::{self, Write as _};
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use http::Uri;
 use http::uri::Scheme;
 
+use crate::address::is_forbidden_address;
 use crate::authority::host_and_port;
 
 /// Where a worker answers: `http` or `https`, a host, maybe a port and a path.
 ///
-/// It has no user info, no query and no fragment. Its host is never a link-local address, since clouds
-/// keep their metadata services at one. Two spellings of one URL are equal: the scheme and the host are
+/// It has no user info, no query and no fragment. Its host is never a link-local address nor one of a
+/// cloud's metadata service. Two spellings of one URL are equal: the scheme and the host are
 /// stored in small letters, without the scheme's own port and without a slash at the end. A clone is
 /// cheap.
 ///
@@ -28,8 +28,8 @@ use crate::authority::host_and_port;
 /// # Ok::<(), dynamo_discovery::InvalidUrl>(())
 /// ```
 ///
-/// A name may still resolve to a link-local address. Code that connects checks each address with
-/// [`is_link_local`].
+/// A name may still resolve to such an address. Code that connects checks each address with
+/// [`is_forbidden_address`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerUrl(Arc<str>);
 
@@ -103,8 +103,8 @@ impl FromStr for WorkerUrl {
             return Err(InvalidUrl::QueryOrFragment);
         }
         let (host, port) = host_and_port(authority.as_str()).ok_or(InvalidUrl::Malformed)?;
-        if bare(host).parse().is_ok_and(is_link_local) {
-            return Err(InvalidUrl::LinkLocal);
+        if bare(host).parse().is_ok_and(is_forbidden_address) {
+            return Err(InvalidUrl::ForbiddenAddress);
         }
         let port = port.filter(|port| *port != default_port);
         let mut url = String::with_capacity(text.len());
@@ -152,28 +152,6 @@ fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Whether an address is link-local, also one that an IPv6 address wraps.
-///
-/// ```
-/// use dynamo_discovery::is_link_local;
-///
-/// assert!(is_link_local("169.254.169.254".parse()?));
-/// assert!(is_link_local("fe80::1".parse()?));
-/// assert!(is_link_local("::ffff:169.254.0.1".parse()?));
-/// assert!(!is_link_local("192.0.2.1".parse()?));
-/// # Ok::<(), std::net::AddrParseError>(())
-/// ```
-#[must_use]
-pub fn is_link_local(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => {
-            // The IPv4-compatible form `::a.b.c.d` (RFC 4291, deprecated) is no canonical one.
-            v6.is_unicast_link_local() || v6.to_ipv4().is_some_and(|v4| v4.is_link_local())
-        }
-    }
-}
-
 /// Why a text is no [`WorkerUrl`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -193,9 +171,9 @@ pub enum InvalidUrl {
     /// It has a query or a fragment.
     #[error("it has a query or a fragment")]
     QueryOrFragment,
-    /// Its host is a link-local address.
-    #[error("its host is a link-local address")]
-    LinkLocal,
+    /// Its host is an [address](is_forbidden_address) that is never a worker's.
+    #[error("its host is a link-local address or one of a cloud's metadata service")]
+    ForbiddenAddress,
     /// It has a path, and is a [`ControlUrl`](crate::ControlUrl).
     #[error("it has a path")]
     Path,
@@ -262,10 +240,13 @@ mod tests {
             ("http://u:p@169.254.169.254", InvalidUrl::UserInfo),
             ("http://host?q", InvalidUrl::QueryOrFragment),
             ("http://host/#f", InvalidUrl::QueryOrFragment),
-            ("http://169.254.169.254/latest", InvalidUrl::LinkLocal),
-            ("http://[fe80::1]:80", InvalidUrl::LinkLocal),
-            ("http://[::ffff:169.254.1.1]", InvalidUrl::LinkLocal),
-            ("http://[::169.254.1.1]", InvalidUrl::LinkLocal),
+            ("http://169.254.169.254/latest", InvalidUrl::ForbiddenAddress),
+            ("http://[fe80::1]:80", InvalidUrl::ForbiddenAddress),
+            ("http://[::ffff:169.254.1.1]", InvalidUrl::ForbiddenAddress),
+            ("http://[::169.254.1.1]", InvalidUrl::ForbiddenAddress),
+            ("http://[64:ff9b::a9fe:a9fe]", InvalidUrl::ForbiddenAddress),
+            ("http://[2002:a9fe:a9fe::]", InvalidUrl::ForbiddenAddress),
+            ("http://100.100.100.200", InvalidUrl::ForbiddenAddress),
         ] {
             assert_eq!(text.parse::<WorkerUrl>(), Err(expected), "{text}");
         }

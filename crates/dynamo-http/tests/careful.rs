@@ -61,7 +61,7 @@ async fn neither_the_host_nor_the_authority_of_a_client_reaches_a_worker() {
 #[tokio::test]
 async fn bodies_of_many_slow_clients_are_bounded_in_sum_and_give_back_what_they_took() {
     let worker = Worker::start([whole("{}")]).await;
-    let config = FrontendConfig::new().with_bodies_limit(64 << 10);
+    let config = FrontendConfig::new().with_bodies_limit(96 << 10);
     let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.writer.stage_ready();
     door.add(&worker.instance("a", "m"));
@@ -73,7 +73,8 @@ async fn bodies_of_many_slow_clients_are_bounded_in_sum_and_give_back_what_they_
     for _ in 0..3 {
         slow.push(door.begin(unfinished).await);
     }
-    // There is room for two. Whose bytes come last is refused, and what it held is free again.
+    // There is room for two, and for the first piece of a third. The client whose bytes come last is
+    // refused, and its memory is free again.
     let readable = slow.iter().map(|stream| Box::pin(stream.readable()));
     let (_, refused, _) = soon(select_all(readable)).await;
     let answer = soon(Answer::read(slow.remove(refused))).await;

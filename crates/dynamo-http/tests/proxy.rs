@@ -41,6 +41,11 @@ async fn body_and_headers_reach_the_worker_and_hop_by_hop_ones_do_not() {
     let mut lines: Vec<_> = head.lines().collect();
     assert_eq!(lines.remove(0), "POST /v1/chat/completions?a=b HTTP/1.1");
     lines.sort_unstable();
+    let id =
+        lines.remove(lines.iter().position(|line| line.starts_with("x-request-id: ")).unwrap());
+    assert_ne!(id, "x-request-id: abc-1", "an engine may refuse an id that is in use");
+    let via = lines.remove(lines.iter().position(|line| line.starts_with("via: ")).unwrap());
+    assert!(via.starts_with("via: 1.1 dynamo-"), "{via}");
     let host = format!("host: {}", worker.url.strip_prefix("http://").unwrap());
     let length = format!("content-length: {}", body.len());
     let mut expected = vec![
@@ -49,7 +54,7 @@ async fn body_and_headers_reach_the_worker_and_hop_by_hop_ones_do_not() {
         length.as_str(),
         host.as_str(),
         "x-own: 1",
-        "x-request-id: abc-1",
+        "x-client-request-id: abc-1",
     ];
     expected.sort_unstable();
     assert_eq!(lines, expected);

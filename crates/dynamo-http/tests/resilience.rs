@@ -60,7 +60,7 @@ fn status(status: &str) -> Vec<Act> {
 
 #[tokio::test]
 async fn a_worker_that_refuses_what_clients_ask_stays_in_rotation() {
-    for refusal in ["400 Bad", "404 None", "422 Wrong", "429 Busy", "501 Not Here"] {
+    for refusal in ["400 Bad", "404 None", "422 Wrong", "501 Not Here"] {
         let (refuses, serves) =
             (Worker::start([status(refusal)]).await, Worker::start([whole("{}")]).await);
         let door = door(|config| config, &[&refuses, &serves]).await;
@@ -119,7 +119,10 @@ async fn a_request_at_a_worker_that_answers_nothing_any_more_goes_elsewhere() {
     assert_eq!(serves.asked(), 2);
     assert_eq!(out(&door).await, ["unresponsive"]);
     let metrics = door.get("/metrics").await.raw;
-    assert!(metrics.contains(r#"resent_requests_total{outcome="sent"} 1"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"resent_requests_total{outcome="sent",reason="unresponsive"} 1"#),
+        "{metrics}"
+    );
     drop(stopped);
     until_out(&door, &["unreachable"]).await;
 }
@@ -156,12 +159,12 @@ async fn when_all_workers_break_requests_are_not_doubled_for_long() {
     let breaks = [Worker::start([vec![Act::Reset]]).await, Worker::start([vec![Act::Reset]]).await];
     let workers: Vec<_> = breaks.iter().collect();
     let began = Instant::now();
-    let door = door(|config| config.with_retry_budget(0), &workers).await;
+    let door = door(|config| config.with_retry_budget(1), &workers).await;
     for _ in 0..300 {
         assert_eq!(ask(&door).await.status(), 502);
     }
     let resent: usize = workers.iter().map(|worker| worker.asked()).sum::<usize>() - 300;
-    let allowed = 100 + 10 * (began.elapsed().as_secs() as usize + 1);
+    let allowed = 103 + 10 * (began.elapsed().as_secs() as usize + 1);
     assert!((100..=allowed).contains(&resent), "{resent} of 300 were sent again");
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamo_discovery::{WorkerUrl, is_link_local};
+use dynamo_discovery::{WorkerUrl, is_forbidden_address};
 use dynamo_http::{WorkerKey, WorkerTls};
 use http::header::{AUTHORIZATION, CONNECTION, HOST};
 use http::{Request, StatusCode};
@@ -129,8 +129,7 @@ fn is_our_own(error: &io::Error) -> bool {
 async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::other(format!("{host} has no address that may be asked"));
     for address in tokio::net::lookup_host((host, port)).await? {
-        // Where clouds keep their metadata.
-        if is_link_local(address.ip()) {
+        if is_forbidden_address(address.ip()) {
             continue;
         }
         match TcpStream::connect(address).await {

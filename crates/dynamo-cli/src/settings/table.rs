@@ -186,8 +186,8 @@ settings! {
         worker_url: Vec<StaticWorker> =
             flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE]");
         /// A network in which workers may be, such as 192.0.2.0/24; can be given several times.
-        /// Judged by the address that a worker's name resolves to; link-local addresses are always
-        /// refused, and without this flag all others are allowed
+        /// Judged by the address that a worker's name resolves to; link-local addresses and those of
+        /// metadata services are always refused, and without this flag all others are allowed
         worker_network: Vec<Network> = flag("NETWORK");
         /// Authorities that `https` workers are trusted by, PEM, beside those of the system
         worker_ca: Option<PathBuf> = flag("FILE").reloadable();
@@ -220,8 +220,8 @@ settings! {
         queue_depth: usize = flag("REQUESTS").default("256");
         /// How long a request may wait so; then 503
         queue_timeout: Timeout = flag("SECONDS").default("30");
-        /// What share of the requests of the last seconds may be sent to a worker a second time,
-        /// beside ten a second; one that could not be sent at all always goes elsewhere
+        /// What share of the requests of the last seconds may be sent a second time, beside ten a
+        /// second; 0: none is. A request of which no byte was written always goes elsewhere
         retry_budget: Percent = flag("PERCENT").default("20");
         /// Below this share of a model's workers in rotation, those whose answers fail are used as well
         panic_threshold: Percent = flag("PERCENT").default("50");
@@ -263,7 +263,7 @@ settings! {
         http_header_count: NonZeroUsize = flag("COUNT").default("100");
         /// How long a request's head may take to arrive
         http_header_timeout: Timeout = flag("SECONDS").default("10");
-        /// How long a request's body may stand still while it arrives
+        /// The time in which a request's body that goes on must bring 1 KiB for each second
         http_body_stall_timeout: Timeout = flag("SECONDS").default("30");
         /// How long a client may take nothing of its answer
         http_write_stall_timeout: Timeout = flag("SECONDS").default("300");

@@ -62,7 +62,7 @@ fn a_control_address_is_read_and_an_invalid_one_leaves_the_entry_as_one_without(
     assert_ne!(entry, without, "another address is a change");
     for (odd, expected) in [
         (r#""http://gpu-7.example:1/path""#, Some(InvalidUrl::Path)),
-        (r#""http://169.254.169.254""#, Some(InvalidUrl::LinkLocal)),
+        (r#""http://169.254.169.254""#, Some(InvalidUrl::ForbiddenAddress)),
         (r#""http:\u002f/u@h""#, Some(InvalidUrl::UserInfo)),
         (r#""""#, Some(InvalidUrl::Malformed)),
         ("41234", Some(InvalidUrl::NotText)),

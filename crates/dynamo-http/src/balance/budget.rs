@@ -7,27 +7,33 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 
-/// What one request sent again costs: so small a share of a request can be deposited.
+/// The price of sending one request again. The unit is so small that a share of a request can be
+/// deposited.
 const PRICE: u64 = 100;
-/// What is given each second, so that a quiet front door may send again, too: ten requests.
+/// The allowance of each second, so that a quiet front door may send again, too: ten requests.
 const EACH_SECOND: u64 = 10 * PRICE;
-/// Each second, a tenth of what is left is forgotten: so it remembers about ten seconds.
+/// Each second, a tenth of the balance is forgotten. So the budget remembers about ten seconds.
 const FORGOTTEN: u64 = 10;
 
-/// What may be sent again.
+/// How many requests may be sent again.
 #[derive(Debug)]
 pub(crate) struct RetryBudget {
     percent: u64,
-    /// Apart from what is only read: every request writes it.
+    /// What is added each second: nothing where nothing may be sent again.
+    allowance: u64,
+    /// Every request writes this. Padding keeps it apart from memory that is only read.
     balance: CachePadded<AtomicU64>,
 }
 
 impl RetryBudget {
-    /// Of the requests of the last seconds, `percent` may be sent again.
+    /// Of the requests of the last seconds, `percent` may be sent again, and ten each second. With 0
+    /// percent none may.
     pub(crate) fn new(percent: u8) -> Self {
+        let allowance = if percent == 0 { 0 } else { EACH_SECOND };
         Self {
             percent: percent.into(),
-            balance: CachePadded::new(AtomicU64::new(10 * EACH_SECOND)),
+            allowance,
+            balance: CachePadded::new(AtomicU64::new(10 * allowance)),
         }
     }
 
@@ -36,20 +42,20 @@ impl RetryBudget {
         self.balance.fetch_add(self.percent * PRICE / 100, Relaxed);
     }
 
-    /// Whether one may be sent again.
+    /// Whether a request may be sent again.
     pub(crate) fn is_left(&self) -> bool {
         self.balance.load(Relaxed) >= PRICE
     }
 
-    /// Pays for sending one again, if that is possible.
+    /// Pays for sending a request again, if the balance suffices.
     pub(crate) fn withdraw(&self) -> bool {
         self.balance.fetch_update(Relaxed, Relaxed, |balance| balance.checked_sub(PRICE)).is_ok()
     }
 
     /// A second has passed.
     pub(crate) fn age(&self) {
-        let aged = |balance: u64| Some(balance - balance / FORGOTTEN + EACH_SECOND);
-        // Always some, so it cannot fail.
+        let aged = |balance: u64| Some(balance - balance / FORGOTTEN + self.allowance);
+        // The closure always returns a value, so the update cannot fail.
         let _ = self.balance.fetch_update(Relaxed, Relaxed, aged);
     }
 }
@@ -89,12 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn without_a_share_only_the_allowance_is_left() {
+    fn without_a_share_nothing_is_ever_sent_again() {
         let budget = RetryBudget::new(0);
-        spend_all(&budget);
         (0..1000).for_each(|_| budget.deposit());
-        assert_eq!(spend_all(&budget), 0);
         budget.age();
-        assert_eq!(spend_all(&budget), 10);
+        assert!(!budget.is_left());
+        assert_eq!(spend_all(&budget), 0);
     }
 }

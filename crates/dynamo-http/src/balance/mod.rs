@@ -22,18 +22,18 @@ use crate::fleet::{Out, Place, Targets, Upstream};
 #[derive(Clone, Debug)]
 pub(crate) struct Balancer {
     pub(crate) mode: RouterMode,
-    /// How many requests one server may have in flight.
+    /// How many requests one server may have in flight; `None` for any number.
     pub(crate) limit: Option<NonZeroUsize>,
-    /// Below this share of servers in rotation, in percent, failing ones are used all the same.
+    /// Below this share of servers that do not fail, in percent, failing servers are used as well.
     pub(crate) panic_threshold: u8,
 }
 
-/// What keeps requests together.
+/// Requests with the same key go to the same server, as far as affinity allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AffinityKey(u64);
 
 impl AffinityKey {
-    /// The same key for the same text, in every process of one build.
+    /// The key of a text. It is the same in every process of one build.
     pub(crate) fn of(text: &[u8]) -> Self {
         Self(hash(&text))
     }
@@ -50,34 +50,38 @@ fn hash(value: &impl std::hash::Hash) -> u64 {
 pub(crate) enum Pick {
     /// A place at a server.
     Place(Place),
-    /// Servers that would do have no place at the moment.
+    /// Every server that could be used has as many requests as it may have.
     Full,
-    /// There is no server that was not tried.
+    /// Every server was tried, or there is none.
     None,
 }
 
-/// Which servers will do: a wider circle is entered only when the narrower one is empty.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// How well a server will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Circle {
     InRotation,
-    /// And those whose answers fail: when most are out, the fault is less likely theirs.
+    /// It said that it is full. It is used when no server is in rotation.
+    Full,
+    /// Its answers fail. It is used when most servers' answers fail, since the fault is less likely
+    /// theirs then, and when there is no better one.
     Failing,
-    /// And those that do not answer: better than nothing.
-    All,
+    /// It does not answer. It is used when all others do not, either.
+    Away,
 }
 
 impl Circle {
     fn of(upstream: &Upstream) -> Self {
         match upstream.rotation.out() {
             None => Self::InRotation,
+            Some(Out::Full) => Self::Full,
             Some(Out::Failing) => Self::Failing,
-            Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive) => Self::All,
+            Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive) => Self::Away,
         }
     }
 }
 
 impl Balancer {
-    /// Chooses a server of a model for a kind, but none of those that were tried.
+    /// Chooses a server of a model for a kind, among those that were not tried.
     pub(crate) fn pick(
         &self,
         targets: &Targets,
@@ -89,28 +93,33 @@ impl Balancer {
             targets.upstreams(kind).filter(|one| !tried.iter().any(|tried| Arc::ptr_eq(one, tried)))
         };
         let circles =
-            untried().map(|one| Circle::of(one)).fold([0_usize; 3], |mut counts, circle| {
+            untried().map(|one| Circle::of(one)).fold([0_usize; 4], |mut counts, circle| {
                 counts[circle as usize] += 1;
                 counts
             });
-        let all: usize = circles.iter().sum();
-        if circles[Circle::Failing as usize] > 0 {
+        let [in_rotation, full, failing, away] = circles;
+        let all = in_rotation + full + failing + away;
+        if all == 0 {
+            return Pick::None;
+        }
+        if failing > 0 {
             let now = Instant::now();
             let trial = untried().find(|one| one.rotation.may_try(now));
             if let Some(place) = trial.and_then(|one| Place::take(one, self.limit)) {
                 return Pick::Place(place);
             }
         }
-        let circle = match circles {
-            [0, 0, 0] => return Pick::None,
-            [0, 0, _] => Circle::All,
-            [0, ..] => Circle::Failing,
-            [sound, ..] if sound * 100 < all * usize::from(self.panic_threshold) => Circle::Failing,
-            _ => Circle::InRotation,
+        let sound = in_rotation + full;
+        let is_panic = sound * 100 < all * usize::from(self.panic_threshold);
+        let admits = |circle| match circle {
+            Circle::InRotation => true,
+            Circle::Full => in_rotation == 0,
+            Circle::Failing => sound == 0 || is_panic,
+            Circle::Away => sound + failing == 0,
         };
         let roomy =
-            || untried().filter(|one| Circle::of(one) <= circle && one.load.has_room(self.limit));
-        // Others choose at the same time, so a place may be gone when it is taken.
+            || untried().filter(|one| admits(Circle::of(one)) && one.load.has_room(self.limit));
+        // Other requests choose at the same time, so the last place of a server may be gone.
         for _ in 0..all {
             let Some(chosen) = self.choose(targets, key, roomy) else { break };
             if let Some(place) = Place::take(chosen, self.limit) {
@@ -135,8 +144,8 @@ impl Balancer {
             (RouterMode::Random, _) => among().nth(fastrand::usize(..count)),
             (RouterMode::Affinity, Some(key)) => {
                 let in_flight: usize = among().map(|one| one.load.in_flight()).sum();
-                // 1.25 times an even share, rounded up, with the request to come. A few at once cost
-                // an engine less than a cold cache does.
+                // 1.25 times an even share of the requests in flight and this one, rounded up. Four
+                // requests at once cost an engine less than a cold cache does.
                 let most = ((in_flight + 1) * 5).div_ceil(count * 4).max(4);
                 among()
                     .filter(|one| one.load.in_flight() < most)

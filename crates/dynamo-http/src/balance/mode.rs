@@ -7,16 +7,17 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RouterMode {
-    /// One after the other.
+    /// The servers take turns.
     #[default]
     RoundRobin,
-    /// Any.
+    /// A server at random.
     Random,
     /// Of two at random, the one with fewer requests in flight ("power of two choices").
     LeastLoaded,
-    /// The same for the same session, user or beginning of a prompt, for the sake of its cache:
-    /// rendezvous hashing in which no server gets more than four requests and 1.25 times its share
-    /// of those in flight. A request that has none of the three goes by least load.
+    /// Requests of the same session, the same user or the same beginning of a prompt go to the same
+    /// server, where the engine's cache is warm. The server is found by rendezvous hashing. A server
+    /// with more than four requests in flight and more than 1.25 times its share of them is passed
+    /// over. A request without session, user and prompt goes by least load.
     Affinity,
 }
 
@@ -25,7 +26,7 @@ impl RouterMode {
     pub const ALL: &'static [Self] =
         &[Self::RoundRobin, Self::Random, Self::LeastLoaded, Self::Affinity];
 
-    /// The name, as in a flag.
+    /// The name, as the flag spells it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

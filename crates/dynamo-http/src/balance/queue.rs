@@ -1,4 +1,4 @@
-//! The line in which requests wait while all servers of their model have as many as they may.
+//! The queue of requests that wait while every server of their model has as many requests as it may.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::error::ApiError;
 use crate::fleet::{Lasting, Place, Targets, Upstream};
 
-/// How long a line may be, and how long a request stays in it.
+/// The limits of each model's queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueLimits {
     /// How many requests may wait for one model.
@@ -21,7 +21,7 @@ pub(crate) struct QueueLimits {
     pub(crate) timeout: Duration,
 }
 
-/// A request's place in the line of its model. Left when it is dropped.
+/// A request's place in the queue of its model. Dropping it leaves the queue.
 pub(crate) struct Queued {
     lasting: Arc<Lasting>,
     gauge: IntGauge,
@@ -29,11 +29,11 @@ pub(crate) struct Queued {
 }
 
 impl Queued {
-    /// Joins the line.
+    /// Joins the queue.
     ///
     /// # Errors
     ///
-    /// 429 when it is too long.
+    /// 429 when as many requests wait as may.
     pub(crate) fn join(
         targets: &Targets,
         gauge: &IntGauge,
@@ -55,8 +55,8 @@ impl Queued {
         })
     }
 
-    /// Waits for a place at any of these servers, but no longer than until `changed`: then there
-    /// may be other servers, or none. Returns none in that case.
+    /// Waits for a place at one of these servers. Returns `None` when `changed` is done first: the
+    /// model may have other servers then, or may be gone.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Which server is chosen, for each mode and standing.
+//! Tests: the server that is chosen, for each mode and each state of the servers.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ fn url(pick: &Pick) -> &str {
 
 fn fail(upstream: &Upstream) {
     for _ in 0..FAILURES {
-        upstream.rotation.answered(StatusCode::BAD_GATEWAY, Instant::now());
+        upstream.rotation.answered(StatusCode::BAD_GATEWAY, Instant::now(), || true);
     }
     assert_eq!(upstream.rotation.out(), Some(Out::Failing));
 }
@@ -105,7 +105,7 @@ async fn affinity_keeps_a_key_at_its_server_while_that_one_has_no_more_than_its_
     for _ in 0..20 {
         assert_eq!(url(&balancer.pick(&model, CHAT, key, &[])), home);
     }
-    // All at once: bounded.
+    // Many requests at once spread over all servers.
     let held: Vec<Pick> = (0..40).map(|_| balancer.pick(&model, CHAT, key, &[])).collect();
     let most = upstreams(&model).iter().map(|one| one.load.in_flight()).max().unwrap();
     assert!((10..=13).contains(&most), "{most} of 40 at one of 4");
@@ -147,6 +147,43 @@ async fn when_few_are_left_failing_servers_are_used_and_dead_ones_are_not() {
         server.rotation.refused();
     }
     assert_eq!(spread(&balancer, &model, 40).len(), 4, "better than nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_server_is_left_out_unless_all_are_full() {
+    let (model, balancer) = (targets(4), balancer(RouterMode::RoundRobin));
+    let servers = upstreams(&model);
+    let fill = |upstream: &Upstream| {
+        upstream.rotation.full(std::time::Duration::from_secs(5), Instant::now())
+    };
+    servers[0].rotation.refused();
+    fill(&servers[1]);
+    fill(&servers[2]);
+    assert_eq!(spread(&balancer, &model, 20).into_keys().collect::<Vec<_>>(), ["http://h3"]);
+    fill(&servers[3]);
+    let spread_over_full = spread(&balancer, &model, 30);
+    assert_eq!(spread_over_full.len(), 3, "{spread_over_full:?}");
+    assert!(!spread_over_full.contains_key("http://h0"));
+    tokio::time::advance(std::time::Duration::from_secs(5)).await;
+    assert_eq!(spread(&balancer, &model, 30), spread_over_full, "all three are in rotation");
+}
+
+#[tokio::test]
+async fn a_server_stands_out_only_beside_others_that_fail_less() {
+    let model = targets(2);
+    let servers = upstreams(&model);
+    let fail = |upstream: &Arc<Upstream>| {
+        for _ in 0..FAILURES {
+            let _place = Place::take(upstream, None);
+            let stands_out = || model.stands_out(upstream);
+            upstream.rotation.answered(StatusCode::BAD_GATEWAY, Instant::now(), stands_out);
+        }
+        upstream.rotation.out()
+    };
+    assert_eq!(fail(&servers[0]), Some(Out::Failing));
+    assert_eq!(fail(&servers[1]), None, "the other one fails as well");
+    let alone = targets(1);
+    assert!(!alone.stands_out(&upstreams(&alone)[0]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,10 +29,11 @@ config! {
     pub struct FrontendConfig {
         /// The largest request body, in bytes. Default 192 MiB.
         body_limit, with_body_limit: usize = 192 << 20;
-        /// The sum of all request bodies in memory, in bytes; above it requests get 503. Default
+        /// The buffers of all request bodies in memory, in bytes; above it requests get 503. Default
         /// 1 GiB.
         bodies_limit, with_bodies_limit: usize = 1 << 30;
-        /// How long a client may send nothing in the middle of a body. Default 30 s.
+        /// The time in which a body that goes on must bring 1 KiB for each second; else 408.
+        /// Default 30 s.
         body_stall_timeout, with_body_stall_timeout: Duration = Duration::from_secs(30);
         /// How long connecting to a worker may take. Default 2 s.
         connect_timeout, with_connect_timeout: Duration = Duration::from_secs(2);
@@ -44,7 +45,8 @@ config! {
         /// The key that workers get in place of the client's `Authorization`. Default none.
         worker_key, with_worker_key: WorkerKey = WorkerKey::default();
         /// The networks in which workers may be. The address to which a name resolves decides.
-        /// Default none, which allows any address; link-local addresses are always refused.
+        /// Default none, which allows any address; link-local addresses and those of metadata
+        /// services are always refused.
         worker_networks, with_worker_networks: Vec<Network> = Vec::new();
         /// How a worker is chosen for a request. Default round robin.
         router_mode, with_router_mode: RouterMode = RouterMode::default();
@@ -60,8 +62,8 @@ config! {
         /// Default 30 s.
         queue_timeout, with_queue_timeout: Duration = Duration::from_secs(30);
         /// The share of the requests of the last seconds that may be sent a second time, in
-        /// percent, beside ten a second. A request that no connection has carried does not count.
-        /// Default 20.
+        /// percent, beside ten a second; with 0, none may. A request of which no byte was written
+        /// does not count. Default 20.
         retry_budget, with_retry_budget: u8 = 20;
         /// When a smaller share of a model's workers is in rotation, in percent, workers whose
         /// answers fail get requests as well. Default 50.

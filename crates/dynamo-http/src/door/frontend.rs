@@ -20,7 +20,7 @@ use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
 use crate::fleet::{Connector, Fleet};
 use crate::meter::Metrics;
-use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy};
+use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy, Resends, Via};
 use crate::view::{LiveView, Switchboard};
 
 /// An OpenAI-compatible front door for one scope. A clone is the same front door.
@@ -165,7 +165,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
                 panic_threshold: config.panic_threshold,
             },
             queue: QueueLimits { depth: config.queue_depth, timeout: config.queue_timeout },
-            budget: RetryBudget::new(config.retry_budget),
+            resends: Resends::new(RetryBudget::new(config.retry_budget), &metrics),
             first_byte: config.first_byte_timeout,
             metrics,
         },
@@ -174,6 +174,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
             stall: config.body_stall_timeout,
             memory: Memory::new(config.bodies_limit),
         },
+        via: Via::new(),
         affinity_header: config.affinity_header.clone(),
         idle_stream: config.idle_stream_timeout,
     }
@@ -185,7 +186,7 @@ async fn age_budget(state: Weak<State>) {
     loop {
         seconds.tick().await;
         let Some(state) = state.upgrade() else { return };
-        state.proxy.forwarder.budget.age();
+        state.proxy.forwarder.resends.budget.age();
     }
 }
 

@@ -51,6 +51,8 @@ impl Attention {
     pub(crate) fn note(&self, upstream: &Upstream, change: Option<Change>) {
         match change {
             None => {}
+            // A full server says so often, so there is no log line.
+            Some(Change::Ejected(Out::Full)) => self.ejections[Out::Full.index()].inc(),
             Some(Change::Ejected(reason)) => {
                 warn!(url = %upstream.url, %reason, "a worker is out of rotation");
                 self.ejections[reason.index()].inc();

@@ -1,15 +1,22 @@
 //! How many requests a worker's server has in flight, and how many it may have.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 
+/// A request that begins, as it is added to [`Load::requests`].
+const BEGUN: u64 = 1 << 32 | IN_FLIGHT;
+/// A request in flight.
+const IN_FLIGHT: u64 = 1;
+
 /// The requests in flight at one server.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    in_flight: AtomicUsize,
+    /// How many requests began so far in the upper half, which wraps, and how many of them are in
+    /// flight in the lower half. One addition counts both.
+    requests: AtomicU64,
     /// Whether there was a request since this was last asked.
     used: AtomicBool,
     /// Made when the first request comes under a limit.
@@ -18,12 +25,17 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Relaxed)
+        self.requests.load(Relaxed) as u32 as usize
+    }
+
+    /// How many requests began so far. It wraps.
+    pub(crate) fn begun(&self) -> u32 {
+        (self.requests.load(Relaxed) >> 32) as u32
     }
 
     /// One more request is in flight.
     pub(super) fn begin(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+        self.requests.fetch_add(BEGUN, Relaxed);
         if !self.used.load(Relaxed) {
             self.used.store(true, Relaxed);
         }
@@ -31,7 +43,7 @@ impl Load {
 
     /// One of the requests in flight has ended.
     pub(super) fn end(&self) {
-        self.in_flight.fetch_sub(1, Relaxed);
+        self.requests.fetch_sub(IN_FLIGHT, Relaxed);
     }
 
     /// Whether there was a request since this was last asked, or there is one now.

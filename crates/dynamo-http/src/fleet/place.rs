@@ -67,5 +67,7 @@ mod tests {
         assert!(upstream.load.was_used() && !upstream.load.was_used());
         let many: Vec<_> = (0..9).filter_map(|_| Place::take(&upstream, None)).collect();
         assert_eq!((many.len(), upstream.load.in_flight()), (9, 9));
+        drop(many);
+        assert_eq!((upstream.load.in_flight(), upstream.load.begun()), (0, 11));
     }
 }

@@ -21,8 +21,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 
-use super::connect::{Connector, Transport};
+use super::connect::{ConnectError, Connector, Transport};
 use super::patience::{End, Patience};
+use super::read_on::Written;
 use super::relay::Relay;
 use crate::route::Route;
 use crate::threads;
@@ -57,6 +58,8 @@ pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
     relay: Relay,
+    /// Whether its socket took all that was sent.
+    written: Written,
     idle_since: Instant,
     /// Whether it has carried an exchange before.
     reused: bool,
@@ -86,9 +89,10 @@ impl Driver {
 #[derive(Debug)]
 pub(crate) enum ExchangeError {
     /// No connection: nothing was sent.
-    Connect(io::Error),
-    /// The connection ended before the answer: after the request was sent, while it was, or, one
-    /// that was reused, before.
+    Connect(ConnectError),
+    /// A new connection ended before a byte of the request was written.
+    Unsent(hyper::Error),
+    /// The connection ended before the answer. Bytes of the request may have reached the server.
     Lost { reused: bool, error: hyper::Error },
     /// The answer is no HTTP that we take.
     Invalid(hyper::Error),
@@ -130,22 +134,24 @@ impl Pool {
         &self.host
     }
 
-    /// The target of a request on a route, below the worker's base path.
-    pub(crate) fn target(&self, route: Route, query: Option<&str>) -> Uri {
+    /// The target of a request on a route, below the worker's base path. None if it is longer than a
+    /// URI can be, which is 65,534 bytes.
+    pub(crate) fn target(&self, route: Route, query: Option<&str>) -> Option<Uri> {
         /// Nearly all targets: no base path, no query.
         static PLAIN: LazyLock<[Uri; Route::ALL.len()]> =
             LazyLock::new(|| std::array::from_fn(|at| Uri::from_static(Route::ALL[at].path())));
 
         let base = &*self.base;
         if base.is_empty() && query.is_none() {
-            return PLAIN[route as usize].clone();
+            return Some(PLAIN[route as usize].clone());
         }
         let mut target = format!("{base}{}", route.path());
         if let Some(query) = query {
             target.push('?');
             target.push_str(query);
         }
-        target.parse().unwrap_or_else(|_| unreachable!("parts of valid URIs"))
+        // The parts are of valid URIs, so nothing but their length can be wrong.
+        target.parse().ok()
     }
 
     /// Takes the connection that was used last, unless it has been idle for too long.
@@ -177,30 +183,41 @@ impl Pool {
     }
 
     /// Sends a request over an idle connection, or a new one, and waits for the head of the answer.
+    ///
+    /// An idle connection that turns out to be closed before a byte was written is replaced by a new
+    /// one.
     pub(crate) async fn exchange(
         &self,
         connector: &Connector,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
         max_idle: Option<Duration>,
         wait: Wait<'_>,
     ) -> Result<(Response<Incoming>, Box<Connection>), ExchangeError> {
-        let connection = match max_idle.and_then(|max_idle| self.take(max_idle)) {
-            Some(connection) => connection,
-            // Boxed, as it is rare: its state is no part of every request's.
-            None => {
-                let opening = Box::pin(self.open(connector, wait.limit));
-                opening.await.map_err(ExchangeError::Connect)?
+        let mut idle = max_idle.and_then(|max_idle| self.take(max_idle));
+        loop {
+            let connection = match idle.take() {
+                Some(connection) => connection,
+                // Boxed, as it is rare: its state is no part of every request's.
+                None => {
+                    let opening = Box::pin(self.open(connector, wait.limit));
+                    opening.await.map_err(ExchangeError::Connect)?
+                }
+            };
+            let reused = connection.reused;
+            match connection.exchange(request, wait.give_up).await {
+                Err(Failure { unsent: Some(unsent), .. }) if reused => request = *unsent,
+                answer => return answer.map_err(|failure| failure.error),
             }
-        };
-        connection.exchange(request, wait.give_up).await
+        }
     }
 
     async fn open(
         &self,
         connector: &Connector,
         first_byte: Duration,
-    ) -> io::Result<Box<Connection>> {
+    ) -> Result<Box<Connection>, ConnectError> {
         let transport = connector.connect(&self.url).await?;
+        let written = transport.inner().written().clone();
         let (sender, connection) =
             http1::Builder::new().handshake(transport).await.map_err(io::Error::other)?;
         let driver = Driver { connection: Some(connection) };
@@ -208,10 +225,24 @@ impl Pool {
             sender,
             driver,
             relay: Relay::new(),
+            written,
             idle_since: Instant::now(),
             reused: false,
             patience: Patience::new(first_byte).with_glances(GLANCE),
         }))
+    }
+}
+
+/// Why an exchange over one connection gave no answer.
+struct Failure {
+    error: ExchangeError,
+    /// The request, where no byte of it was written.
+    unsent: Option<Box<Request<Full<Bytes>>>>,
+}
+
+impl From<ExchangeError> for Failure {
+    fn from(error: ExchangeError) -> Self {
+        Self { error, unsent: None }
     }
 }
 
@@ -220,9 +251,9 @@ impl Connection {
         mut self: Box<Self>,
         request: Request<Full<Bytes>>,
         give_up: &(dyn GiveUp + Sync),
-    ) -> Result<(Response<Incoming>, Box<Self>), ExchangeError> {
+    ) -> Result<(Response<Incoming>, Box<Self>), Failure> {
         let answer = {
-            let mut answer = pin!(self.sender.send_request(request));
+            let mut answer = pin!(self.sender.try_send_request(request));
             let (driver, patience) = (&mut self.driver, &mut self.patience);
             patience.renew();
             let mut poll = |cx: &mut Context<'_>| {
@@ -242,8 +273,17 @@ impl Connection {
         })?;
         match answer {
             Ok(response) => Ok((response, self)),
-            Err(error) if error.is_parse() => Err(ExchangeError::Invalid(error)),
-            Err(error) => Err(ExchangeError::Lost { reused: self.reused, error }),
+            Err(mut failure) => {
+                // hyper gives the request back where it has not begun to write it.
+                let unsent = failure.take_message().map(Box::new);
+                let error = failure.into_error();
+                let error = match unsent {
+                    Some(_) => ExchangeError::Unsent(error),
+                    None if error.is_parse() => ExchangeError::Invalid(error),
+                    None => ExchangeError::Lost { reused: self.reused, error },
+                };
+                Err(Failure { error, unsent })
+            }
         }
     }
 
@@ -277,12 +317,13 @@ impl Connection {
         })
     }
 
-    /// Gives the connection back after a whole answer, unless it is closed or about to be.
+    /// Gives the connection back after a whole answer, unless it is closed or about to be, or the
+    /// worker has answered without reading all of the request.
     pub(crate) fn recycle(mut self: Box<Self>, cx: &mut Context<'_>, pool: &Pool) {
         // Lets the connection see that the answer ended.
         let closed = self.relay.poll(cx, |cx| self.driver.poll(cx)).is_ready();
         self.relay.release();
-        if !closed && self.sender.is_ready() {
+        if !closed && self.written.is_all() && self.sender.is_ready() {
             self.idle_since = Instant::now();
             self.reused = true;
             pool.put(self);

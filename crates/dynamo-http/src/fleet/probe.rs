@@ -23,6 +23,8 @@ pub(crate) enum Finding {
     Broken,
     /// It did not answer in time.
     Silent,
+    /// It was not asked, for want of what this machine lacks.
+    NotAsked,
 }
 
 impl From<NoAnswer> for Finding {
@@ -31,6 +33,7 @@ impl From<NoAnswer> for Finding {
             NoAnswer::Refused => Self::Refused,
             NoAnswer::Broken => Self::Broken,
             NoAnswer::Silent => Self::Silent,
+            NoAnswer::NotAsked => Self::NotAsked,
         }
     }
 }

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use tokio::time::timeout;
 
-use super::connect::Connector;
+use super::connect::{ConnectError, Connector};
 
 /// An answer that came in time, with a body that was read up to the limit.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) enum NoAnswer {
     Broken,
     /// Nothing came in time.
     Silent,
+    /// The question was not sent, for want of what this machine lacks.
+    NotAsked,
 }
 
 /// A `GET` of a path below a base URL. It follows no redirect.
@@ -47,10 +49,13 @@ impl Question<'_> {
 
     async fn exchange(self, connector: &Connector) -> Result<Answer, NoAnswer> {
         let uri = self.url.to_uri();
-        let transport = connector.connect(self.url).await.map_err(|error| match error.kind() {
+        let transport = connector.connect(self.url).await.map_err(|error| match error {
+            ConnectError::Ours(_) => NoAnswer::NotAsked,
             // A listener whose queue is full drops packets: it is as silent as a stopped one.
-            std::io::ErrorKind::TimedOut => NoAnswer::Silent,
-            _ => NoAnswer::Refused,
+            ConnectError::Theirs(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                NoAnswer::Silent
+            }
+            ConnectError::Theirs(_) => NoAnswer::Refused,
         })?;
         let (mut sender, connection) =
             http1::handshake(transport).await.map_err(|_| NoAnswer::Broken)?;

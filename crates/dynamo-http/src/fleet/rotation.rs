@@ -12,12 +12,15 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::probe::Finding;
+use super::window::Window;
 
-/// How many failures in a row put a server out.
+/// How many failures in a row put a server out, if it fails more often than others.
 pub(crate) const FAILURES: u32 = 5;
 /// How long after a failure a trial waits, and how long at most when trials fail.
 const TRIAL_AFTER: Duration = Duration::from_secs(1);
 const TRIAL_AFTER_MAX: Duration = Duration::from_secs(30);
+/// The longest pause of a server that says that it is full.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// A server that has sent nothing for so long, and answers no probe, is unresponsive.
 const SILENCE: Duration = Duration::from_secs(4);
 /// How long a probe may take. One that is sent as soon as may be ends when the silence is complete.
@@ -38,13 +41,15 @@ pub(crate) enum Out {
     Unhealthy = 2,
     /// It sends nothing and answers no probe.
     Unresponsive = 3,
-    /// Its answers were failures, one after the other.
+    /// Its answers were failures, one after the other, and those of other servers were not.
     Failing = 4,
+    /// It answered that it is full, and for how long. It is back when that time is over.
+    Full = 5,
 }
 
 impl Out {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Unreachable, Self::Unhealthy, Self::Unresponsive, Self::Failing];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Unreachable, Self::Unhealthy, Self::Unresponsive, Self::Failing, Self::Full];
 
     /// The place of the reason among all of them.
     pub(super) fn index(self) -> usize {
@@ -57,6 +62,7 @@ impl Out {
             Self::Unhealthy => "unhealthy",
             Self::Unresponsive => "unresponsive",
             Self::Failing => "failing",
+            Self::Full => "full",
         }
     }
 }
@@ -88,8 +94,12 @@ pub(crate) struct Rotation {
     heard: AtomicU64,
     trial_at: AtomicU64,
     probed: AtomicU64,
+    /// Until when it is full.
+    full_until: AtomicU64,
     /// It lost a connection, so it is asked at once how it fares.
     suspect: AtomicBool,
+    /// Its failures of the last half minute.
+    window: Window,
 }
 
 impl Rotation {
@@ -102,14 +112,31 @@ impl Rotation {
             heard: AtomicU64::new(0),
             trial_at: AtomicU64::new(0),
             probed: AtomicU64::new(0),
+            full_until: AtomicU64::new(0),
             suspect: AtomicBool::new(false),
+            window: Window::default(),
         }
     }
 
     /// Why it is out, if it is.
     pub(crate) fn out(&self) -> Option<Out> {
         let out = self.out.load(Relaxed);
-        if out == 0 { None } else { Out::ALL.into_iter().find(|reason| *reason as u8 == out) }
+        if out == 0 {
+            return None;
+        }
+        let reason = Out::ALL.into_iter().find(|reason| *reason as u8 == out);
+        if reason == Some(Out::Full) && self.full_until.load(Relaxed) <= self.millis(Instant::now())
+        {
+            // Another thread may have found another reason meanwhile, which stands.
+            let _ = self.out.compare_exchange(out, 0, Relaxed, Relaxed);
+            return None;
+        }
+        reason
+    }
+
+    /// Its failures of the last half minute.
+    pub(super) fn window(&self) -> &Window {
+        &self.window
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -123,11 +150,14 @@ impl Rotation {
 
     fn eject(&self, reason: Out) -> Option<Change> {
         let before = self.out.swap(reason as u8, Relaxed);
-        (before == 0).then_some(Change::Ejected(reason))
+        (before == 0 || before == Out::Full as u8).then_some(Change::Ejected(reason))
     }
 
+    /// Puts it back, unless it is full: then it said itself for how long.
     fn restore(&self) -> Option<Change> {
-        (self.out.load(Relaxed) != 0 && self.out.swap(0, Relaxed) != 0).then_some(Change::Restored)
+        let out = self.out.load(Relaxed);
+        let is_out = out != 0 && out != Out::Full as u8;
+        (is_out && self.out.swap(0, Relaxed) != 0).then_some(Change::Restored)
     }
 
     /// Bytes came from it. That is for every frame, so it writes once a millisecond at most.
@@ -143,12 +173,23 @@ impl Rotation {
         matches!(self.out(), Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive))
     }
 
-    /// It answered a request. Only what says that the server itself is broken counts against it:
-    /// never a 4xx, nor that it does not implement something.
-    pub(crate) fn answered(&self, status: StatusCode, at: Instant) -> Option<Change> {
+    /// It answered a request. A 5xx counts against it, but for 501, which names a missing feature,
+    /// and 508, which names a loop that the server is only a part of. A 4xx never does.
+    ///
+    /// `stands_out` is asked when a failure may put it out: whether it fails more often than the
+    /// other servers that get such requests.
+    pub(crate) fn answered(
+        &self,
+        status: StatusCode,
+        at: Instant,
+        stands_out: impl FnOnce() -> bool,
+    ) -> Option<Change> {
         self.heard(at);
-        if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
-            return self.failed(at);
+        if status.is_server_error()
+            && status != StatusCode::NOT_IMPLEMENTED
+            && status != StatusCode::LOOP_DETECTED
+        {
+            return self.failed(at, stands_out);
         }
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
@@ -159,24 +200,48 @@ impl Rotation {
         self.restore()
     }
 
+    /// It answered a request with 503, and for how long it will be full. That is no failure.
+    pub(crate) fn full(&self, pause: Duration, at: Instant) -> Option<Change> {
+        self.heard(at);
+        if pause.is_zero() {
+            return None;
+        }
+        self.full_until.store(self.millis(at + pause.min(MAX_PAUSE)), Relaxed);
+        // A server that is out for another reason stays so.
+        let ejected = self.out.compare_exchange(0, Out::Full as u8, Relaxed, Relaxed);
+        ejected.is_ok().then_some(Change::Ejected(Out::Full))
+    }
+
     /// A request failed at it, after it was sent.
-    fn failed(&self, at: Instant) -> Option<Change> {
+    fn failed(&self, at: Instant, stands_out: impl FnOnce() -> bool) -> Option<Change> {
+        self.window.failed();
         let failures = self.failures.fetch_add(1, Relaxed) + 1;
         let out = self.out();
         if out != Some(Out::Failing) && failures < FAILURES {
             return None;
         }
+        if !stands_out() {
+            // Where all servers fail alike, the requests are at fault.
+            return if out == Some(Out::Failing) { self.restore() } else { None };
+        }
         let times = self.ejections.fetch_add(1, Relaxed).min(5);
         let wait = (TRIAL_AFTER * 2_u32.pow(times)).min(TRIAL_AFTER_MAX);
         self.trial_at.store(self.millis(at + wait), Relaxed);
-        // What is out for another reason stays so, until a probe says otherwise.
-        if matches!(out, None | Some(Out::Failing)) { self.eject(Out::Failing) } else { None }
+        // A server that is out for another reason stays so, until a probe says otherwise.
+        let may_eject = matches!(out, None | Some(Out::Failing | Out::Full));
+        if may_eject { self.eject(Out::Failing) } else { None }
     }
 
     /// It lost a connection that carried a request.
-    pub(crate) fn lost(&self, at: Instant) -> Option<Change> {
+    pub(crate) fn lost(&self, at: Instant, stands_out: impl FnOnce() -> bool) -> Option<Change> {
         self.suspect.store(true, Relaxed);
-        self.failed(at)
+        self.failed(at, stands_out)
+    }
+
+    /// It closed a reused connection that carried a request. It may just have closed an idle one, so
+    /// this is no failure, and a probe shows whether it is there.
+    pub(crate) fn closed_reused(&self) {
+        self.suspect.store(true, Relaxed);
     }
 
     /// It took no connection.
@@ -230,7 +295,7 @@ impl Rotation {
             Finding::Silent if self.since(&self.heard, now) >= SILENCE => {
                 self.eject(Out::Unresponsive)
             }
-            Finding::Silent => None,
+            Finding::Silent | Finding::NotAsked => None,
         }
     }
 }
@@ -244,15 +309,19 @@ mod tests {
     const IDLE: Option<Duration> = Some(Duration::from_secs(2));
 
     fn fail(rotation: &Rotation, times: u32) -> Option<Change> {
-        (0..times)
-            .fold(None, |_, _| rotation.answered(StatusCode::INTERNAL_SERVER_ERROR, Instant::now()))
+        (0..times).fold(None, |_, _| answer(rotation, StatusCode::INTERNAL_SERVER_ERROR))
+    }
+
+    /// An answer of a server that fails more often than others.
+    fn answer(rotation: &Rotation, status: StatusCode) -> Option<Change> {
+        rotation.answered(status, Instant::now(), || true)
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_failures_in_a_row_eject() {
         let rotation = Rotation::new();
         assert_eq!(fail(&rotation, FAILURES - 1), None);
-        assert_eq!(rotation.answered(StatusCode::OK, Instant::now()), None);
+        assert_eq!(answer(&rotation, StatusCode::OK), None);
         assert_eq!(fail(&rotation, FAILURES - 1), None);
         assert_eq!(fail(&rotation, 1), Some(Change::Ejected(Out::Failing)));
     }
@@ -260,10 +329,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_client_did_wrong_never_counts_against_a_worker() {
         let rotation = Rotation::new();
-        for status in [400, 401, 404, 408, 413, 422, 429, 499, 501] {
+        for status in [400, 401, 404, 408, 413, 422, 429, 499, 501, 508] {
             let status = StatusCode::from_u16(status).unwrap();
             for _ in 0..FAILURES * 2 {
-                assert_eq!(rotation.answered(status, Instant::now()), None);
+                assert_eq!(answer(&rotation, status), None);
             }
         }
         assert_eq!(rotation.out(), None);
@@ -282,7 +351,7 @@ mod tests {
         assert!(!rotation.may_try(Instant::now()), "the second wait is longer");
         advance(TRIAL_AFTER).await;
         assert!(rotation.may_try(Instant::now()));
-        let restored = rotation.answered(StatusCode::OK, Instant::now());
+        let restored = answer(&rotation, StatusCode::OK);
         assert_eq!(restored, Some(Change::Restored));
         assert_eq!(fail(&rotation, FAILURES - 1), None, "a clean slate");
     }
@@ -295,6 +364,41 @@ mod tests {
         assert!(rotation.may_try(Instant::now()));
         advance(TRIAL_AFTER).await;
         assert!(rotation.may_try(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_fails_as_others_do_is_not_ejected_and_one_that_was_is_back() {
+        let rotation = Rotation::new();
+        let fail = |stands_out: bool| {
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            (0..FAILURES).find_map(|_| rotation.answered(status, Instant::now(), || stands_out))
+        };
+        assert_eq!(fail(false), None);
+        assert_eq!(fail(true), Some(Change::Ejected(Out::Failing)));
+        assert_eq!(fail(false), Some(Change::Restored));
+        assert_eq!(rotation.out(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_server_is_back_after_the_time_that_it_named_and_after_ten_seconds_at_most() {
+        let rotation = Rotation::new();
+        for (named, pause) in [(2, 2), (10, 10), (3600, 10)] {
+            let full = || rotation.full(Duration::from_secs(named), Instant::now());
+            assert_eq!(full(), Some(Change::Ejected(Out::Full)));
+            assert_eq!(full(), None, "it was full already");
+            assert_eq!(answer(&rotation, StatusCode::OK), None, "one that began earlier");
+            assert_eq!(rotation.probed(Finding::Answers, Instant::now()), None);
+            advance(Duration::from_secs(pause) - Duration::from_millis(1)).await;
+            assert_eq!((rotation.out(), rotation.is_lost()), (Some(Out::Full), false));
+            advance(Duration::from_millis(1)).await;
+            assert_eq!(rotation.out(), None);
+        }
+        assert_eq!(rotation.full(Duration::ZERO, Instant::now()), None);
+        fail(&rotation, FAILURES - 1);
+        rotation.full(Duration::from_secs(1), Instant::now());
+        assert_eq!(fail(&rotation, 1), Some(Change::Ejected(Out::Failing)), "one after the other");
+        assert_eq!(rotation.full(Duration::from_secs(1), Instant::now()), None);
+        assert_eq!(rotation.out(), Some(Out::Failing));
     }
 
     #[tokio::test(start_paused = true)]
@@ -337,7 +441,7 @@ mod tests {
         rotation.probed(Finding::Answers, Instant::now());
         advance(PROBE_OUT).await;
         assert!(!rotation.probe_is_due(Instant::now(), true, IDLE));
-        rotation.lost(Instant::now());
+        rotation.lost(Instant::now(), || true);
         assert!(rotation.probe_is_due(Instant::now(), true, IDLE), "a lost connection is a hint");
         assert!(!rotation.probe_is_due(Instant::now(), true, None), "unless it is turned off");
     }

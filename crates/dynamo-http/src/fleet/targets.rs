@@ -91,6 +91,18 @@ impl Targets {
         self.lasting.next.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whether a server of the model fails at least twice as often as the model's other servers
+    /// together. Where all fail alike the requests are at fault, and where there is no other server
+    /// nothing tells the two apart.
+    pub(crate) fn stands_out(&self, upstream: &Arc<Upstream>) -> bool {
+        let others = || {
+            let all = self.targets.iter().map(|target| &target.upstream);
+            all.filter(|other| !Arc::ptr_eq(other, upstream))
+        };
+        others().next().is_some()
+            && upstream.recent().stands_out(others().map(|other| other.recent()).sum())
+    }
+
     /// The servers of a kind, each once, always in the same order.
     pub(crate) fn upstreams(&self, kind: Kind) -> impl Iterator<Item = &Arc<Upstream>> {
         self.targets

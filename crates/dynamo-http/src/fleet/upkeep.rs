@@ -11,6 +11,7 @@ use super::fleet::Fleet;
 use super::probe::{Finding, ask_control, ask_for_model, probe};
 use super::rotation::PROBE_TIMEOUT;
 use super::upstream::Upstream;
+use super::window::MARK_INTERVAL;
 
 /// How long an idle connection to a worker is kept. Most engines close theirs after 5 s.
 pub(crate) const MAX_IDLE: Duration = Duration::from_secs(4);
@@ -24,6 +25,8 @@ const UNUSED: Duration = Duration::from_secs(300);
 struct Attended {
     upstream: Weak<Upstream>,
     used: Instant,
+    /// When its counters were last marked.
+    marked: Instant,
 }
 
 impl Fleet {
@@ -71,6 +74,10 @@ impl Fleet {
         if sweep {
             upstream.pool().sweep(MAX_IDLE);
         }
+        if now - attended.marked >= MARK_INTERVAL {
+            upstream.rotation.window().mark(upstream.load.begun());
+            attended.marked = now;
+        }
         if upstream.rotation.out().is_none() && now - attended.used > UNUSED {
             upstream.attended.store(false, Relaxed);
             return false;
@@ -97,7 +104,7 @@ impl Fleet {
                 self.renew_all();
             }
             let joining = self.attention().joining();
-            all.extend(joining.map(|upstream| Attended { upstream, used: now }));
+            all.extend(joining.map(|upstream| Attended { upstream, used: now, marked: now }));
             all.retain_mut(|attended| self.look(attended, now, sweep));
         }
     }

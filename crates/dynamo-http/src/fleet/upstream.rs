@@ -10,6 +10,7 @@ use dynamo_discovery::WorkerUrl;
 use super::load::Load;
 use super::pool::Pool;
 use super::rotation::Rotation;
+use super::window::Recent;
 
 /// A server. There is one for each URL, however many entries name it.
 pub(crate) struct Upstream {
@@ -31,6 +32,11 @@ impl Upstream {
             attended: AtomicBool::new(false),
             url,
         }
+    }
+
+    /// How often it failed lately.
+    pub(crate) fn recent(&self) -> Recent {
+        self.rotation.window().recent(self.load.begun())
     }
 
     /// Its idle connections.

@@ -187,6 +187,11 @@ impl Holding {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let Some(asked) = self.witnesses.get_mut(witness) else { return outcome };
+        if finding == Finding::NotAsked {
+            // This machine could not ask, which says nothing about the server.
+            asked.ask_at = Some(now + again());
+            return outcome;
+        }
         if finding != Finding::Answers {
             let keys = asked.keys.clone();
             outcome.updates.extend(keys.iter().filter_map(|key| self.let_go(key)));

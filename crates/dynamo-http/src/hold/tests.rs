@@ -203,6 +203,22 @@ async fn a_held_instance_goes_with_the_first_failed_probe_and_with_the_first_fai
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_instance_whose_server_this_machine_cannot_ask_is_not_let_go() {
+    let one = instance(1);
+    let mut rig = Rig::with(&[&one]);
+    rig.batch(vec![vanished(&one)]);
+    rig.pass(SECOND).await;
+    rig.servers.set("http://h1", Finding::NotAsked);
+    let asked = rig.servers.asked();
+    rig.pass(10 * SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m*"]);
+    assert!(rig.servers.asked() > asked, "it is asked again");
+    rig.servers.set("http://h1", Finding::Refused);
+    rig.pass(2 * SECOND).await;
+    assert_eq!(rig.serving(), [] as [&str; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn bytes_from_a_server_prove_nothing_since_a_stranger_sends_bytes_as_well() {
     let one = instance(1);
     let mut rig = Rig::with(&[&one]);

@@ -96,8 +96,11 @@ impl Metrics {
                 &by(&["reason"]),
             )),
             resent: valid(IntCounterVec::new(
-                opts("resent_requests_total", "Requests to be sent again, by whether they were"),
-                &by(&["outcome"]),
+                opts(
+                    "resent_requests_total",
+                    "Requests to be sent again, by the reason and by whether they were",
+                ),
+                &by(&["reason", "outcome"]),
             )),
             queued: valid(IntGauge::with_opts(opts(
                 "queued_requests",
@@ -116,10 +119,6 @@ impl Metrics {
         valid(registry.register(Box::new(ejections.clone())));
         valid(registry.register(Box::new(resent.clone())));
         valid(registry.register(Box::new(queued.clone())));
-        // The counters exist at 0, so that a rate sees the first increment.
-        for outcome in [true, false] {
-            metrics.resent_counter(outcome);
-        }
         metrics
     }
 
@@ -139,13 +138,11 @@ impl Metrics {
         self.registry.gather()
     }
 
-    /// Counts a request that had to be sent again; `was` is whether the budget allowed it.
-    pub(crate) fn resent(&self, was: bool) {
-        self.resent_counter(was).inc();
-    }
-
-    fn resent_counter(&self, was: bool) -> IntCounter {
-        self.resent.with_label_values(&[if was { "sent" } else { "over_budget" }])
+    /// The counters of requests that had to be sent again for a reason: of those that were sent, and
+    /// of those that the budget did not allow. Both exist at 0 from now on, so that a rate sees the
+    /// first increment.
+    pub(crate) fn resent(&self, reason: &str) -> [IntCounter; 2] {
+        ["sent", "over_budget"].map(|outcome| self.resent.with_label_values(&[reason, outcome]))
     }
 
     /// Handles of the series of a model. All handles of one name count into the same series.

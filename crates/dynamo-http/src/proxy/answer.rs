@@ -1,6 +1,7 @@
-//! The body of a worker's answer, read in the task of whoever wants it.
+//! The body of a worker's answer, read in the task of the client's connection.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -10,14 +11,23 @@ use tokio::time::Instant;
 
 use crate::fleet::{Connection, Place};
 
-/// How much is joined into one frame at most.
+/// The largest frame into which smaller frames are joined, in bytes.
 const JOINED: usize = 64 * 1024;
+
+/// The head of an answer, with the model, the connection and the place of its request. The body is
+/// still to be read from the connection.
+pub(crate) struct Head {
+    pub(crate) response: http::Response<Incoming>,
+    pub(crate) model: Arc<str>,
+    pub(crate) connection: Box<Connection>,
+    pub(crate) place: Place,
+}
 
 /// A worker's answer as it arrives.
 ///
-/// Frames that are readable now leave as one; none ever waits for another. After the last one the
-/// connection goes back to its pool. Dropped before that, it is closed, which cancels the request
-/// at the worker.
+/// Frames that are readable at the same time are joined. A frame never waits for a later one. After
+/// the last frame the connection goes back to its pool. Dropping an unfinished answer closes the
+/// connection, which cancels the request at the worker.
 pub(crate) struct Answer {
     incoming: Incoming,
     connection: Option<Box<Connection>>,
@@ -31,12 +41,12 @@ impl Answer {
         Self { incoming, connection: Some(connection), place, unread: None }
     }
 
-    /// Bytes came from the server.
+    /// Notes for the server's rotation that bytes came.
     pub(crate) fn heard(&self, at: Instant) {
         self.place.upstream().rotation.heard(at);
     }
 
-    /// The next frame: one that was read already, else what can be read now.
+    /// The next frame of the body.
     fn poll_once(
         &mut self,
         cx: &mut Context<'_>,
@@ -81,9 +91,11 @@ impl Body for Answer {
         };
         let mut joined: Option<BytesMut> = None;
         let so_far = |joined: &Option<BytesMut>| joined.as_ref().map_or(first.len(), BytesMut::len);
-        // A server stops polling when the length is reached, so the end is looked for here as well.
+        // hyper's server stops polling when the announced length is reached. So the loop checks for
+        // the end by itself.
         while !this.incoming.is_end_stream() && so_far(&joined) < JOINED {
-            // As a rule there is none, and the task is to be woken. In a burst there is a row of them.
+            // Mostly there is no second frame, and this poll registers the task to be woken. In a
+            // burst there are many, and the polls after the first one register nothing.
             let next = match &mut this.connection {
                 Some(connection) if joined.is_some() => connection.next_now(&mut this.incoming),
                 _ => this.poll_once(cx),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use http::StatusCode;
 use http_body::Body;
@@ -14,21 +14,27 @@ use http_body::Body;
 use crate::error::ApiError;
 use crate::fleet::Patience;
 
-/// How much of request bodies may be in memory, one and all.
+/// The least rate at which a body arrives, in bytes per second.
+const LEAST_RATE: u128 = 1024;
+/// The first size of a buffer for a body. It doubles up to the announced length. So a client that
+/// announces much and sends little takes little.
+const FIRST_BUFFER: usize = 64 * 1024;
+
+/// How much memory request bodies may take, each and all together.
 #[derive(Debug)]
 pub(crate) struct BodyLimits {
     /// The largest body, in bytes.
     pub(crate) each: usize,
-    /// How long a client may send nothing in the middle of one.
+    /// The time in which a body that goes on must bring 1 KiB for each second.
     pub(crate) stall: Duration,
-    /// What all of them share.
+    /// The memory that all bodies share.
     pub(crate) memory: Memory,
 }
 
-/// The bytes that all bodies in memory may have in sum.
+/// The memory of all bodies, in bytes.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// Apart from what is only read: every request writes it.
+    /// Every request writes this. Padding keeps it apart from memory that is only read.
     free: CachePadded<AtomicUsize>,
 }
 
@@ -36,24 +42,35 @@ impl Memory {
     pub(crate) fn new(bytes: usize) -> Self {
         Self { free: CachePadded::new(AtomicUsize::new(bytes)) }
     }
+
+    /// Takes memory before it is allocated. Dropping the result gives it back.
+    ///
+    /// # Errors
+    ///
+    /// 503 when all bodies together would take too much.
+    pub(super) fn reserve(&self, bytes: usize) -> Result<Reserved<'_>, ApiError> {
+        let mut reserved = Reserved { memory: self, bytes: 0 };
+        reserved.grow(bytes)?;
+        Ok(reserved)
+    }
 }
 
-/// A body in memory; what it took of the bound is given back when it is dropped.
+/// A body in memory. Dropping it gives its memory back.
 #[derive(Debug)]
 pub(crate) struct InMemory<'a> {
     pub(crate) bytes: Bytes,
-    _reserved: Reserved<'a>,
+    pub(super) _reserved: Reserved<'a>,
 }
 
+/// Memory that is taken.
 #[derive(Debug)]
-struct Reserved<'a> {
+pub(crate) struct Reserved<'a> {
     memory: &'a Memory,
     bytes: usize,
 }
 
 impl Reserved<'_> {
-    /// Takes `more` bytes. By what has arrived, not by what was announced: else a few clients that
-    /// announce much and send nothing would lock out all others.
+    /// Takes `more` bytes.
     fn grow(&mut self, more: usize) -> Result<(), ApiError> {
         self.memory
             .free
@@ -68,11 +85,52 @@ impl Reserved<'_> {
         self.bytes += more;
         Ok(())
     }
+
+    /// Gives `less` bytes back.
+    fn shrink(&mut self, less: usize) {
+        self.memory.free.fetch_add(less, Ordering::AcqRel);
+        self.bytes -= less;
+    }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         self.memory.free.fetch_add(self.bytes, Ordering::AcqRel);
+    }
+}
+
+/// A buffer whose whole capacity is reserved, also while it grows.
+pub(super) struct Buffer<'a> {
+    bytes: Vec<u8>,
+    reserved: Reserved<'a>,
+}
+
+impl<'a> Buffer<'a> {
+    pub(super) fn new(memory: &'a Memory) -> Self {
+        Self { bytes: Vec::new(), reserved: Reserved { memory, bytes: 0 } }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Appends data. `most` is the length that the buffer is known not to exceed.
+    pub(super) fn extend(&mut self, data: &[u8], most: usize) -> Result<(), ApiError> {
+        let needed = self.bytes.len() + data.len();
+        let before = self.bytes.capacity();
+        if needed > before {
+            let capacity = (before * 2).max(FIRST_BUFFER).min(most).max(needed);
+            // The old buffer lives until its content is copied.
+            self.reserved.grow(capacity)?;
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+            self.reserved.shrink(before);
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    pub(super) fn into_body(self) -> InMemory<'a> {
+        InMemory { bytes: self.bytes.into(), _reserved: self.reserved }
     }
 }
 
@@ -84,13 +142,18 @@ impl BodyLimits {
     ) -> Result<InMemory<'_>, ApiError> {
         let mut body = pin!(body);
         let mut patience = Patience::new(self.stall);
-        let announced = body.size_hint().lower();
-        if announced > self.each as u64 {
+        let announced = body.size_hint();
+        if announced.lower() > self.each as u64 {
             return Err(self.too_large());
         }
-        let mut reserved = Reserved { memory: &self.memory, bytes: 0 };
-        let mut first = Bytes::new();
-        let mut joined = BytesMut::new();
+        let most = announced.exact().map_or(self.each, |exact| exact as usize);
+        let per_stall = usize::try_from(LEAST_RATE * self.stall.as_millis() / 1000);
+        let per_stall = per_stall.unwrap_or(usize::MAX);
+        // The length at which the time begins anew.
+        let mut renew_at = per_stall;
+        // Most bodies arrive in one piece, which is forwarded as it is.
+        let mut first: Option<(Bytes, Reserved<'_>)> = None;
+        let mut joined = Buffer::new(&self.memory);
         while !body.is_end_stream() {
             let next = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
                 Poll::Ready(frame) => Poll::Ready(Ok(frame)),
@@ -108,34 +171,37 @@ impl BodyLimits {
                 Err(()) => {
                     return Err(ApiError::new(
                         StatusCode::REQUEST_TIMEOUT,
-                        "The request body stopped arriving.",
+                        "The request body arrived too slowly.",
                     ));
                 }
             };
-            patience.renew();
             let Ok(data) = frame.into_data() else { continue };
-            if reserved.bytes + data.len() > self.each {
+            let before = first.as_ref().map_or(joined.len(), |(first, _)| first.len());
+            let length = before + data.len();
+            if length > self.each {
                 return Err(self.too_large());
             }
-            reserved.grow(data.len())?;
-            if reserved.bytes == data.len() {
-                // Most bodies arrive in one piece, which is forwarded as it is.
-                first = data;
-            } else {
-                if joined.is_empty() {
-                    // What was announced is trusted only so far.
-                    joined.reserve((announced as usize).clamp(first.len() + data.len(), 1 << 20));
-                    joined.extend_from_slice(&first);
-                    first = Bytes::new();
-                }
-                joined.extend_from_slice(&data);
+            if length >= renew_at {
+                patience.renew();
+                renew_at = length + per_stall;
             }
+            if before == 0 {
+                let reserved = self.memory.reserve(data.len())?;
+                first = Some((data, reserved));
+                continue;
+            }
+            if let Some((first, _reserved)) = first.take() {
+                joined.extend(&first, most)?;
+            }
+            joined.extend(&data, most)?;
         }
-        let bytes = if joined.is_empty() { first } else { joined.freeze() };
-        Ok(InMemory { bytes, _reserved: reserved })
+        Ok(match first {
+            Some((bytes, reserved)) => InMemory { bytes, _reserved: reserved },
+            None => joined.into_body(),
+        })
     }
 
-    fn too_large(&self) -> ApiError {
+    pub(super) fn too_large(&self) -> ApiError {
         ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("The request body is larger than {} bytes.", self.each),
@@ -164,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_the_same_in_one_piece_and_in_many() {
         for body in [chunks(&["abcdef"]), chunks(&["ab", "", "cd", "ef"]), Body::from("abcdef")] {
-            assert_eq!(limits(6, 6).read(body).await.unwrap().bytes, "abcdef");
+            assert_eq!(limits(6, 12).read(body).await.unwrap().bytes, "abcdef");
         }
         assert_eq!(limits(6, 6).read(Body::empty()).await.unwrap().bytes, "");
     }
@@ -186,6 +252,77 @@ mod tests {
         let second = limits.read(Body::from("abcd")).await.unwrap();
         drop((first, second));
         assert_eq!(limits.memory.free.load(Ordering::Relaxed), 10);
+    }
+
+    /// A body in pieces whose length is told.
+    struct Announced {
+        pieces: Vec<Bytes>,
+        length: u64,
+    }
+
+    impl http_body::Body for Announced {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.pieces.pop().map(|piece| Ok(http_body::Frame::data(piece))))
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(self.length)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_whole_capacity_of_a_body_counts_and_is_its_announced_length() {
+        let (pieces, each) = (30, 10_000);
+        let length = pieces * each;
+        let limits = limits(length, 3 * length);
+        let piece = Bytes::from(vec![b'x'; each]);
+        let announced = Announced { pieces: vec![piece.clone(); pieces], length: length as u64 };
+        let body = limits.read(announced).await.unwrap();
+        let taken = || 3 * length - limits.memory.free.load(Ordering::Relaxed);
+        assert_eq!((body.bytes.len(), taken()), (length, length));
+        drop(body);
+        let unknown = stream::iter(vec![Ok::<_, Infallible>(piece); 20]);
+        let body = limits.read(Body::from_stream(unknown)).await.unwrap();
+        assert_eq!(body.bytes.len(), 20 * each);
+        let capacity = Vec::from(body.bytes.clone()).capacity().max(body.bytes.len());
+        assert!(taken() >= capacity, "{} counted, {capacity} held", taken());
+        drop(body);
+        assert_eq!(taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn two_first_pieces_of_over_a_megabyte_are_a_body_like_any_other() {
+        let piece = Bytes::from(vec![b'x'; 3 << 20]);
+        let limits = limits(8 << 20, 64 << 20);
+        for length in [6 << 20, 1 << 20] {
+            let announced = Announced { pieces: vec![piece.clone(); 2], length };
+            assert_eq!(limits.read(announced).await.unwrap().bytes.len(), 6 << 20);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_brings_less_than_a_kibibyte_a_second_is_given_up() {
+        for (piece, pieces, is_read) in [(1, 20, false), (15 * 1024, 20, true), (1, 2, true)] {
+            let pieces = stream::unfold(0, move |n| async move {
+                if n == pieces {
+                    return None;
+                }
+                tokio::time::sleep(Duration::from_secs(14)).await;
+                Some((Ok::<_, Infallible>(Bytes::from(vec![b'x'; piece])), n + 1))
+            });
+            let limits = limits(1 << 20, 1 << 22);
+            let read = limits.read(Body::from_stream(pieces)).await;
+            assert_eq!(read.is_ok(), is_read, "{piece} bytes each 14 s");
+            if let Err(error) = read {
+                assert_eq!(error.status(), StatusCode::REQUEST_TIMEOUT);
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! How a stream of each route ends, and how it says that it broke.
+//! The dialects of event streams: the end marker and the error event of each route.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -9,17 +9,18 @@ use crate::route::Route;
 #[cfg(test)]
 mod tests;
 
-/// What is known of a stream of server-sent events while it passes.
+/// A stream of server-sent events, followed while it passes.
 ///
-/// Nothing is parsed: only the ends of events are followed, where one could be put in between,
-/// and, where the framing cannot tell a whole stream from a broken one, the route's end marker.
+/// Events are not parsed. The last bytes are kept, since an error event can be put only between two
+/// events. Where the framing does not tell a whole stream from a broken one, the route's end marker is
+/// looked for.
 pub(crate) struct EventStream {
     dialect: Dialect,
     /// The last bytes that passed; empty at the start.
     tail: Vec<u8>,
-    /// Whether the route's end marker passed; `None` where it does not matter.
+    /// Whether the route's end marker passed; `None` where the framing tells of the end.
     ended: Option<bool>,
-    /// The last `sequence_number` that passed, on routes that count.
+    /// The last `sequence_number` that passed, on routes whose events have one.
     sequence: Option<u64>,
 }
 
@@ -45,7 +46,7 @@ impl Dialect {
         }
     }
 
-    /// What a whole stream has in it; any of them ends it.
+    /// The end markers. A whole stream has one of them.
     fn end_markers(self) -> &'static [&'static [u8]] {
         match self {
             Self::OpenAi => &[b"data: [DONE]", b"data:[DONE]"],
@@ -56,18 +57,18 @@ impl Dialect {
     }
 }
 
-/// Longer than any marker, and than a number behind `"sequence_number":`.
+/// How many bytes are kept: more than a marker has, and than `"sequence_number":` with its number.
 const TAIL: usize = 48;
 
 impl EventStream {
-    /// A stream of a route; `close_delimited` when only its end ends it, broken or not.
+    /// A stream of a route. `close_delimited` says that only the end of the connection ends it.
     pub(crate) fn new(route: Route, close_delimited: bool) -> Self {
         let dialect = Dialect::of(route);
         let watched = close_delimited && !dialect.end_markers().is_empty();
         Self { dialect, tail: Vec::new(), ended: watched.then_some(false), sequence: None }
     }
 
-    /// Sees data pass.
+    /// Follows data that passes.
     pub(crate) fn pass(&mut self, data: &[u8]) {
         if self.ended == Some(false) {
             let ended =
@@ -87,8 +88,8 @@ impl EventStream {
         }
     }
 
-    /// The number behind the last `needle` in what passes now, also where it lies across two
-    /// pieces; 0 where none is behind it.
+    /// The number behind the last `needle` in `data`, or where the kept bytes and `data` meet; 0 where
+    /// no number is behind it.
     fn spots(&self, needle: &[u8], data: &[u8]) -> Option<u64> {
         let number = |rest: &[u8]| {
             let digits = rest.iter().skip_while(|byte| **byte == b' ');
@@ -106,12 +107,12 @@ impl EventStream {
         })
     }
 
-    /// Whether an end of the connection here would be the end of the stream.
+    /// Whether the stream is whole if its connection ends now.
     pub(crate) fn may_end(&self) -> bool {
         self.ended != Some(false)
     }
 
-    /// The event that tells of the break, where one can be put: between two events.
+    /// The event that tells of a break. `None` where the route has none, and in the middle of an event.
     pub(crate) fn broken(&self, error: &ApiError) -> Option<Bytes> {
         let at_boundary = self.tail.is_empty()
             || [b"\n\n".as_slice(), b"\r\n\r\n", b"\r\r"]

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-/// Edits of a request's body. They are made after the server was chosen, since what a server needs
-/// depends on the server; all bytes outside of the edited ranges reach it as they came.
+/// Edits of a request's body. They are made for each attempt, since servers need different edits. The
+/// bytes outside of the edited ranges stay as they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edits(Vec<Edit>);
 
@@ -16,8 +16,8 @@ struct Edit {
 }
 
 impl Edits {
-    /// Puts `new` in the place of a range of the original. An empty range is an insertion. Ranges
-    /// must not overlap; of two insertions at one place the later call stands behind the earlier.
+    /// Replaces a range of the original by `new`. An empty range is an insertion. Ranges must not
+    /// overlap. Of two insertions at one place, that of the later call stands behind the other.
     #[cfg_attr(not(test), expect(dead_code, reason = "no feature edits bodies yet"))]
     pub(crate) fn replace(&mut self, at: Range<usize>, new: impl Into<Bytes>) {
         let place = self.0.partition_point(|edit| edit.at.start <= at.start);
@@ -26,7 +26,7 @@ impl Edits {
         self.0.insert(place, Edit { at, new: new.into() });
     }
 
-    /// The edited body. Without edits it is the original, which is not copied.
+    /// The edited body. Without edits this is the original, and nothing is copied.
     pub(crate) fn apply(&self, original: &Bytes) -> Bytes {
         if self.0.is_empty() {
             return original.clone();

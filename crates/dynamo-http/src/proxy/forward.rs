@@ -1,4 +1,4 @@
-//! A request's way to a server: chosen, sent, and sent again where that can help.
+//! Forwards a request: chooses servers, sends the request, and reports the outcome to rotation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +9,19 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
+use super::answer::Head;
 use super::edit::Edits;
-use super::headers;
+use super::headers::{self, RequestId, X_REQUEST_ID};
 use super::lookup::Lookup;
+use super::refusal::{Refusal, is_full_for, is_refusal};
+use super::sends::{End, Next, Reason, Resends, Sends};
 use crate::balance::{AffinityKey, Balancer, Pick, QueueLimits, Queued, RetryBudget};
 use crate::error::ApiError;
 use crate::fleet::{
-    Connection, ExchangeError, Fleet, GiveUp, MAX_IDLE, Out, Place, Targets, Upstream, Wait,
+    ConnectError, Connection, ExchangeError, Fleet, GiveUp, MAX_IDLE, Out, Place, Targets,
+    Upstream, Wait,
 };
 use crate::meter::Metrics;
 
@@ -26,19 +30,19 @@ pub(crate) struct Forwarder {
     pub(crate) fleet: Fleet,
     pub(crate) balancer: Balancer,
     pub(crate) queue: QueueLimits,
-    pub(crate) budget: RetryBudget,
+    pub(crate) resends: Resends,
     pub(crate) first_byte: Duration,
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// A request that was read and understood.
+/// A request that was read and checked.
 pub(crate) struct Ask<'a> {
     pub(crate) lookup: Lookup<'a>,
     pub(crate) query: Option<&'a str>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: &'a Bytes,
     pub(crate) affinity: Option<AffinityKey>,
-    pub(crate) id: &'a HeaderValue,
+    pub(crate) id: &'a RequestId,
 }
 
 impl Ask<'_> {
@@ -46,28 +50,27 @@ impl Ask<'_> {
         self.lookup.route.kind()
     }
 
-    /// What the body must have for this server that it does not have.
+    /// The edits that the body needs for this server.
     fn edits(&self, _upstream: &Upstream) -> Edits {
         Edits::default()
     }
 }
 
-/// The head of an answer, where it comes from, the connection that it came over, and the place that
-/// it takes.
-pub(crate) struct Head {
-    pub(crate) response: http::Response<Incoming>,
-    pub(crate) model: Arc<str>,
-    pub(crate) connection: Box<Connection>,
-    pub(crate) place: Place,
+/// How a request was answered.
+pub(crate) enum Answered {
+    /// By an answer whose body is to be streamed.
+    Head(Head),
+    /// By the refusal of the first worker, since no other worker took the request.
+    Refused(Box<Refusal>),
 }
 
-/// A request is better off elsewhere once something is known against its server, if it may be sent
-/// again and there is an elsewhere. That a server is silent says nothing against it.
+/// Gives a request up when its server is unresponsive, the request may be sent again, and another
+/// server is in rotation. Silence alone is no reason, since engines queue.
 struct Elsewhere<'a> {
     upstream: &'a Arc<Upstream>,
     targets: &'a Targets,
     kind: Kind,
-    /// None: the request may not be sent again.
+    /// `None` where the request may not be sent again.
     budget: Option<&'a RetryBudget>,
 }
 
@@ -88,58 +91,83 @@ impl Forwarder {
         &self,
         mut targets: Arc<Targets>,
         mut ask: Ask<'_>,
-    ) -> Result<Head, ApiError> {
-        headers::for_upstream(&mut ask.headers, ask.id);
+    ) -> Result<Answered, ApiError> {
         headers::authorize(&mut ask.headers, self.fleet.worker_key().header());
-        self.budget.deposit();
+        self.resends.budget.deposit();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
-        let mut resent = false;
+        let mut sends = Sends::default();
+        let mut is_first = true;
         let mut failed = None;
+        let mut refused: Option<Box<Refusal>> = None;
+        // The place of the next attempt, where the last attempt has decided it.
+        let mut decided = None;
         let mut settled = false;
         loop {
-            let place = match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
-                Pick::Place(place) => place,
-                // The store has lost all servers, and their workers are being asked. Boxed, as it is
-                // rare: its state is no part of every request's.
-                Pick::None if !settled && tried.is_empty() && ask.lookup.is_in_doubt() => {
-                    settled = true;
-                    targets = Box::pin(ask.lookup.settled(&targets)).await?;
-                    continue;
-                }
-                Pick::None => break,
-                // Boxed, as it is rare: its state is no part of every request's.
-                Pick::Full => Box::pin(self.wait(&mut targets, &ask, &tried)).await?,
+            let (place, max_idle) = match decided.take() {
+                Some(decided) => decided,
+                None => match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
+                    Pick::Place(place) => (place, Some(MAX_IDLE)),
+                    // The store has lost all servers, and the workers are being asked whether they
+                    // are there. Boxed, so that the state of this rare wait is not part of every
+                    // request.
+                    Pick::None if !settled && tried.is_empty() && ask.lookup.is_in_doubt() => {
+                        settled = true;
+                        targets = Box::pin(ask.lookup.settled(&targets)).await?;
+                        continue;
+                    }
+                    Pick::None => break,
+                    // A refused request does not wait in the queue, since it has an answer.
+                    Pick::Full if refused.is_some() => break,
+                    // Boxed, so that the state of this rare wait is not part of every request.
+                    Pick::Full => {
+                        (Box::pin(self.wait(&mut targets, &ask, &tried)).await?, Some(MAX_IDLE))
+                    }
+                },
             };
             let upstream = place.upstream();
-            let budget = (!resent).then_some(&self.budget);
+            let budget = sends.may_resend().then_some(&self.resends.budget);
             let elsewhere = Elsewhere { upstream, targets: &targets, kind: ask.kind(), budget };
             let wait = Wait { limit: self.first_byte, give_up: &elsewhere };
-            let error = match self.attempt(upstream, &ask, wait).await {
+            let id = ask.id.of_attempt(std::mem::take(&mut is_first));
+            let attempt = self.attempt(upstream, &targets, &ask, id, max_idle, wait);
+            let error = match attempt.await {
                 Ok((response, connection)) => {
+                    let status = response.status();
                     let model = targets.shared_name().clone();
-                    return Ok(Head { response, model, connection, place });
+                    let head = Head { response, model, connection, place };
+                    if !is_refusal(status) {
+                        return Ok(Answered::Head(head));
+                    }
+                    if let Some(first) = refused {
+                        return Ok(Answered::Refused(first));
+                    }
+                    tried.push(head.place.upstream().clone());
+                    let Some(other) = self.moves_on(&targets, &ask, &tried, &mut sends) else {
+                        return Ok(Answered::Head(head));
+                    };
+                    failed = Some(AttemptError::Status(status));
+                    refused = Box::pin(Refusal::read(head)).await;
+                    decided = Some((other, Some(MAX_IDLE)));
+                    continue;
                 }
                 Err(error) => error,
             };
-            warn!(request_id = ?ask.id, model = targets.name(), url = %upstream.url, error = %error, "no answer");
-            tried.push(upstream.clone());
-            let again = match &error {
-                // Nothing was sent, so this is no second time.
-                AttemptError::Exchange(ExchangeError::Connect(_)) => true,
-                AttemptError::Exchange(ExchangeError::Lost { .. } | ExchangeError::GivenUp) => {
-                    !std::mem::replace(&mut resent, true) && self.may_resend()
-                }
-                AttemptError::Exchange(ExchangeError::Silent | ExchangeError::Invalid(_))
-                | AttemptError::Status(_) => false,
-            };
+            warn!(request_id = ?ask.id.value(), model = targets.name(), url = %upstream.url, error = %error, "no answer");
+            let next = sends.after(error.end(), |reason| self.resends.pay(reason));
             failed = Some(match failed {
-                // What happened first says more than that the others could not be reached either.
-                Some(before) if again => before,
+                // A refusal is an answer, which says more than any failure. A failure after bytes
+                // went out says more than that other servers could not be reached.
+                Some(before) if before.is_refusal() || next != Next::Stop => before,
                 _ => error,
             });
-            if !again {
-                break;
+            match next {
+                Next::Same => decided = Some((place, None)),
+                Next::Elsewhere => tried.push(upstream.clone()),
+                Next::Stop => break,
             }
+        }
+        if let Some(refused) = refused {
+            return Ok(Answered::Refused(refused));
         }
         Err(match failed {
             None => no_instances(&targets),
@@ -148,17 +176,48 @@ impl Forwarder {
                 "The worker did not begin to answer in time.",
             )
             .with_code("upstream_timeout"),
+            Some(AttemptError::Exchange(ExchangeError::Connect(ConnectError::Ours(_)))) => {
+                ApiError::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The front door is out of resources to reach a worker; try again shortly.",
+                )
+                .with_code("overloaded")
+            }
+            Some(AttemptError::TargetTooLong) => {
+                ApiError::new(StatusCode::URI_TOO_LONG, "The query of the request is too long.")
+            }
+            // The refusal was too large to be kept, or it broke.
+            Some(AttemptError::Status(status)) if is_refusal(status) => {
+                ApiError::new(status, "The workers of the model are busy; try again shortly.")
+                    .with_code("overloaded")
+            }
             Some(_) => bad_gateway(),
         })
     }
 
-    fn may_resend(&self) -> bool {
-        let may = self.budget.withdraw();
-        self.metrics.resent(may);
-        may
+    /// Finds a place for a refused request at another server, if one is in rotation and the request
+    /// may be sent a second time. It does not wait for a place.
+    fn moves_on(
+        &self,
+        targets: &Targets,
+        ask: &Ask<'_>,
+        tried: &[Arc<Upstream>],
+        sends: &mut Sends,
+    ) -> Option<Place> {
+        let is_tried = |one: &Arc<Upstream>| tried.iter().any(|other| Arc::ptr_eq(one, other));
+        let mut untried = targets.upstreams(ask.kind()).filter(|one| !is_tried(one));
+        if !sends.may_resend() || !untried.any(|one| one.rotation.out().is_none()) {
+            return None;
+        }
+        let Pick::Place(place) = self.balancer.pick(targets, ask.kind(), ask.affinity, tried)
+        else {
+            return None;
+        };
+        let next = sends.after(End::Sent(Reason::Refused), |reason| self.resends.pay(reason));
+        (next == Next::Elsewhere).then_some(place)
     }
 
-    /// Waits until a server has a place for the request.
+    /// Waits in the queue until a server has a place for the request.
     async fn wait(
         &self,
         targets: &mut Arc<Targets>,
@@ -188,46 +247,61 @@ impl Forwarder {
         }
     }
 
-    /// Sends the request to one server. A reused connection that breaks before the answer proves
-    /// nothing but its age, so the request is sent once more, over a new one.
+    /// Sends the request to one server and reports to rotation how that ended. A connection that was
+    /// idle for less than `max_idle` may be used; with `None` a new one is opened.
     async fn attempt(
         &self,
         upstream: &Arc<Upstream>,
+        targets: &Targets,
         ask: &Ask<'_>,
+        id: HeaderValue,
+        max_idle: Option<Duration>,
         wait: Wait<'_>,
     ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
         let body = ask.edits(upstream).apply(ask.body);
-        let exchange = |max_idle| {
-            let mut request = http::Request::new(Full::new(body.clone()));
-            *request.method_mut() = Method::POST;
-            *request.uri_mut() = upstream.pool().target(ask.lookup.route, ask.query);
-            *request.headers_mut() = ask.headers.clone();
-            let headers = request.headers_mut();
-            headers.insert(header::HOST, upstream.pool().host().clone());
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-            upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait)
-        };
+        let mut request = http::Request::new(Full::new(body.clone()));
+        *request.method_mut() = Method::POST;
+        let target = upstream.pool().target(ask.lookup.route, ask.query);
+        *request.uri_mut() = target.ok_or(AttemptError::TargetTooLong)?;
+        *request.headers_mut() = ask.headers.clone();
+        debug!(request_id = ?ask.id.value(), upstream_request_id = ?id, url = %upstream.url, "sending");
+        let headers = request.headers_mut();
+        headers.insert(X_REQUEST_ID, id);
+        headers.insert(header::HOST, upstream.pool().host().clone());
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         self.fleet.attention().attend(upstream);
-        let mut answer = exchange(Some(MAX_IDLE)).await;
-        if matches!(answer, Err(ExchangeError::Lost { reused: true, .. })) {
-            answer = exchange(None).await;
-        }
+        let answer =
+            upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait).await;
         let rotation = &upstream.rotation;
+        let stands_out = || targets.stands_out(upstream);
         let (change, outcome) = match answer {
-            // Never followed: where it leads is not registered.
+            // A redirect is never followed, since its target is not registered.
             Ok((response, _))
                 if response.status().is_redirection() || response.status().is_informational() =>
             {
                 (None, Err(AttemptError::Status(response.status())))
             }
-            Ok(answer) => (rotation.answered(answer.0.status(), Instant::now()), Ok(answer)),
+            Ok(answer) => {
+                let (status, now) = (answer.0.status(), Instant::now());
+                let change = match is_full_for(status, answer.0.headers()) {
+                    Some(pause) => rotation.full(pause, now),
+                    None => rotation.answered(status, now, stands_out),
+                };
+                (change, Ok(answer))
+            }
             Err(error) => {
                 let change = match &error {
-                    ExchangeError::Connect(_) => rotation.refused(),
-                    ExchangeError::Lost { .. } | ExchangeError::Invalid(_) => {
-                        rotation.lost(Instant::now())
+                    ExchangeError::Connect(ConnectError::Theirs(_)) => rotation.refused(),
+                    ExchangeError::Lost { reused: true, .. } => {
+                        rotation.closed_reused();
+                        None
                     }
-                    ExchangeError::Silent | ExchangeError::GivenUp => None,
+                    ExchangeError::Unsent(_)
+                    | ExchangeError::Lost { .. }
+                    | ExchangeError::Invalid(_) => rotation.lost(Instant::now(), stands_out),
+                    ExchangeError::Connect(ConnectError::Ours(_))
+                    | ExchangeError::Silent
+                    | ExchangeError::GivenUp => None,
                 };
                 (change, Err(AttemptError::Exchange(error)))
             }
@@ -242,12 +316,35 @@ impl Forwarder {
 enum AttemptError {
     Exchange(ExchangeError),
     Status(StatusCode),
+    /// The worker's base path, the route and the query are too long together.
+    TargetTooLong,
+}
+
+impl AttemptError {
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status(status) if is_refusal(*status))
+    }
+
+    fn end(&self) -> End {
+        match self {
+            Self::Exchange(ExchangeError::Connect(_) | ExchangeError::Unsent(_)) => End::Unsent,
+            Self::Exchange(ExchangeError::Lost { reused: true, .. }) => End::Sent(Reason::Reused),
+            Self::Exchange(ExchangeError::Lost { .. }) => End::Sent(Reason::Lost),
+            Self::Exchange(ExchangeError::GivenUp) => End::Sent(Reason::Unresponsive),
+            Self::Exchange(ExchangeError::Silent | ExchangeError::Invalid(_))
+            | Self::Status(_)
+            | Self::TargetTooLong => End::Final,
+        }
+    }
 }
 
 impl std::fmt::Display for AttemptError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exchange(ExchangeError::Connect(error)) => write!(f, "cannot connect: {error}"),
+            Self::Exchange(ExchangeError::Unsent(error)) => {
+                write!(f, "the new connection was closed at once: {error}")
+            }
             Self::Exchange(ExchangeError::Lost { error, .. }) => {
                 write!(f, "the connection was lost: {error}")
             }
@@ -256,6 +353,7 @@ impl std::fmt::Display for AttemptError {
             }
             Self::Exchange(ExchangeError::Silent) => f.write_str("no answer in time"),
             Self::Exchange(ExchangeError::GivenUp) => f.write_str("it became unresponsive"),
+            Self::TargetTooLong => f.write_str("the target is too long"),
             Self::Status(status) => write!(f, "unexpected status {}", status.as_u16()),
         }
     }

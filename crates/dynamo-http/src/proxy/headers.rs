@@ -1,11 +1,16 @@
-//! Which headers pass a proxy, and under which id.
+//! The headers that pass, and the ids of requests.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Version, response};
 
-/// The id of a request, from the client to the worker and back.
+/// The id of a request. The client and the frontend share one for the request; the frontend and a
+/// worker share one for each attempt.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The id that a client gave, on the way to a worker.
+const X_CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Whether a header is between two hops only (RFC 9110 section 7.6.1), or an older relative of those.
+/// Whether a header is for one connection only (RFC 9110 section 7.6.1), older names included.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     *name == header::CONNECTION
         || *name == header::TRANSFER_ENCODING
@@ -18,9 +23,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || name == "proxy-connection"
 }
 
-/// Drops the headers that end here, also those that `Connection` names.
+/// Drops the headers that are for one connection only, and those that `Connection` names.
 pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    // Almost always there is one or none, so one look at the names is cheapest.
+    // Most requests have one or none, so a single pass over the names is the cheapest check.
     if !headers.keys().any(is_hop_by_hop) {
         return;
     }
@@ -29,7 +34,7 @@ pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
         .iter()
         .flat_map(|value| value.to_str().unwrap_or_default().split(','))
         .filter_map(|name| name.trim().parse().ok())
-        // What frames or addresses the message is not up for dropping.
+        // A client cannot have the headers dropped that frame or address its message.
         .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
         .collect();
     for name in named {
@@ -40,37 +45,88 @@ pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Turns a client's headers into those for a worker, but for `Host` and `Content-Length`, which each
-/// attempt has of its own.
-pub(crate) fn for_upstream(headers: &mut HeaderMap, id: &HeaderValue) {
-    drop_hop_by_hop(headers);
-    headers.remove(header::HOST);
-    // We have the whole body, so there is nothing to expect.
-    headers.remove(header::EXPECT);
-    headers.insert(X_REQUEST_ID, id.clone());
+/// Turns the head of a worker's answer into that for a client. hyper's server frames the answer anew,
+/// in the version of HTTP that the client speaks.
+pub(crate) fn for_client(parts: &mut response::Parts) {
+    // The transfer coding overrides a length beside it (RFC 9112 section 6.3).
+    if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    drop_hop_by_hop(&mut parts.headers);
+    // An intermediary answers in its own version (RFC 9110 section 6.2).
+    parts.version = Version::HTTP_11;
 }
 
-/// Puts our own key in the place of the client's, where we have one.
+/// Tells caches and proxies before the frontend to pass an event stream on as it comes. The worker's
+/// own headers for this stay.
+pub(crate) fn pass_events(headers: &mut HeaderMap) {
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+    headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
+}
+
+/// Turns a client's headers into those for a worker, but for `Host`, `Content-Length` and
+/// `x-request-id`, which each attempt has of its own.
+///
+/// An engine may refuse an id that is in use, so a client's id goes on under another name.
+pub(crate) fn for_upstream(headers: &mut HeaderMap, id: &RequestId) {
+    drop_hop_by_hop(headers);
+    headers.remove(header::HOST);
+    // The whole body has been read, so a worker is not asked for `100 Continue`.
+    headers.remove(header::EXPECT);
+    // The body was unpacked.
+    headers.remove(header::CONTENT_ENCODING);
+    headers.remove(X_REQUEST_ID);
+    if let RequestId::Given(id) = id {
+        headers.entry(X_CLIENT_REQUEST_ID).or_insert_with(|| id.clone());
+    }
+}
+
+/// Replaces the client's `Authorization` by the key for workers, where there is one.
 pub(crate) fn authorize(headers: &mut HeaderMap, worker_key: Option<HeaderValue>) {
     if let Some(key) = worker_key {
         headers.insert(header::AUTHORIZATION, key);
     }
 }
 
-/// The id that the client gave, if it is fit for a log; else a new one.
-///
-/// New ones are UUIDs (version 4 of RFC 9562), since one engine refuses anything else.
-pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(X_REQUEST_ID).filter(|id| {
-        (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    });
-    given.cloned().unwrap_or_else(new_request_id)
+/// The id of a request, for its client and for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RequestId {
+    /// The client's. It is fit for a log, and other requests may have the same.
+    Given(HeaderValue),
+    /// A new one.
+    Own(HeaderValue),
 }
 
-/// Written digit by digit, since this is once for each request, and formatting is ten times slower.
+impl RequestId {
+    /// The id that the client gave, if it is fit for a log; else a new one.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(X_REQUEST_ID).filter(|id| {
+            (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        });
+        given.map_or_else(|| Self::Own(new_request_id()), |id| Self::Given(id.clone()))
+    }
+
+    pub(crate) fn value(&self) -> &HeaderValue {
+        match self {
+            Self::Given(id) | Self::Own(id) => id,
+        }
+    }
+
+    /// An id for an attempt. No two attempts have the same id.
+    pub(crate) fn of_attempt(&self, is_first: bool) -> HeaderValue {
+        match self {
+            Self::Own(id) if is_first => id.clone(),
+            Self::Given(_) | Self::Own(_) => new_request_id(),
+        }
+    }
+}
+
+/// A new id: a UUID (version 4 of RFC 9562), since one engine refuses anything else.
+///
+/// It is written digit by digit, since each request needs one, and formatting is ten times slower.
 fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    /// Where the two digits of each byte stand.
+    /// The place of each byte's two digits.
     const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let mut random = fastrand::u128(..).to_be_bytes();
     random[6] = 0x40 | random[6] & 0x0f;
@@ -83,7 +139,7 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_bytes(&id).unwrap_or_else(|_| unreachable!("digits and dashes"))
 }
 
-/// What a `Content-Type` says without its parameters, if there is one.
+/// The media type in `Content-Type`, without its parameters.
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::CONTENT_TYPE)?.as_bytes();
     Some(value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii())
@@ -115,14 +171,54 @@ mod tests {
             ("authorization", "Bearer k"),
             ("accept-encoding", "gzip"),
         ]);
-        for_upstream(&mut headers, &HeaderValue::from_static("id"));
+        for_upstream(&mut headers, &RequestId::Own(HeaderValue::from_static("id")));
         let expected = map(&[
             ("content-length", "7"),
             ("authorization", "Bearer k"),
             ("accept-encoding", "gzip"),
-            ("x-request-id", "id"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_clients_id_goes_on_under_another_name_unless_the_client_gave_that_as_well() {
+        let id = RequestId::Given(HeaderValue::from_static("1"));
+        let mut headers = map(&[("x-request-id", "1")]);
+        for_upstream(&mut headers, &id);
+        assert_eq!(headers, map(&[("x-client-request-id", "1")]));
+        let mut headers = map(&[("x-request-id", "1"), ("x-client-request-id", "2")]);
+        for_upstream(&mut headers, &id);
+        assert_eq!(headers, map(&[("x-client-request-id", "2")]));
+    }
+
+    #[test]
+    fn no_two_attempts_have_the_same_id() {
+        let own = RequestId::of(&HeaderMap::new());
+        assert_eq!(&own.of_attempt(true), own.value());
+        assert_ne!(&own.of_attempt(false), own.value());
+        let given = RequestId::of(&map(&[("x-request-id", "abc-1")]));
+        assert_ne!(given.of_attempt(true), "abc-1");
+        assert_ne!(given.of_attempt(true), given.of_attempt(true));
+    }
+
+    #[test]
+    fn an_event_stream_is_not_held_back_unless_its_worker_says_so() {
+        let mut headers = HeaderMap::new();
+        pass_events(&mut headers);
+        assert_eq!(headers, map(&[("cache-control", "no-cache"), ("x-accel-buffering", "no")]));
+        let told = map(&[("cache-control", "no-store"), ("x-accel-buffering", "yes")]);
+        let mut headers = told.clone();
+        pass_events(&mut headers);
+        assert_eq!(headers, told);
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_coding_frames_nothing() {
+        let mut parts = http::Response::new(()).into_parts().0;
+        parts.version = Version::HTTP_10;
+        parts.headers = map(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
+        for_client(&mut parts);
+        assert_eq!((parts.headers, parts.version), (HeaderMap::new(), Version::HTTP_11));
     }
 
     #[test]
@@ -134,6 +230,7 @@ mod tests {
 
     #[test]
     fn an_id_is_taken_over_if_it_is_fit_for_a_log() {
+        let request_id = |headers: &HeaderMap| RequestId::of(headers).value().clone();
         assert_eq!(request_id(&map(&[("x-request-id", "abc-1")])), "abc-1");
         for unfit in ["", "a b", "\u{e9}"] {
             let headers = [(X_REQUEST_ID, HeaderValue::from_bytes(unfit.as_bytes()).unwrap())];
@@ -143,12 +240,12 @@ mod tests {
 
     #[test]
     fn a_new_id_is_a_random_uuid() {
-        let id = request_id(&HeaderMap::new());
+        let id = new_request_id();
         let id = id.to_str().unwrap();
         let groups: Vec<_> = id.split('-').map(str::len).collect();
         assert_eq!(groups, [8, 4, 4, 4, 12]);
         assert_eq!(&id[14..15], "4");
         assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
-        assert_ne!(id, request_id(&HeaderMap::new()));
+        assert_ne!(id, new_request_id());
     }
 }

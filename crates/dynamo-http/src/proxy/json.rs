@@ -1,4 +1,4 @@
-//! Walks through JSON text: checks all of it, builds nothing of it.
+//! Walks through JSON text: checks all of it and builds no document.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,18 +8,18 @@ use memchr::{memchr, memchr2};
 #[cfg(test)]
 mod tests;
 
-/// How deep values may be nested. Ours is a loop over text, but those who get it next recurse.
+/// How deep values may be nested. Engines parse recursively, so deep nesting could break them.
 const MAX_DEPTH: usize = 128;
 
 /// Text that is no JSON, or is nested too deeply.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Invalid {
-    /// Where, in bytes from the beginning.
+    /// The offset of the first wrong byte.
     pub(crate) at: usize,
 }
 
-/// Reads one value that is all of the text. `member` gets each member of an object in the order of
-/// the text: the raw name, and the place of the raw value.
+/// Reads the one value of the text. `member` gets each member of an object in the order of the text:
+/// the raw name, and the place of the raw value.
 ///
 /// Returns the place just behind the opening brace, if the value is an object. Places are in bytes
 /// from the beginning of the text.
@@ -39,7 +39,7 @@ pub(crate) fn walk<'a>(
     if cursor.at == text.len() { Ok(members) } else { Err(cursor.invalid()) }
 }
 
-/// The string that a raw value is, if it is one.
+/// The content of a raw value that is a string.
 pub(crate) fn string(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     match memchr(b'\\', inner.as_bytes()) {
@@ -86,7 +86,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Passes one value, within which this many levels may be nested.
+    /// Skips one value, in which values may be nested this deep.
     fn value(&mut self, depth: usize) -> Result<(), Invalid> {
         match self.peek() {
             Some(b'"') => self.string(),
@@ -146,7 +146,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Passes a string.
+    /// Skips a string.
     fn string(&mut self) -> Result<(), Invalid> {
         self.expect("\"")?;
         loop {
@@ -159,7 +159,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Passes an escape. Half of a surrogate pair is no character.
+    /// Skips an escape. Half of a surrogate pair is invalid.
     fn escape(&mut self) -> Result<(), Invalid> {
         self.expect("\\")?;
         match self.next()? {
@@ -219,7 +219,7 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Passes one digit or more.
+    /// Skips one digit or more.
     fn digits(&mut self) -> Result<(), Invalid> {
         let count = self.rest().iter().take_while(|byte| byte.is_ascii_digit()).count();
         self.at += count;
@@ -227,10 +227,11 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// How many bytes there are before the first quote, backslash or control character.
+/// The number of bytes before the first quote, backslash or control character.
 ///
-/// Nearly all of a long body is in strings, so bytes are not looked at one by one: the beginning
-/// word by word, since between escapes a run is short, and the rest as fast as the machine can.
+/// Nearly all of a long body is in strings, so this loop decides how fast a body is checked. Runs
+/// between escapes are short, so the beginning is checked by words of eight bytes. The rest is checked
+/// by a loop that the compiler can vectorize.
 fn plain(bytes: &[u8]) -> usize {
     const SHORT: usize = 32;
     let mut at = 0;
@@ -245,14 +246,14 @@ fn plain(bytes: &[u8]) -> usize {
     }
     let rest = &bytes[at..];
     let run = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-    // Without a way out of the loop it is done for many bytes at a time.
+    // The loop has no early exit, so the compiler vectorizes it.
     let any_control = rest[..run].iter().fold(false, |any, byte| any | (*byte < b' '));
     let control = || rest.iter().position(|byte| *byte < b' ');
     at + any_control.then(control).flatten().unwrap_or(run)
 }
 
-/// The bytes of a word that end a run: in the first of them the highest bit is the lowest that is
-/// set.
+/// Marks the bytes of a word that end a run by their highest bit. The lowest set bit belongs to the
+/// first of them; higher ones may be wrong.
 fn special(word: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let below = |limit: u8, word: u64| word.wrapping_sub(EACH * u64::from(limit)) & !word;

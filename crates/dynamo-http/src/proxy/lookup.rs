@@ -1,4 +1,4 @@
-//! What a request asks for: a model, on a route, as its caller sees it.
+//! Finds the model of a request among those that its caller sees.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::view::{Lens, Model, Sight, View};
 /// an answer within a second, or none.
 const DOUBT: Duration = Duration::from_secs(2);
 
-/// Finds the servers of the model that a request asks for, as often as they are needed: servers
-/// come and go while a request waits.
+/// The model, the route and the view of a request. The servers are looked up again after a wait,
+/// since they may have changed.
 #[derive(Clone, Copy)]
 pub(crate) struct Lookup<'a> {
     pub(crate) lens: &'a Lens,
@@ -28,11 +28,11 @@ pub(crate) struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// The servers of the model as it is now.
+    /// The servers of the model in the current view.
     ///
     /// # Errors
     ///
-    /// 404 when the caller sees no such model, or one that does not serve the route.
+    /// 404 when the caller sees no such model, or the model does not serve the route.
     pub(crate) fn find(&self) -> Result<Arc<Targets>, ApiError> {
         self.lens.read(|sight| {
             let model = find(sight, self.model, self.route)?;
@@ -57,13 +57,13 @@ impl Lookup<'_> {
         self.find()
     }
 
-    /// Waits until the model has other servers than these, or is gone.
+    /// Waits until the model has servers other than these, or is gone.
     pub(crate) async fn moved_on_from(&self, targets: &Arc<Targets>) {
         let mut seen = self.lens.live().load();
         while self.find().is_ok_and(|now| Arc::ptr_eq(&now, targets)) {
             match self.lens.live().changed(&seen).await {
                 Ok(now) => seen = now,
-                // Nothing will change any more.
+                // The writer is gone, so the view stays as it is.
                 Err(_) => pending().await,
             }
         }
@@ -95,7 +95,7 @@ pub(crate) fn unknown(is_ready: bool, name: &str) -> ApiError {
     if !is_ready {
         return ApiError::not_ready();
     }
-    // A name that no one could register is not worth repeating, nor safe to.
+    // A name that nobody can register may hold any character, so it is not repeated.
     let message = match check_model_name(name) {
         Ok(()) => format!("The model '{name}' does not exist."),
         Err(_) => "There can be no model of this name.".to_owned(),

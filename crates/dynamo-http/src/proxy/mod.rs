@@ -1,7 +1,8 @@
-//! The proxy: a request for a model goes to one of its instances, the answer streams back.
+//! The proxy: forwards a request to an instance of its model, and streams the answer back.
 
 mod answer;
 mod body;
+mod coding;
 mod dialect;
 mod edit;
 mod forward;
@@ -10,8 +11,13 @@ mod json;
 mod lookup;
 mod passage;
 pub(crate) mod peek;
+mod refusal;
+mod sends;
 mod served;
 mod stage;
+#[cfg(feature = "decompress")]
+mod unpack;
+mod via;
 
 use std::time::Duration;
 
@@ -22,18 +28,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body;
 use tracing::debug;
 
-use self::answer::Answer;
+use self::answer::{Answer, Head};
 pub(crate) use self::body::{BodyLimits, Memory};
+use self::coding::Coding;
 use self::dialect::EventStream;
 pub(crate) use self::forward::Forwarder;
-use self::forward::{Ask, Head};
-use self::headers::X_REQUEST_ID;
+use self::forward::{Answered, Ask};
+use self::headers::{RequestId, X_REQUEST_ID};
 use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
 use self::peek::Peeked;
+pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 use self::stage::Stage;
+pub(crate) use self::via::Via;
 use crate::access::{Caller, Permit};
 use crate::balance::{AffinityKey, RouterMode};
 use crate::error::ApiError;
@@ -42,18 +51,19 @@ use crate::meter::Record;
 use crate::route::Route;
 use crate::view::Lens;
 
-/// Everything that a proxied request needs.
+/// The settings and shared state of proxied requests.
 pub(crate) struct Proxy {
-    /// What is shown to a request without a key: everything, or nothing where keys are required.
+    /// The view of requests without a key: the frontend's scope, or nothing where keys are required.
     pub(crate) anyone: Lens,
     pub(crate) forwarder: Forwarder,
     pub(crate) limits: BodyLimits,
+    pub(crate) via: Via,
     pub(crate) affinity_header: HeaderName,
     pub(crate) idle_stream: Duration,
 }
 
 impl Proxy {
-    /// What a caller sees.
+    /// The view of a caller.
     pub(crate) fn lens<'a>(&'a self, caller: &'a Caller) -> &'a Lens {
         caller.lens().unwrap_or(&self.anyone)
     }
@@ -63,65 +73,86 @@ impl Proxy {
     where
         B: Body<Data = Bytes>,
     {
-        let id = headers::request_id(&head.headers);
+        let id = RequestId::of(&head.headers);
         let mut record = Record::begin(&self.forwarder.metrics, route);
         let caller = Caller::of(&head.extensions);
-        let answered = match caller.begin() {
+        // A request in a loop counts against nobody's limits.
+        let answered = match self.via.check(&head.headers).and_then(|()| caller.begin()) {
             Ok(permit) => {
                 let answered = self.route(route, head, body, &caller, &id, &mut record).await;
-                answered.map(|head| (head, permit))
+                answered.map(|answered| (answered, permit))
             }
             Err(refused) => Err(refused),
         };
         let mut response = match answered {
-            Ok((head, permit)) => self.pass_on(route, head, &id, record, permit),
+            Ok((Answered::Head(head), permit)) => {
+                self.pass_on(route, head, id.value(), record, permit)
+            }
+            Ok((Answered::Refused(refusal), _permit)) => {
+                record.answered(refusal.status());
+                debug!(request_id = ?id.value(), path = route.path(), status = refusal.status().as_u16(), "all refuse");
+                refusal.into_response()
+            }
             Err(error) => {
                 record.answered(error.status());
-                debug!(request_id = ?id, path = route.path(), status = error.status().as_u16(), "refused");
-                error.with_shape(route.error_shape()).into_response()
+                debug!(request_id = ?id.value(), path = route.path(), status = error.status().as_u16(), "refused");
+                let is_encoding = error.code() == Some(coding::UNSUPPORTED);
+                let mut response = error.with_shape(route.error_shape()).into_response();
+                if is_encoding {
+                    let accepted = HeaderValue::from_static(coding::ACCEPTED);
+                    response.headers_mut().insert(header::ACCEPT_ENCODING, accepted);
+                }
+                response
             }
         };
+        let (RequestId::Given(id) | RequestId::Own(id)) = id;
         response.headers_mut().insert(X_REQUEST_ID, id);
         response
     }
 
-    /// Decides who answers, in the order of the answer table, and gets the head of the answer.
+    /// Checks a request in the order of the answer table, and forwards it.
     async fn route<B>(
         &self,
         route: Route,
         head: &mut Parts,
         body: B,
         caller: &Caller,
-        id: &HeaderValue,
+        id: &RequestId,
         record: &mut Record,
-    ) -> Result<Head, ApiError>
+    ) -> Result<Answered, ApiError>
     where
         B: Body<Data = Bytes>,
     {
         let lens = self.lens(caller);
         lens.read(|sight| sight.admit(route.kind()))?;
         check_content_type(&head.headers)?;
+        let coding = Coding::of(&head.headers)?;
         let body = self.limits.read(body).await?;
+        let body = match coding {
+            None => body,
+            // Boxed, so that its state is not part of every request.
+            #[cfg(feature = "decompress")]
+            Some(coding) => Box::pin(self.limits.unpack(coding, body)).await?,
+            #[cfg(not(feature = "decompress"))]
+            Some(coding) => match coding {},
+        };
         let asked = peek::peek(&body.bytes)?;
         let lookup = Lookup { lens, fleet: &self.forwarder.fleet, model: &asked.model, route };
-        // The world may have moved on while the body came in.
+        // The view may have changed while the body arrived.
         let targets = lookup.find()?;
         record.is_for(targets.series().clone(), asked.stream);
-        let ask = Ask {
-            lookup,
-            query: head.uri.query(),
-            affinity: self.affinity(&head.headers, &asked),
-            headers: std::mem::take(&mut head.headers),
-            body: &body.bytes,
-            id,
-        };
+        let mut headers = std::mem::take(&mut head.headers);
+        let affinity = self.affinity(&headers, &asked);
+        headers::for_upstream(&mut headers, id);
+        self.via.add(&mut headers, head.version);
+        let ask = Ask { lookup, query: head.uri.query(), affinity, headers, body: &body.bytes, id };
         self.forwarder.forward(targets, ask).await
     }
 
-    /// What keeps this request together with others: their session, their user, or the beginning
-    /// of their prompt.
+    /// The affinity key of a request: that of its session, else of its user, else of the beginning of
+    /// its prompt.
     fn affinity(&self, headers: &HeaderMap, asked: &Peeked<'_>) -> Option<AffinityKey> {
-        /// How much of a prompt has to be the same: about where its cache would be.
+        /// How many bytes of a prompt make up the key.
         const PREFIX: usize = 1024;
 
         if self.forwarder.balancer.mode != RouterMode::Affinity {
@@ -134,7 +165,7 @@ impl Proxy {
         key.map(AffinityKey::of)
     }
 
-    /// Turns the worker's answer into ours: status and headers as they are, the body as it comes.
+    /// Answers with a worker's status and headers, and streams its body.
     fn pass_on(
         &self,
         route: Route,
@@ -146,18 +177,21 @@ impl Proxy {
         let (mut parts, incoming) = response.into_parts();
         record.begun(parts.status);
         debug!(request_id = ?id, path = route.path(), status = parts.status.as_u16(), "answering");
-        let events = follows_events(&parts.headers).then(|| {
-            let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
-            EventStream::new(route, !chunked)
-        });
-        headers::drop_hop_by_hop(&mut parts.headers);
+        let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+        headers::for_client(&mut parts);
+        let is_stream = is_event_stream(&parts.headers);
+        if is_stream {
+            headers::pass_events(&mut parts.headers);
+        }
+        let follows = is_stream && may_put_in(&parts.headers);
+        let events = follows.then(|| EventStream::new(route, !chunked));
         parts.extensions.insert(Served { model, worker: place.upstream().clone() });
         if incoming.is_end_stream() && record.ended() {
             permit.iter_mut().for_each(Permit::succeeded);
         }
         let passage = Passage {
             answer: Answer::new(incoming, connection, place),
-            // Nothing reads answers yet.
+            // No feature reads answers yet.
             stage: Stage::new(None),
             events,
             shape: route.error_shape(),
@@ -181,11 +215,12 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Whether an answer is a stream of events into which one could be put.
-fn follows_events(headers: &HeaderMap) -> bool {
-    let is_stream = headers::media_type(headers)
-        .is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"));
-    is_stream
-        && !headers.contains_key(header::CONTENT_ENCODING)
-        && !headers.contains_key(header::CONTENT_LENGTH)
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers::media_type(headers)
+        .is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// Whether an error event can be put into a stream: its bytes are plain and not counted.
+fn may_put_in(headers: &HeaderMap) -> bool {
+    !headers.contains_key(header::CONTENT_ENCODING) && !headers.contains_key(header::CONTENT_LENGTH)
 }

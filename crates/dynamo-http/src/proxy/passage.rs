@@ -1,4 +1,4 @@
-//! A worker's answer on its way to the client.
+//! The body of a worker's answer on its way to the client, and how it ends.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -18,39 +18,39 @@ use crate::meter::Record;
 
 /// The body of the answer as the client gets it.
 ///
-/// When the worker fails in the middle of it, the client is told where the route has a way to, and
-/// then the connection is cut: a clean end would be taken for a whole answer by every client.
+/// When the worker fails in the middle of the answer, the client gets an error event where the route
+/// has one, and then the connection is cut. Every client takes a clean end for a whole answer.
 pub(crate) struct Passage {
     pub(crate) answer: Answer,
-    /// Followed for unencoded streams of server-sent events.
+    /// The event stream, where an error event can be put into it.
     pub(crate) events: Option<EventStream>,
     pub(crate) shape: ErrorShape,
     pub(crate) record: Record,
-    /// What the request counts against, where a key is required.
+    /// The request's share of its key's limits, where a key is required.
     pub(crate) permit: Option<Permit>,
     /// Reads and edits the events, where there is a reader.
     pub(crate) stage: Option<Stage>,
     pub(crate) request_id: HeaderValue,
-    /// How long the worker may send nothing.
+    /// The time for which the worker may send nothing.
     pub(crate) patience: Patience,
     pub(crate) phase: Phase,
 }
 
 pub(crate) enum Phase {
     Flowing,
-    /// It broke. The server gets a turn to send what it has, and the error event, if there is one.
+    /// The worker failed. The server gets a turn to send its buffer and the error event.
     Broke,
-    /// Next, the connection is cut.
+    /// The next poll cuts the connection.
     Cut,
 }
 
-/// What ends a connection without the last chunk.
+/// The error by which hyper ends a connection without the last chunk.
 #[derive(Debug, thiserror::Error)]
 #[error("the worker failed in the middle of its answer")]
 pub(crate) struct Broken;
 
 impl Passage {
-    /// The worker failed: tells the client if that is possible, and cuts.
+    /// Tells the client that the worker failed, where that is possible, and cuts the connection.
     fn break_off(
         &mut self,
         cx: &mut Context<'_>,
@@ -71,7 +71,7 @@ impl Passage {
         }
     }
 
-    /// What of a frame goes on to the client: all of it where there is no stage.
+    /// The part of a frame that goes on to the client. Without a stage this is the whole frame.
     fn edited(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
         let Some(stage) = &mut self.stage else { return Some(frame) };
         match frame.into_data() {
@@ -80,7 +80,7 @@ impl Passage {
                 if self.answer.is_end_stream() {
                     data = [data, stage.finish()].concat().into();
                 }
-                // An empty frame would tell the client nothing, but the end must be told.
+                // An empty frame is passed on only where it ends the body.
                 let is_needed = !data.is_empty() || self.answer.is_end_stream();
                 is_needed.then(|| Frame::data(data))
             }
@@ -88,7 +88,7 @@ impl Passage {
         }
     }
 
-    /// The answer has passed as a whole.
+    /// Notes that the whole answer has passed.
     fn ended(&mut self) {
         if self.record.ended()
             && let Some(permit) = &mut self.permit
@@ -97,7 +97,8 @@ impl Passage {
         }
     }
 
-    /// A server flushes when a body is pending, and drops what it has when a body fails.
+    /// Gives hyper's server a turn: it flushes its buffer when a body is pending, and drops the buffer
+    /// when a body fails.
     fn let_flush(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.phase = Phase::Cut;
         cx.waker().wake_by_ref();
@@ -154,7 +155,7 @@ impl Body for Passage {
     }
 
     fn is_end_stream(&self) -> bool {
-        // A close-delimited stream has to be looked at when it ends.
+        // A close-delimited stream without its end marker has to be polled once more: it broke.
         matches!(self.phase, Phase::Flowing)
             && self.answer.is_end_stream()
             && self.events.as_ref().is_none_or(EventStream::may_end)

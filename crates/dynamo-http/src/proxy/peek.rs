@@ -1,4 +1,4 @@
-//! What must be known of a request's body, read in one pass without building a document.
+//! Reads a few members of a request's body, in one pass without building a document.
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Which model and which worker an answer comes from.
+//! The model and the worker of an answer, for middleware.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use dynamo_discovery::WorkerUrl;
 
 use crate::fleet::Upstream;
 
-/// Where an answer comes from, for middleware around a [`FrontendService`](crate::FrontendService):
-/// an extension of every response that a worker has sent. Clients never see it.
+/// The model and the worker of an answer. Every response that a worker has sent carries this as an
+/// extension, for middleware around a [`FrontendService`](crate::FrontendService). Clients never see it.
 #[derive(Clone)]
 pub struct Served {
     pub(super) model: Arc<str>,

@@ -1,49 +1,49 @@
-//! The one place where a stream of server-sent events is read, and may be edited, on its way.
+//! Reads and edits the events of a stream of server-sent events on its way to the client.
 //!
-//! It knows where events end, by the rules of the HTML standard (server-sent events, "parsing an
-//! event stream"): a line ends with LF, CR or CRLF, and an empty line ends an event.
+//! Events end by the rules of the HTML standard (server-sent events, "parsing an event stream"): a line
+//! ends with LF, CR or CRLF, and an empty line ends an event.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
-/// The longest event that is held until its end has come, in bytes. Longer ones pass unread.
+/// The longest event that is held until its end arrives, in bytes. Longer events pass unread.
 const MAX_EVENT: usize = 64 * 1024;
 
 /// Reads the events of a stream.
 pub(crate) trait Reader: Send {
-    /// Sees a whole event, with the empty line that ends it, and decides what becomes of it.
+    /// Reads a whole event, with the empty line that ends it, and decides whether it passes.
     fn event(&mut self, event: &[u8]) -> Verdict;
 }
 
-/// What becomes of an event.
+/// Whether an event passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(test), expect(dead_code, reason = "no feature reads answers yet"))]
 pub(crate) enum Verdict {
-    /// The client gets it as it came.
+    /// The client gets the event as it came.
     Pass,
-    /// The client does not get it.
+    /// The client does not get the event.
     Drop,
-    /// The client gets this in its place.
+    /// The client gets these bytes in place of the event.
     Replace(Bytes),
 }
 
-/// Cuts a stream into events and shows each to its reader. An event is held until its end has come,
-/// since it may be edited.
+/// Cuts a stream into events and shows each event to a reader. An event is held until its end arrives,
+/// since the reader may replace it.
 pub(crate) struct Stage {
     reader: Box<dyn Reader>,
     ends: Ends,
-    /// The beginning of an event whose end has not come.
+    /// The beginning of an event whose end has not arrived.
     held: BytesMut,
-    /// Whether the event that passes now is too long to be held.
+    /// Whether the current event is too long to be held.
     too_long: bool,
-    /// Whether the last event did not pass as it came, so that the rest of its line end does not pass.
+    /// Whether the last event was dropped or replaced. The rest of its line end is dropped then.
     dropped: bool,
     /// How many events were too long.
     unread: u64,
 }
 
 impl Stage {
-    /// A stage for this reader. Where nobody reads there is no stage.
+    /// A stage for this reader. Without a reader there is no stage.
     pub(crate) fn new(reader: Option<Box<dyn Reader>>) -> Option<Self> {
         Some(Self {
             reader: reader?,
@@ -61,7 +61,7 @@ impl Stage {
         self.unread
     }
 
-    /// Takes data in, and returns what of the stream may go on to the client now.
+    /// Takes data, and returns the bytes that may go on to the client now.
     pub(crate) fn pass(&mut self, data: &[u8]) -> Bytes {
         let mut out = BytesMut::with_capacity(self.held.len() + data.len());
         let mut rest = data;
@@ -79,12 +79,12 @@ impl Stage {
         out.freeze()
     }
 
-    /// What is held when the stream ends, which is no whole event.
+    /// The bytes that are still held when the stream ends: the beginning of an event.
     pub(crate) fn finish(&mut self) -> Bytes {
         self.held.split().freeze()
     }
 
-    /// Holds an event no longer that has so many bytes more than may be held.
+    /// Releases the held beginning if the event becomes too long with `more` bytes.
     fn release_if_too_long(&mut self, more: usize, out: &mut BytesMut) {
         if !self.too_long && self.held.len() + more > MAX_EVENT {
             self.too_long = true;
@@ -109,7 +109,7 @@ impl Stage {
             &joined
         };
         let verdict = self.reader.event(event);
-        // Of an event that was not passed as it came, no rest may follow.
+        // The rest of the line end of a dropped or replaced event must not follow.
         self.dropped = verdict != Verdict::Pass;
         match verdict {
             Verdict::Pass => out.extend_from_slice(event),
@@ -119,22 +119,22 @@ impl Stage {
     }
 }
 
-/// Finds the ends of events in a stream that comes in pieces.
+/// Finds the ends of events in a stream that arrives in pieces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Ends {
-    /// A line begins.
+    /// At the beginning of a line.
     #[default]
     Start,
-    /// The line has a byte.
+    /// In a line that has at least one byte.
     InLine,
-    /// CR has ended a line: an LF behind it belongs to it.
+    /// After a CR that ended a line. An LF that follows is part of the same line end.
     Cr,
-    /// CR has ended an event: an LF behind it belongs to it.
+    /// After a CR that ended an event. An LF that follows is part of the same line end.
     EventCr,
 }
 
 impl Ends {
-    /// Where the next event ends in `data`, if it does. An LF that belongs to its last line end is
+    /// The offset in `data` at which the next event ends. An LF that is part of its last line end is
     /// left to [`finish_line_end`](Self::finish_line_end).
     fn next(&mut self, data: &[u8]) -> Option<usize> {
         let mut at = 0;
@@ -163,7 +163,7 @@ impl Ends {
         }
     }
 
-    /// Takes the LF of a CRLF whose CR has ended an event; returns whether there was one.
+    /// Skips the LF of a CRLF whose CR has ended an event. Returns whether there was one.
     fn finish_line_end(&mut self, data: &mut &[u8]) -> bool {
         if *self != Self::EventCr || data.is_empty() {
             return false;

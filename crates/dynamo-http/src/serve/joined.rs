@@ -24,7 +24,6 @@ impl<IO> Joined<IO> {
         Self(TokioIo::new(io))
     }
 
-    #[cfg(test)]
     pub(crate) fn inner(&self) -> &IO {
         self.0.inner()
     }
