@@ -7,8 +7,11 @@ use crate::error::ApiError;
 /// The content codings that are unpacked, as in `Accept-Encoding`.
 pub(super) const ACCEPTED: &str =
     if cfg!(feature = "decompress") { "gzip, deflate, zstd, br" } else { "identity" };
-/// The `code` of a refusal of all others.
-pub(super) const UNSUPPORTED: &str = "unsupported_encoding";
+
+/// Whether an error is the refusal of another content coding.
+pub(super) fn is_refusal(error: &ApiError) -> bool {
+    error.code() == Some("unsupported_encoding")
+}
 
 /// A content coding that is unpacked (RFC 9110 section 8.4.1, RFC 7932, RFC 8878).
 #[cfg(feature = "decompress")]
@@ -42,7 +45,7 @@ impl Coding {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 format!("The Content-Encoding must be one of: {ACCEPTED}."),
             )
-            .with_code(UNSUPPORTED)),
+            .with_code("unsupported_encoding")),
         }
     }
 

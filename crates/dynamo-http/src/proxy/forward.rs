@@ -107,10 +107,10 @@ impl Forwarder {
                 Some(decided) => decided,
                 None => match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
                     Pick::Place(place) => (place, Some(MAX_IDLE)),
-                    // The store has lost all servers, and the workers are being asked whether they
-                    // are there. Boxed, so that the state of this rare wait is not part of every
-                    // request.
-                    Pick::None if !settled && tried.is_empty() && ask.lookup.is_in_doubt() => {
+                    // The store may have lost all servers, and the workers are being asked whether
+                    // they are there. Boxed, so that the state of this rare wait is not part of
+                    // every request.
+                    Pick::None if !settled && tried.is_empty() => {
                         settled = true;
                         targets = Box::pin(ask.lookup.settled(&targets)).await?;
                         continue;

@@ -40,20 +40,17 @@ impl Lookup<'_> {
         })
     }
 
-    /// Whether servers of the model may come back in a moment: their workers are being asked whether
-    /// they are still there.
-    pub(crate) fn is_in_doubt(&self) -> bool {
-        self.lens.read(|sight| sight.is_in_doubt(self.model))
-    }
-
-    /// Waits until the doubt about servers of the model is over, for a moment at most.
+    /// The servers of the model, after a wait if there is a doubt about them: while workers are asked
+    /// whether they are still there, their servers may come back in a moment.
     ///
     /// # Errors
     ///
     /// 404 when the model is gone.
     pub(crate) async fn settled(&self, targets: &Arc<Targets>) -> Result<Arc<Targets>, ApiError> {
-        // When it is over, the request finds what there is then.
-        let _ = timeout(DOUBT, self.moved_on_from(targets)).await;
+        if self.lens.read(|sight| sight.is_in_doubt(self.model)) {
+            // The request finds what there is then, also after the time.
+            let _ = timeout(DOUBT, self.moved_on_from(targets)).await;
+        }
         self.find()
     }
 

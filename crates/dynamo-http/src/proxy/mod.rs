@@ -96,7 +96,7 @@ impl Proxy {
             Err(error) => {
                 record.answered(error.status());
                 debug!(request_id = ?id.value(), path = route.path(), status = error.status().as_u16(), "refused");
-                let is_encoding = error.code() == Some(coding::UNSUPPORTED);
+                let is_encoding = coding::is_refusal(&error);
                 let mut response = error.with_shape(route.error_shape()).into_response();
                 if is_encoding {
                     let accepted = HeaderValue::from_static(coding::ACCEPTED);
