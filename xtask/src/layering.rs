@@ -15,7 +15,7 @@ struct Rule {
 
 const NO_LIMIT: usize = usize::MAX;
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 10] = [
     Rule { tree: &["-p", "dynamo-namespace"], without: &["dynamo-discovery", "serde"], at_most: 1 },
     Rule {
         tree: &["-p", "dynamo-discovery"],
