@@ -74,7 +74,7 @@ fn wrong_usage_is_one_line_and_exit_2() {
         (WORKER_CONFIG, &[], &[("DYN_LOGGING_JSONL", "maybe")], "DYN_LOGGING_JSONL=\"maybe\""),
         (WORKER_CONFIG, &["--format", "xml"], &[], "expected json or env"),
         (FRONTEND, &[], &[("DYN_HTTP_PORT", "tcp://192.0.2.1:8000")], "enableServiceLinks: false"),
-        (FRONTEND, &[], &[("DYN_TLS_CLIENT_CA_CERT_PATH", "/ca.pem")], "asks no client for"),
+        (FRONTEND, &[], &[("DYN_TLS_CLIENT_CA_CERT_PATH", "/ca.pem")], "needs --tls-cert-path"),
         (FRONTEND, &[], &[("DYN_TLS_MIN_VERSION", "1.3")], "DYN_TLS_MIN_VERSION is set"),
         (FRONTEND, &["--all-namespaces", "--namespace", "a"], &[], "leave one of the two out"),
         (FRONTEND, &["--state-file", "/dev/null"], &[], "/dev/null: it is no regular file"),
