@@ -103,6 +103,23 @@ async fn a_request_that_is_lost_on_a_reused_connection_is_sent_to_the_same_worke
 }
 
 #[tokio::test]
+async fn a_request_at_a_worker_that_dies_and_still_takes_a_connection_is_served_elsewhere() {
+    let dies = Worker::start([whole("1"), vec![Act::Close], vec![Act::Close]]).await;
+    let lives = Worker::start([whole("2"), whole("2")]).await;
+    let door = door(&FrontendConfig::new(), &[&dies.url, &lives.url]).await;
+    let both = [ask(&door).await.body().to_owned(), ask(&door).await.body().to_owned()];
+    assert!(both.contains(&"1".to_owned()) && both.contains(&"2".to_owned()), "{both:?}");
+    // In turn, so the next one goes to the worker that dies.
+    for _ in 0..2 {
+        assert_eq!(ask(&door).await.body(), "2");
+        if dies.asked() == 2 {
+            return;
+        }
+    }
+    panic!("the worker that dies was asked {} times", dies.asked());
+}
+
+#[tokio::test]
 async fn a_connection_that_was_closed_while_it_was_idle_costs_no_budget() {
     let (listener, url) = listen().await;
     let (close, may_close) = oneshot::channel::<()>();

@@ -74,14 +74,20 @@ struct Elsewhere<'a> {
     budget: Option<&'a RetryBudget>,
 }
 
+impl Elsewhere<'_> {
+    /// Whether another server is in rotation.
+    fn is_there(&self) -> bool {
+        self.targets
+            .upstreams(self.kind)
+            .any(|other| !Arc::ptr_eq(other, self.upstream) && other.rotation.out().is_none())
+    }
+}
+
 impl GiveUp for Elsewhere<'_> {
     fn is_time(&self) -> bool {
         self.upstream.rotation.out() == Some(Out::Unresponsive)
             && self.budget.is_some_and(RetryBudget::is_left)
-            && self
-                .targets
-                .upstreams(self.kind)
-                .any(|other| !Arc::ptr_eq(other, self.upstream) && other.rotation.out().is_none())
+            && self.is_there()
     }
 }
 
@@ -161,8 +167,10 @@ impl Forwarder {
                 _ => error,
             });
             match next {
-                Next::Same => decided = Some((place, None)),
-                Next::Elsewhere => tried.push(upstream.clone()),
+                // A server that has died may take one more connection before its socket closes, so
+                // the one send that is left goes to another server where there is one.
+                Next::Same if !elsewhere.is_there() => decided = Some((place, None)),
+                Next::Same | Next::Elsewhere => tried.push(upstream.clone()),
                 Next::Stop => break,
             }
         }

@@ -50,7 +50,7 @@ pub(crate) enum End {
 /// Where a request goes after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// To the same server, over a new connection.
+    /// To another server in rotation, else to the same one over a new connection.
     Same,
     /// To a server that was not tried.
     Elsewhere,
