@@ -89,7 +89,7 @@ impl Thread {
         let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
         let (alive, ended) = oneshot::channel::<()>();
         let (tell, told) = mpsc::sync_channel(1);
-        ThreadBuilder::new().name(format!("core-{name}")).spawn(move || {
+        ThreadBuilder::new().name(format!("serve-{name}")).spawn(move || {
             HERE.set(number);
             // Made here, since it cannot be dropped where another one runs.
             let runtime = Builder::new_current_thread().enable_all().build();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::{batch, instance, scope, soon};
 use dynamo_discovery::{
-    DiscoveryBatch, DiscoveryEvent, Kind, MemoryStore, ModelUpdate, ModelWatcher,
+    DiscoveryBatch, DiscoveryEvent, Kind, LeaseStore as _, MemoryStore, ModelUpdate, ModelWatcher,
 };
 use dynamo_http::{Feed, Source, Switchboard, View};
 use futures_util::StreamExt as _;
@@ -180,4 +180,22 @@ async fn a_view_opens_while_the_feed_runs_and_follows_it() {
     drop(events);
     soon(feed).await.unwrap();
     assert!(scopes.open(vec![scope("a")]).await.is_err(), "the feed has ended");
+}
+
+#[tokio::test]
+async fn an_invalid_control_address_is_counted_and_its_entry_stands() {
+    let store = Arc::new(MemoryStore::new());
+    let lease = store.grant(std::time::Duration::from_secs(60)).await.unwrap().id;
+    let key = "models/a/backend/generate/1/m".into();
+    let entry = instance("a", "m", "Chat", Some("http://192.0.2.1:8001"));
+    let mut value: serde_json::Value = serde_json::from_slice(&entry.entry().to_json()).unwrap();
+    value["control"] = "http://192.0.2.1:9/path".into();
+    store.put(&key, value.to_string().into(), lease).await.unwrap();
+    let watcher = ModelWatcher::watch(store, Some("a")).unwrap();
+    let (switchboard, writer) = Switchboard::new([scope("a")]);
+    let feed = Feed::new(writer, [Source::new("etcd", watcher.into_stream())]);
+    let status = feed.status();
+    tokio::spawn(feed.run());
+    until(&switchboard, |view| view.is_open(Kind::Chat)).await;
+    assert_eq!((status.sources()[0].ignored(), status.sources()[0].refused()), (1, 0));
 }

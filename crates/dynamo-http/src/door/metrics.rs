@@ -118,6 +118,7 @@ fn facts(state: &State, reader: Reader) -> Registry {
     );
     let resyncs = counters("discovery_resyncs_total", "Full lists after the first one");
     let refused = counters("discovery_refused_total", "Entries that were refused");
+    let ignored = counters("discovery_ignored_total", "Invalid fields of live entries");
     for source in discovery.sources() {
         let label = [source.name()];
         connected.with_label_values(&label).set(source.connected().into());
@@ -128,6 +129,7 @@ fn facts(state: &State, reader: Reader) -> Registry {
             .set(source.remembered().try_into().unwrap_or(i64::MAX));
         resyncs.with_label_values(&label).inc_by(source.resyncs());
         refused.with_label_values(&label).inc_by(source.refused());
+        ignored.with_label_values(&label).inc_by(source.ignored());
     }
     if reader == Reader::Operator {
         let revision =

@@ -50,6 +50,7 @@ pub struct SourceStatus {
     revision: AtomicU64,
     resyncs: AtomicU64,
     refused: AtomicU64,
+    ignored: AtomicU64,
     out_of_scope: AtomicU64,
     remembered: AtomicUsize,
 }
@@ -67,6 +68,7 @@ impl SourceStatus {
             revision: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            ignored: AtomicU64::new(0),
             out_of_scope: AtomicU64::new(0),
             remembered: AtomicUsize::new(0),
         }
@@ -118,6 +120,12 @@ impl SourceStatus {
         self.resyncs.load(Ordering::Relaxed)
     }
 
+    /// How many invalid fields of live entries were ignored, such as the address of a control port.
+    #[must_use]
+    pub fn ignored(&self) -> u64 {
+        self.ignored.load(Ordering::Relaxed)
+    }
+
     /// How many entries were refused.
     #[must_use]
     pub fn refused(&self) -> u64 {
@@ -159,6 +167,7 @@ impl SourceStatus {
             DiscoveryEvent::Batch(batch) => {
                 self.revision.store(batch.revision.0, Ordering::Relaxed);
                 self.refused.fetch_add(batch.refused as u64, Ordering::Relaxed);
+                self.ignored.fetch_add(batch.ignored as u64, Ordering::Relaxed);
                 self.out_of_scope.fetch_add(batch.out_of_scope as u64, Ordering::Relaxed);
                 if batch.resync && self.synced.swap(true, Ordering::Relaxed) {
                     self.resyncs.fetch_add(1, Ordering::Relaxed);
