@@ -188,7 +188,7 @@ async fn connections_are_spread_over_threads_and_stay_where_they_are() {
         threads.push(thread);
         streams.push(stream);
     }
-    assert_eq!(threads, ["core-1", "core-2", "core-1", "core-2"]);
+    assert_eq!(threads, ["serve-1", "serve-2", "serve-1", "serve-2"]);
 
     // What has become free is given away next.
     streams.remove(3);
@@ -196,7 +196,7 @@ async fn connections_are_spread_over_threads_and_stay_where_they_are() {
     soon(async {
         loop {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            if thread_of(&mut stream).await == "core-2" {
+            if thread_of(&mut stream).await == "serve-2" {
                 break;
             }
             tokio::task::yield_now().await;
