@@ -29,6 +29,16 @@ struct Vanished {
 }
 
 impl Vanished {
+    /// Whether a new instance ends this one: it is its successor, the same model of the same namespace
+    /// at the same server; or it is another worker's, of any namespace, and a list of models no longer
+    /// tells which of the two workers is at the address.
+    fn gives_way_to(&self, new: &Instance) -> bool {
+        let is_ambiguous = self.witness.is_weak()
+            && new.id() != self.instance.id()
+            && new.url() == self.instance.url();
+        is_ambiguous || same(&self.instance, new)
+    }
+
     /// The instance as the switchboard has it: without a server while it is in doubt.
     fn shown(&self) -> Arc<Instance> {
         if self.held { self.instance.clone() } else { in_doubt(&self.instance) }
@@ -148,12 +158,12 @@ impl Holding {
         Some(shown)
     }
 
-    /// Whatever is kept for the same model at the same server gives way to its successor.
+    /// Lets go of the kept instances that a new one ends.
     fn succeeded_by(&mut self, new: &Instance, told: &mut Vec<ModelUpdate>) {
         let predecessors: Vec<Key> = self
             .vanished
             .iter()
-            .filter(|(_, one)| same(&one.instance, new))
+            .filter(|(_, one)| one.gives_way_to(new))
             .map(|(key, _)| key.clone())
             .collect();
         for key in predecessors {

@@ -277,6 +277,15 @@ async fn a_list_of_models_proves_nothing_where_another_worker_names_the_same_add
     rig.pass(SECOND).await;
     assert_eq!(rig.serving(), ["b/2/m"]);
     let mut rig = Rig::new(hold());
+    rig.batch(vec![added(&one)]);
+    rig.batch(vec![vanished(&one)]);
+    rig.pass(SECOND).await;
+    assert_eq!(rig.serving(), ["a/1/m*"]);
+    rig.batch(vec![added(&sibling)]);
+    assert_eq!(rig.serving(), ["a/1/m*", "a/1/n"], "the same worker names the address again");
+    rig.batch(vec![added(&stranger)]);
+    assert_eq!(rig.serving(), ["a/1/n", "b/2/m"], "another worker names it, of another namespace");
+    let mut rig = Rig::new(hold());
     rig.keeper.remember(0, vec![one, stranger]);
     rig.pass(SECOND).await;
     assert_eq!(rig.serving(), [""; 0]);
