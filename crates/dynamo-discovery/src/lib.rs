@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod accepts;
 mod address;
 mod authority;
 mod backoff;
@@ -28,6 +29,7 @@ mod timing;
 mod watcher;
 mod worker_url;
 
+pub use accepts::{Accepts, RequestField, UnknownRequestField};
 pub use address::is_forbidden_address;
 pub use by_key::ByKey;
 pub use catalog::{

@@ -72,6 +72,8 @@ pub use fleet::{Fleet, InvalidNetwork, InvalidWorkerKey, Network, WorkerKey};
 #[cfg(feature = "proxy")]
 pub use hold::Hold;
 #[cfg(feature = "proxy")]
+pub use meter::{UnknownUsageMode, UsageMode};
+#[cfg(feature = "proxy")]
 pub use proxy::Served;
 #[cfg(feature = "serve")]
 pub use serve::{Connections, ServeOptions, serve};

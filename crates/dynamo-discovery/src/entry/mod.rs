@@ -10,6 +10,7 @@ use dynamo_namespace::{EndpointId, names};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::wire::{RawEntry, ValidEntry};
+use crate::accepts::Accepts;
 use crate::control_url::ControlUrl;
 use crate::kind::{Kind, Kinds};
 use crate::worker_url::{InvalidUrl, WorkerUrl};
@@ -17,7 +18,7 @@ use crate::worker_url::{InvalidUrl, WorkerUrl};
 /// One model that one worker serves, as stored.
 ///
 /// The JSON is Dynamo's `ModelEntry` (releases 0.4.1 to 0.5.1). The fields `url`, `control`,
-/// `created` and `state` are this crate's own. Unknown fields are ignored.
+/// `created`, `state` and `accepts` are this crate's own. Unknown fields are ignored.
 ///
 /// ```
 /// use dynamo_discovery::{Kind, ModelEntry};
@@ -43,6 +44,7 @@ pub struct ModelEntry {
     created: Option<u64>,
     state: State,
     context_length: Option<u64>,
+    accepts: Accepts,
 }
 
 /// Whether a worker takes requests.
@@ -82,6 +84,7 @@ impl ModelEntry {
             created: None,
             state: State::Serving,
             context_length: None,
+            accepts: Accepts::NONE,
         })
     }
 
@@ -113,6 +116,12 @@ impl ModelEntry {
     #[must_use]
     pub fn with_context_length(self, context_length: u64) -> Self {
         Self { context_length: Some(context_length), ..self }
+    }
+
+    /// The same entry, whose engine accepts these fields in requests.
+    #[must_use]
+    pub fn with_accepts(self, accepts: Accepts) -> Self {
+        Self { accepts, ..self }
     }
 
     /// The same entry in another state.
@@ -176,6 +185,13 @@ impl ModelEntry {
     #[must_use]
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// The optional fields of requests that the engine accepts. A worker that does not say so accepts
+    /// none.
+    #[must_use]
+    pub fn accepts(&self) -> Accepts {
+        self.accepts
     }
 
     /// The context length in tokens.

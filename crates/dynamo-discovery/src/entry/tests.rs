@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::accepts::RequestField;
 
 fn json(fields: &str) -> String {
     format!(
@@ -77,6 +78,19 @@ fn a_control_address_is_read_and_an_invalid_one_leaves_the_entry_as_one_without(
 }
 
 #[test]
+fn the_fields_that_an_engine_accepts_are_read_and_unknown_ones_ignored() {
+    let accepts = |value: &str| {
+        parse(&json(&format!(r#","accepts":{value}"#))).unwrap().accepts().to_string()
+    };
+    assert_eq!(accepts(r#"["priority","include_usage"]"#), "include_usage,priority");
+    assert_eq!(accepts(r#"["cache\u005fsalt","telepathy",3,null,["priority"]]"#), "cache_salt");
+    for nothing in ["[]", "null", "3", r#""priority""#, r#"{"priority":true}"#] {
+        assert_eq!(accepts(nothing), "", "{nothing}");
+    }
+    assert!(!String::from_utf8_lossy(&parse(&json("")).unwrap().to_json()).contains("accepts"));
+}
+
+#[test]
 fn each_broken_rule_is_named_without_the_value() {
     let invalid_name = json("").replace("\"m\"", "\"a\\u202eb\"");
     for (value, expected) in [
@@ -125,6 +139,7 @@ proptest! {
         url in proptest::option::of("http://[a-z]{1,9}:[1-9][0-9]{0,3}"),
         control in proptest::option::of("https?://[a-z]{1,9}:[1-9][0-9]{0,3}"),
         draining in any::<bool>(),
+        accepts in proptest::sample::subsequence(RequestField::ALL, 0..=3),
     ) {
         let endpoint = EndpointId::new(namespace.parse().unwrap(), "backend", "generate").unwrap();
         let kinds = Kinds::parse(&format!("0x{bits:x}")).kinds;
@@ -133,6 +148,7 @@ proptest! {
         entry.context_length = context_length;
         entry.url = url.map(|url| url.parse().unwrap());
         entry.control = control.map(|control| control.parse().unwrap());
+        entry.accepts = accepts.into_iter().collect();
         entry.state = if draining { State::Draining } else { State::Serving };
         prop_assert_eq!(ModelEntry::from_json(&entry.to_json()).unwrap(), entry);
     }

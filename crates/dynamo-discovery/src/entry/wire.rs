@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{InvalidEntry, ModelEntry, State};
+use crate::accepts::{Accepts, RequestField};
 use crate::control_url::ControlUrl;
 use crate::kind::Kinds;
 use crate::model_key::endpoint;
@@ -29,6 +30,7 @@ impl ModelEntry {
             runtime_config: self
                 .context_length
                 .map(|length| RuntimeConfig { context_length: Some(length) }),
+            accepts: self.accepts.iter().map(RequestField::name).collect(),
         };
         serde_json::to_vec(&wire)
             .unwrap_or_else(|_| unreachable!("strings and numbers always serialize"))
@@ -112,6 +114,7 @@ impl<'a> RawEntry<'a> {
             state,
             context_length: config
                 .and_then(|raw| serde_json::from_str::<RuntimeConfig>(raw).ok()?.context_length),
+            accepts: wire.accepts.map(parse_accepts).unwrap_or_default(),
             ..entry
         };
         Ok(ValidEntry { entry, ignored_control })
@@ -122,6 +125,16 @@ impl<'a> RawEntry<'a> {
 fn parse_control(raw: &RawValue) -> Result<ControlUrl, InvalidUrl> {
     let text: Text<'_> = serde_json::from_str(raw.get()).map_err(|_| InvalidUrl::NotText)?;
     text.0.parse()
+}
+
+/// Reads the field `accepts`. No value of it makes the entry invalid: what is no list, and what is no
+/// known name in it, accepts nothing.
+fn parse_accepts(raw: &RawValue) -> Accepts {
+    let names: Result<Vec<&RawValue>, _> = serde_json::from_str(raw.get());
+    let names = names.unwrap_or_default();
+    let names: Vec<_> =
+        names.iter().filter_map(|name| serde_json::from_str::<Text<'_>>(name.get()).ok()).collect();
+    Accepts::known(names.iter().map(|name| &*name.0))
 }
 
 #[derive(Serialize)]
@@ -139,6 +152,8 @@ struct WireOut<'a> {
     state: State,
     #[serde(skip_serializing_if = "Option::is_none")]
     runtime_config: Option<RuntimeConfig>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    accepts: Vec<&'static str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -164,6 +179,8 @@ struct WireIn<'a> {
     state: Option<Cow<'a, str>>,
     #[serde(borrow)]
     runtime_config: Option<&'a RawValue>,
+    #[serde(borrow)]
+    accepts: Option<&'a RawValue>,
 }
 
 /// A string, borrowed where it has no escapes.

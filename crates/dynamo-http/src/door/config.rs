@@ -10,6 +10,7 @@ use crate::access::ApiKeys;
 use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, WorkerKey};
+use crate::meter::UsageMode;
 use crate::serve::Connections;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
@@ -76,6 +77,9 @@ config! {
         worker_tls, with_worker_tls: WorkerTls = WorkerTls::default();
         /// The counts of the listener that serves the front door, shown by `/metrics`. Default none.
         connections, with_connections: Option<Connections> = None;
+        /// Whether answers are read for the tokens that they used. Default
+        /// [`Observe`](UsageMode::Observe).
+        usage, with_usage: UsageMode = UsageMode::default();
         /// What the admin port's `/metrics` shows beside the front door's own. Default nothing.
         program_metrics, with_program_metrics: Option<ProgramMetrics> = None;
         /// The keys that clients need. Default none: every client may use every model in the

@@ -65,7 +65,7 @@ impl Frontend {
         let state = Arc::new(State::new(proxy, all, discovery, config));
         let fleet = state.proxy.forwarder.fleet.clone();
         tokio::spawn(fleet.attend_while(Arc::downgrade(&state)));
-        tokio::spawn(age_budget(Arc::downgrade(&state)));
+        tokio::spawn(age(Arc::downgrade(&state)));
         #[cfg(feature = "tls")]
         config.worker_tls.reload_on_change();
         Self { state }
@@ -177,16 +177,21 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
         via: Via::new(),
         affinity_header: config.affinity_header.clone(),
         idle_stream: config.idle_stream_timeout,
+        usage: config.usage,
     }
 }
 
-/// Ages the budget of resent requests once a second, for as long as the front door lives.
-async fn age_budget(state: Weak<State>) {
+/// Ages the budget of resent requests once a second, and drops series that nobody uses once a minute,
+/// for as long as the front door lives.
+async fn age(state: Weak<State>) {
     let mut seconds = interval(Duration::from_secs(1));
-    loop {
-        seconds.tick().await;
+    for second in 0_u64.. {
+        let now = seconds.tick().await;
         let Some(state) = state.upgrade() else { return };
         state.proxy.forwarder.resends.budget.age();
+        if second % 60 == 0 {
+            state.proxy.forwarder.metrics.sweep(now);
+        }
     }
 }
 

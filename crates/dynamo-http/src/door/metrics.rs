@@ -14,6 +14,12 @@ use crate::route::Route;
 pub(super) fn text(state: &State, reader: Reader) -> Vec<u8> {
     let mut families = state.proxy.forwarder.metrics.families();
     families.extend(facts(state, reader).gather());
+    if reader == Reader::Operator {
+        let forwarder = &state.proxy.forwarder;
+        let inflight = forwarder.fleet.inflight();
+        let inflight = inflight.iter().map(|(series, requests)| (series.label(), *requests));
+        families.extend(forwarder.metrics.worker_families(inflight));
+    }
     if let (Reader::Operator, Some(keys)) = (reader, &state.keys) {
         families.extend(key_metrics::families(keys));
     }

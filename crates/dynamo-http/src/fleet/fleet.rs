@@ -14,7 +14,7 @@ use super::rotation::Out;
 use super::targets::{Lasting, Targets};
 use super::upstream::{Servers, Upstream};
 use super::worker_key::WorkerKey;
-use crate::meter::Metrics;
+use crate::meter::{Metrics, WorkerSeries};
 use crate::view::{Lineage, LiveView, Model, WeakLiveView};
 
 /// The servers that one front door uses. A clone is the same fleet.
@@ -85,6 +85,19 @@ impl Fleet {
         self.0.servers.at(url)
     }
 
+    /// The series of a server.
+    pub(crate) fn series<'a>(&self, upstream: &'a Upstream) -> &'a Arc<WorkerSeries> {
+        upstream.series.get_or_init(|| self.0.metrics.worker(upstream.url.as_str()))
+    }
+
+    /// The label and the requests in flight of each server that has series.
+    pub(crate) fn inflight(&self) -> Vec<(Arc<WorkerSeries>, usize)> {
+        let used = |upstream: Arc<Upstream>| {
+            Some((upstream.series.get()?.clone(), upstream.load.in_flight()))
+        };
+        self.0.servers.all().into_iter().filter_map(used).collect()
+    }
+
     /// Why an instance's server is out of rotation, if it is.
     pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Out> {
         self.0.servers.find(instance.url()?)?.rotation.out()
@@ -113,7 +126,7 @@ impl Fleet {
             Some(entry) => entry.targets.lasting().clone(),
             None => Arc::new(Lasting::new(self.0.metrics.model(model.name()))),
         };
-        let targets = Arc::new(Targets::new(model, &self.0.servers, lasting));
+        let targets = Arc::new(Targets::new(model, &self.0.servers, lasting, &self.0.metrics));
         let entry = Entry {
             lineage: Arc::downgrade(model.lineage()),
             live: live.downgrade(),

@@ -38,7 +38,7 @@ pub(crate) use self::probe::Finding;
 #[cfg(test)]
 pub(crate) use self::rotation::FAILURES;
 pub(crate) use self::rotation::Out;
-pub(crate) use self::targets::{Lasting, Targets};
+pub(crate) use self::targets::{Lasting, Origin, Targets};
 pub(crate) use self::upkeep::MAX_IDLE;
 pub(crate) use self::upstream::Upstream;
 pub use self::worker_key::{InvalidWorkerKey, WorkerKey};

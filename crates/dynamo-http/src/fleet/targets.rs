@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dynamo_discovery::{Kind, Kinds};
+use dynamo_discovery::{Accepts, Kind, Kinds};
 
 use super::upstream::{Servers, Upstream};
-use crate::meter::ModelSeries;
+use crate::meter::{Metrics, ModelSeries, NamespaceSeries};
 use crate::view::Model;
 
 /// The servers of one version of a model.
@@ -29,11 +29,22 @@ pub(crate) struct Lasting {
     series: Arc<ModelSeries>,
 }
 
-/// A server of the model, and the kinds that the model's instances serve there.
+/// A server of the model, and what the model's instances there say of it.
 #[derive(Debug)]
 struct Target {
     kinds: Kinds,
     upstream: Arc<Upstream>,
+    origin: Origin,
+}
+
+/// What the entries of a server say beside its kinds. Where several entries name the server, it is of
+/// the namespace of the first of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// The tokens of the entry's namespace.
+    pub(crate) tokens: Arc<NamespaceSeries>,
+    /// The optional fields that all of the entries accept.
+    pub(crate) accepts: Accepts,
 }
 
 impl Lasting {
@@ -43,17 +54,28 @@ impl Lasting {
 }
 
 impl Targets {
-    pub(super) fn new(model: &Model, servers: &Servers, lasting: Arc<Lasting>) -> Self {
+    pub(super) fn new(
+        model: &Model,
+        servers: &Servers,
+        lasting: Arc<Lasting>,
+        metrics: &Metrics,
+    ) -> Self {
         let mut targets: Vec<Target> = Vec::with_capacity(model.instances().len());
         let mut places = HashMap::with_capacity(model.instances().len());
         for instance in model.instances() {
             let Some(url) = instance.url() else { continue };
             // A worker that was killed and came back has two keys until the first lease ends.
+            let accepts = instance.entry().accepts();
             let place = *places.entry(url).or_insert_with(|| {
-                targets.push(Target { kinds: Kinds::NONE, upstream: servers.at(url) });
+                let namespace = instance.endpoint().namespace().as_str();
+                let tokens = metrics.namespace(&lasting.series, namespace);
+                let origin = Origin { tokens, accepts };
+                targets.push(Target { kinds: Kinds::NONE, upstream: servers.at(url), origin });
                 targets.len() - 1
             });
-            targets[place].kinds |= instance.kinds();
+            let target = &mut targets[place];
+            target.kinds |= instance.kinds();
+            target.origin.accepts = target.origin.accepts.intersection(accepts);
         }
         Self {
             name: model.shared_name().clone(),
@@ -101,6 +123,13 @@ impl Targets {
         };
         others().next().is_some()
             && upstream.recent().stands_out(others().map(|other| other.recent()).sum())
+    }
+
+    /// What the entries of one of the model's servers say. It is found by a search, as the server is
+    /// chosen by one.
+    pub(crate) fn origin(&self, upstream: &Arc<Upstream>) -> Option<&Origin> {
+        let target = self.targets.iter().find(|one| Arc::ptr_eq(&one.upstream, upstream))?;
+        Some(&target.origin)
     }
 
     /// The servers of a kind, each once, always in the same order.

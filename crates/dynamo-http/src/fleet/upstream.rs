@@ -11,6 +11,7 @@ use super::load::Load;
 use super::pool::Pool;
 use super::rotation::Rotation;
 use super::window::Recent;
+use crate::meter::WorkerSeries;
 
 /// A server. There is one for each URL, however many entries name it.
 pub(crate) struct Upstream {
@@ -21,6 +22,8 @@ pub(crate) struct Upstream {
     pub(crate) rotation: Rotation,
     /// Whether the upkeep looks after it, as it does for those that are used.
     pub(super) attended: AtomicBool,
+    /// Made for the first request.
+    pub(super) series: OnceLock<Arc<WorkerSeries>>,
 }
 
 impl Upstream {
@@ -30,6 +33,7 @@ impl Upstream {
             load: Load::default(),
             rotation: Rotation::new(),
             attended: AtomicBool::new(false),
+            series: OnceLock::new(),
             url,
         }
     }
@@ -83,6 +87,11 @@ impl Servers {
     /// The server at a URL, if it is in use.
     pub(super) fn find(&self, url: &WorkerUrl) -> Option<Arc<Upstream>> {
         self.lock().servers.get(url).and_then(Weak::upgrade)
+    }
+
+    /// The servers that are in use.
+    pub(super) fn all(&self) -> Vec<Arc<Upstream>> {
+        self.lock().servers.values().filter_map(Weak::upgrade).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

@@ -1,9 +1,16 @@
 //! Metrics: the series of one frontend, and the record of one request.
 
+mod labels;
+mod mode;
 mod names;
 mod record;
 mod series;
+mod usage;
+mod worker;
 
+pub use self::mode::{UnknownUsageMode, UsageMode};
 pub(crate) use self::names::{opts, valid};
-pub(crate) use self::record::Record;
-pub(crate) use self::series::{Metrics, ModelSeries};
+pub(crate) use self::record::{Form, Record};
+pub(crate) use self::series::{Metrics, ModelSeries, NamespaceSeries};
+pub(crate) use self::usage::Usage;
+pub(crate) use self::worker::{Ending, WorkerSeries};

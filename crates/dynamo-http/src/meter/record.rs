@@ -1,11 +1,13 @@
 //! The metrics of one request.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::series::{Metrics, ModelSeries, RouteMeter};
+use super::series::{Knowledge, Metrics, ModelSeries, NamespaceSeries, RouteMeter};
+use super::usage::Usage;
+use super::worker::{Ending, WorkerSeries};
 use crate::route::Route;
 
 /// One request, from its head to the end of its answer. The request is counted when the record is
@@ -18,6 +20,10 @@ pub(crate) struct Record {
     began: Instant,
     first_byte: bool,
     outcome: Outcome,
+    /// The worker that answers.
+    worker: Option<Arc<WorkerSeries>>,
+    /// Where the answer is read for its tokens.
+    answer: Option<Answer>,
 }
 
 #[derive(Clone, Copy)]
@@ -32,6 +38,39 @@ enum Outcome {
     Broken(StatusCode),
 }
 
+/// What was read of an answer.
+struct Answer {
+    namespace: Arc<NamespaceSeries>,
+    form: Form,
+    usage: Usage,
+    /// How many events carried content.
+    content: u64,
+    /// When the first content came, and the last.
+    span: Option<(Instant, Instant)>,
+    /// The longest time between two pieces with content.
+    gap: Duration,
+    unread: u64,
+}
+
+/// How an answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As one document.
+    Plain,
+    /// As a stream of events.
+    Stream,
+    /// In a way that is not read: compressed, or neither JSON nor events.
+    Unreadable,
+}
+
+/// The tokens of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tokens {
+    pub(crate) usage: Usage,
+    /// Whether `usage.output` is the number of events with content, since the engine told none.
+    pub(crate) estimated: bool,
+}
+
 impl Record {
     pub(crate) fn begin(metrics: &Arc<Metrics>, route: Route) -> Self {
         Self {
@@ -42,6 +81,8 @@ impl Record {
             began: Instant::now(),
             first_byte: false,
             outcome: Outcome::Left,
+            worker: None,
+            answer: None,
         }
     }
 
@@ -56,8 +97,24 @@ impl Record {
         self.outcome = Outcome::Answered(status);
     }
 
-    pub(crate) fn begun(&mut self, status: StatusCode) {
+    /// Notes the head of an answer, and the worker that has sent it.
+    pub(crate) fn begun(&mut self, status: StatusCode, worker: Arc<WorkerSeries>) {
         self.outcome = Outcome::Begun(status);
+        self.worker = Some(worker);
+    }
+
+    /// Notes that the answer is read for its tokens, and whose they are. Where nobody calls this, no
+    /// tokens are counted.
+    pub(crate) fn reads(&mut self, form: Form, namespace: Arc<NamespaceSeries>) {
+        self.answer = Some(Answer {
+            namespace,
+            form,
+            usage: Usage::default(),
+            content: 0,
+            span: None,
+            gap: Duration::ZERO,
+            unread: 0,
+        });
     }
 
     /// Notes that the answer was sent in full. Returns whether the request was a success.
@@ -74,9 +131,68 @@ impl Record {
         }
     }
 
-    pub(crate) fn first_byte(&mut self) {
-        if !std::mem::replace(&mut self.first_byte, true) {
-            self.route_meter().first_byte.observe(self.began.elapsed().as_secs_f64());
+    /// Notes that bytes of the body came.
+    pub(crate) fn heard(&mut self, at: Instant) {
+        if std::mem::replace(&mut self.first_byte, true) {
+            return;
+        }
+        self.route_meter().first_byte.observe((at - self.began).as_secs_f64());
+        if self.answer.as_ref().is_some_and(|answer| answer.form == Form::Plain) {
+            self.first_token(at);
+        }
+    }
+
+    /// Notes what was read of the answer so far: the usage, how many events carried content, and how
+    /// many were too long to be read. Returns whether the first content came now.
+    pub(crate) fn read(&mut self, at: Instant, usage: Usage, content: u64, unread: u64) -> bool {
+        let Some(answer) = &mut self.answer else { return false };
+        answer.usage = usage;
+        answer.unread = unread;
+        if content == std::mem::replace(&mut answer.content, content) {
+            return false;
+        }
+        match &mut answer.span {
+            Some((_, last)) => {
+                answer.gap = answer.gap.max(at - *last);
+                *last = at;
+                false
+            }
+            None => {
+                answer.span = Some((at, at));
+                self.first_token(at);
+                true
+            }
+        }
+    }
+
+    /// The tokens of the answer, as far as they are known now.
+    pub(crate) fn tokens(&self) -> Tokens {
+        let Some(answer) = &self.answer else { return Tokens::default() };
+        let told = Tokens { usage: answer.usage, estimated: false };
+        let is_text = matches!(
+            self.route,
+            Route::ChatCompletions | Route::Completions | Route::Responses | Route::Messages
+        );
+        if !is_text || answer.content == 0 {
+            return told;
+        }
+        // Some engines begin with a first number of tokens, which an answer that was cut leaves as it
+        // was.
+        let is_whole = matches!(self.outcome, Outcome::Answered(_));
+        match answer.usage.output {
+            Some(output) if is_whole || output >= answer.content => told,
+            _ => {
+                let usage = Usage { output: Some(answer.content), ..answer.usage };
+                Tokens { usage, estimated: true }
+            }
+        }
+    }
+
+    fn first_token(&self, at: Instant) {
+        let seconds = (at - self.began).as_secs_f64();
+        self.series().tokens(self.route).first_token.observe(seconds);
+        if let Some(worker) = &self.worker {
+            worker.first_token(seconds);
         }
     }
 
@@ -85,7 +201,45 @@ impl Record {
     }
 
     fn route_meter(&self) -> &RouteMeter {
-        self.metrics.route(self.series(), self.route)
+        self.series().route(self.route)
+    }
+
+    /// Counts the tokens of the answer.
+    fn count_tokens(&self, answer: &Answer) {
+        let meter = self.series().tokens(self.route);
+        let tokens = self.tokens();
+        let known = match answer.form {
+            Form::Unreadable => Knowledge::Unknown,
+            _ if tokens.estimated => Knowledge::Estimated,
+            _ if tokens.usage.is_empty() => Knowledge::Untold,
+            _ => Knowledge::Told,
+        };
+        meter.usage[known as usize].inc();
+        let counters = answer.namespace.route(self.route);
+        // A float holds each number of tokens that is believed.
+        if let Some(input) = tokens.usage.input {
+            meter.input.observe(input as f64);
+            counters.input.inc_by(input);
+        }
+        if let Some(cached) = tokens.usage.cached {
+            meter.cached.observe(cached as f64);
+        }
+        if let Some(output) = tokens.usage.output {
+            meter.output.observe(output as f64);
+            counters.output.inc_by(output);
+            if tokens.estimated {
+                counters.estimated.inc_by(output);
+            }
+        }
+        if let Some((first, last)) = answer.span
+            && answer.content > 1
+        {
+            let mean = (last - first).as_secs_f64() / (answer.content - 1) as f64;
+            meter.between_tokens.observe(mean);
+        }
+        if answer.unread > 0 {
+            self.metrics.unread(answer.unread);
+        }
     }
 }
 
@@ -102,11 +256,17 @@ impl Drop for Record {
             }
         };
         let series = self.series();
-        let meter = self.metrics.route(series, self.route);
+        let meter = series.route(self.route);
         let counter = || {
             let success = whole && status.is_success();
-            let labels = request_labels(series.label(), self.route, self.stream, status, success);
-            self.metrics.requests(&labels)
+            let request_type = if self.stream { "stream" } else { "unary" };
+            let labels = [
+                self.route.name(),
+                request_type,
+                if success { "success" } else { "error" },
+                status.as_str(),
+            ];
+            series.requests(&labels)
         };
         if whole && status == StatusCode::OK {
             meter.ok[usize::from(self.stream)].get_or_init(counter).inc();
@@ -114,24 +274,18 @@ impl Drop for Record {
             counter().inc();
         }
         meter.duration.observe(self.began.elapsed().as_secs_f64());
+        if let Some(worker) = &self.worker {
+            worker.ended(match self.outcome {
+                Outcome::Answered(status) => Ending::of(status),
+                Outcome::Broken(_) => Ending::Broken,
+                Outcome::Left | Outcome::Begun(_) => Ending::Left,
+            });
+        }
+        if let Some(answer) = &self.answer {
+            self.count_tokens(answer);
+        }
         if self.model.is_some() {
             meter.inflight.dec();
         }
     }
-}
-
-fn request_labels(
-    model: &str,
-    route: Route,
-    stream: bool,
-    code: StatusCode,
-    success: bool,
-) -> [String; 5] {
-    [
-        model.to_owned(),
-        route.name().to_owned(),
-        if stream { "stream" } else { "unary" }.to_owned(),
-        if success { "success" } else { "error" }.to_owned(),
-        code.as_str().to_owned(),
-    ]
 }

@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::fleet::{Connection, Place};
+use crate::fleet::{Connection, Origin, Place};
 
 /// The largest frame into which smaller frames are joined, in bytes.
 const JOINED: usize = 64 * 1024;
@@ -21,6 +21,10 @@ pub(crate) struct Head {
     pub(crate) model: Arc<str>,
     pub(crate) connection: Box<Connection>,
     pub(crate) place: Place,
+    /// What the server's entry says. None if the entry has just gone.
+    pub(crate) origin: Option<Origin>,
+    /// Whether the proxy has asked for the usage, and the client has not.
+    pub(crate) asked: bool,
 }
 
 /// A worker's answer as it arrives.
@@ -39,6 +43,11 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn new(incoming: Incoming, connection: Box<Connection>, place: Place) -> Self {
         Self { incoming, connection: Some(connection), place, unread: None }
+    }
+
+    /// The place of the request at its server.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Notes for the server's rotation that bytes came.

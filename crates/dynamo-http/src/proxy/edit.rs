@@ -18,7 +18,6 @@ struct Edit {
 impl Edits {
     /// Replaces a range of the original by `new`. An empty range is an insertion. Ranges must not
     /// overlap. Of two insertions at one place, that of the later call stands behind the other.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no feature edits bodies yet"))]
     pub(crate) fn replace(&mut self, at: Range<usize>, new: impl Into<Bytes>) {
         let place = self.0.partition_point(|edit| edit.at.start <= at.start);
         debug_assert!(self.0.get(place).is_none_or(|next| at.end <= next.at.start), "overlap");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamo_discovery::Kind;
+use dynamo_discovery::{Kind, RequestField};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -20,10 +20,11 @@ use super::sends::{End, Next, Reason, Resends, Sends};
 use crate::balance::{AffinityKey, Balancer, Pick, QueueLimits, Queued, RetryBudget};
 use crate::error::ApiError;
 use crate::fleet::{
-    ConnectError, Connection, ExchangeError, Fleet, GiveUp, MAX_IDLE, Out, Place, Targets,
+    ConnectError, Connection, ExchangeError, Fleet, GiveUp, MAX_IDLE, Origin, Out, Place, Targets,
     Upstream, Wait,
 };
-use crate::meter::Metrics;
+use crate::meter::{Ending, Metrics, ModelSeries};
+use crate::route::Route;
 
 /// Sends requests to servers.
 pub(crate) struct Forwarder {
@@ -43,6 +44,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) body: &'a Bytes,
     pub(crate) affinity: Option<AffinityKey>,
     pub(crate) id: &'a RequestId,
+    /// The edits that ask for the usage of a stream, where the client has not asked.
+    pub(crate) usage: Option<Edits>,
 }
 
 impl Ask<'_> {
@@ -50,9 +53,24 @@ impl Ask<'_> {
         self.lookup.route.kind()
     }
 
-    /// The edits that the body needs for this server.
-    fn edits(&self, _upstream: &Upstream) -> Edits {
-        Edits::default()
+    /// The edits that ask this server for the usage of a stream.
+    fn asks_usage(&self, origin: Option<&Origin>) -> Option<&Edits> {
+        let accepts = origin?.accepts.contains(RequestField::IncludeUsage);
+        self.usage.as_ref().filter(|_| accepts)
+    }
+}
+
+/// A request that waits for a place. How long it has waited is noted when it is dropped, also where the
+/// client has left.
+struct Waiting {
+    series: Arc<ModelSeries>,
+    route: Route,
+    since: Instant,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.series.queued(self.route, self.since.elapsed().as_secs_f64());
     }
 }
 
@@ -140,7 +158,9 @@ impl Forwarder {
                 Ok((response, connection)) => {
                     let status = response.status();
                     let model = targets.shared_name().clone();
-                    let head = Head { response, model, connection, place };
+                    let origin = targets.origin(place.upstream()).cloned();
+                    let asked = ask.asks_usage(origin.as_ref()).is_some();
+                    let head = Head { response, model, connection, place, origin, asked };
                     if !is_refusal(status) {
                         return Ok(Answered::Head(head));
                     }
@@ -151,6 +171,7 @@ impl Forwarder {
                     let Some(other) = self.moves_on(&targets, &ask, &tried, &mut sends) else {
                         return Ok(Answered::Head(head));
                     };
+                    self.fleet.series(head.place.upstream()).ended(Ending::of(status));
                     failed = Some(AttemptError::Status(status));
                     refused = Box::pin(Refusal::read(head)).await;
                     decided = Some((other, Some(MAX_IDLE)));
@@ -158,6 +179,7 @@ impl Forwarder {
                 }
                 Err(error) => error,
             };
+            self.fleet.series(upstream).ended(Ending::NoAnswer);
             warn!(request_id = ?ask.id.value(), model = targets.name(), url = %upstream.url, error = %error, "no answer");
             let next = sends.after(error.end(), |reason| self.resends.pay(reason));
             failed = Some(match failed {
@@ -234,6 +256,8 @@ impl Forwarder {
     ) -> Result<Place, ApiError> {
         let Some(limit) = self.balancer.limit else { return Err(no_instances(targets)) };
         let queued = Queued::join(targets, self.metrics.queued(), self.queue)?;
+        let series = targets.series().clone();
+        let _waiting = Waiting { series, route: ask.lookup.route, since: Instant::now() };
         loop {
             let untried =
                 |one: &&Arc<Upstream>| !tried.iter().any(|other| Arc::ptr_eq(*one, other));
@@ -266,7 +290,8 @@ impl Forwarder {
         max_idle: Option<Duration>,
         wait: Wait<'_>,
     ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
-        let body = ask.edits(upstream).apply(ask.body);
+        let asks_usage = ask.asks_usage(targets.origin(upstream));
+        let body = asks_usage.map_or_else(|| ask.body.clone(), |edits| edits.apply(ask.body));
         let mut request = http::Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         let target = upstream.pool().target(ask.lookup.route, ask.query);
@@ -277,6 +302,10 @@ impl Forwarder {
         headers.insert(X_REQUEST_ID, id);
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        if asks_usage.is_some() {
+            // The event with the usage is taken out of the answer, so the answer must be readable.
+            headers.remove(header::ACCEPT_ENCODING);
+        }
         self.fleet.attention().attend(upstream);
         let answer =
             upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait).await;

@@ -7,16 +7,21 @@ mod dialect;
 mod edit;
 mod forward;
 mod headers;
+mod include_usage;
 mod json;
 mod lookup;
+mod outline;
 mod passage;
 pub(crate) mod peek;
+mod reading;
 mod refusal;
 mod sends;
 mod served;
 mod stage;
+mod tokens;
 #[cfg(feature = "decompress")]
 mod unpack;
+mod usage;
 mod via;
 
 use std::time::Duration;
@@ -32,6 +37,7 @@ use self::answer::{Answer, Head};
 pub(crate) use self::body::{BodyLimits, Memory};
 use self::coding::Coding;
 use self::dialect::EventStream;
+use self::edit::Edits;
 pub(crate) use self::forward::Forwarder;
 use self::forward::{Answered, Ask};
 use self::headers::{RequestId, X_REQUEST_ID};
@@ -39,15 +45,15 @@ use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
 use self::peek::Peeked;
+use self::reading::Reading;
 pub(crate) use self::sends::Resends;
 pub use self::served::Served;
-use self::stage::Stage;
 pub(crate) use self::via::Via;
 use crate::access::{Caller, Permit};
 use crate::balance::{AffinityKey, RouterMode};
 use crate::error::ApiError;
 use crate::fleet::Patience;
-use crate::meter::Record;
+use crate::meter::{Record, UsageMode};
 use crate::route::Route;
 use crate::view::Lens;
 
@@ -60,6 +66,7 @@ pub(crate) struct Proxy {
     pub(crate) via: Via,
     pub(crate) affinity_header: HeaderName,
     pub(crate) idle_stream: Duration,
+    pub(crate) usage: UsageMode,
 }
 
 impl Proxy {
@@ -145,8 +152,24 @@ impl Proxy {
         let affinity = self.affinity(&headers, &asked);
         headers::for_upstream(&mut headers, id);
         self.via.add(&mut headers, head.version);
-        let ask = Ask { lookup, query: head.uri.query(), affinity, headers, body: &body.bytes, id };
+        let ask = Ask {
+            lookup,
+            query: head.uri.query(),
+            affinity,
+            headers,
+            body: &body.bytes,
+            id,
+            usage: self.usage_to_ask(route, &asked, &body.bytes),
+        };
         self.forwarder.forward(targets, ask).await
+    }
+
+    /// How a request asks for the usage of its stream, if the proxy is to ask and the client has not.
+    fn usage_to_ask(&self, route: Route, asked: &Peeked<'_>, body: &[u8]) -> Option<Edits> {
+        let may = self.usage == UsageMode::Ask
+            && asked.stream
+            && matches!(route, Route::ChatCompletions | Route::Completions);
+        may.then(|| include_usage::edits(body, &asked.places))?
     }
 
     /// The affinity key of a request: that of its session, else of its user, else of the beginning of
@@ -169,13 +192,14 @@ impl Proxy {
     fn pass_on(
         &self,
         route: Route,
-        Head { response, model, connection, place }: Head,
+        Head { response, model, connection, place, origin, asked }: Head,
         id: &HeaderValue,
         mut record: Record,
         mut permit: Option<Permit>,
     ) -> Response {
         let (mut parts, incoming) = response.into_parts();
-        record.begun(parts.status);
+        let worker = self.forwarder.fleet.series(place.upstream()).clone();
+        record.begun(parts.status, worker);
         debug!(request_id = ?id, path = route.path(), status = parts.status.as_u16(), "answering");
         let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         headers::for_client(&mut parts);
@@ -185,14 +209,24 @@ impl Proxy {
         }
         let follows = is_stream && may_put_in(&parts.headers);
         let events = follows.then(|| EventStream::new(route, !chunked));
+        let reading = match origin {
+            Some(origin) if self.usage != UsageMode::Off && parts.status.is_success() => {
+                let form = Reading::form(&parts.headers);
+                record.reads(form, origin.tokens);
+                Reading::new(form, route, asked)
+            }
+            _ => Reading::Nothing,
+        };
+        if reading.edits() {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
         parts.extensions.insert(Served { model, worker: place.upstream().clone() });
         if incoming.is_end_stream() && record.ended() {
             permit.iter_mut().for_each(Permit::succeeded);
         }
         let passage = Passage {
             answer: Answer::new(incoming, connection, place),
-            // No feature reads answers yet.
-            stage: Stage::new(None),
+            reading,
             events,
             shape: route.error_shape(),
             record,

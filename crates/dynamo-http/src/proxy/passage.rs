@@ -6,11 +6,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::answer::Answer;
 use super::dialect::EventStream;
-use super::stage::Stage;
+use super::reading::Reading;
 use crate::access::Permit;
 use crate::error::{ApiError, ErrorShape};
 use crate::fleet::Patience;
@@ -28,8 +29,8 @@ pub(crate) struct Passage {
     pub(crate) record: Record,
     /// The request's share of its key's limits, where a key is required.
     pub(crate) permit: Option<Permit>,
-    /// Reads and edits the events, where there is a reader.
-    pub(crate) stage: Option<Stage>,
+    /// Reads the answer, and may take events out of it.
+    pub(crate) reading: Reading,
     pub(crate) request_id: HeaderValue,
     /// The time for which the worker may send nothing.
     pub(crate) patience: Patience,
@@ -71,21 +72,33 @@ impl Passage {
         }
     }
 
-    /// The part of a frame that goes on to the client. Without a stage this is the whole frame.
-    fn edited(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
-        let Some(stage) = &mut self.stage else { return Some(frame) };
+    /// Reads a frame. Returns the part of it that goes on to the client.
+    fn read(&mut self, frame: Frame<Bytes>, at: Instant) -> Option<Frame<Bytes>> {
+        if matches!(self.reading, Reading::Nothing) {
+            return Some(frame);
+        }
         match frame.into_data() {
             Ok(data) => {
-                let mut data = stage.pass(&data);
+                let mut data = self.reading.pass(data);
                 if self.answer.is_end_stream() {
-                    data = [data, stage.finish()].concat().into();
+                    let held = self.reading.finish();
+                    if !held.is_empty() {
+                        data = [data, held].concat().into();
+                    }
                 }
+                self.note(at);
                 // An empty frame is passed on only where it ends the body.
                 let is_needed = !data.is_empty() || self.answer.is_end_stream();
                 is_needed.then(|| Frame::data(data))
             }
             Err(trailers) => Some(trailers),
         }
+    }
+
+    /// Notes what was read so far.
+    fn note(&mut self, at: Instant) {
+        let (usage, content, unread) = self.reading.read();
+        self.record.read(at.into_std(), usage, content, unread);
     }
 
     /// Notes that the whole answer has passed.
@@ -123,9 +136,10 @@ impl Body for Passage {
         loop {
             match Pin::new(&mut this.answer).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    this.record.first_byte();
-                    this.answer.heard(this.patience.renew());
-                    let Some(frame) = this.edited(frame) else { continue };
+                    let at = this.patience.renew();
+                    this.record.heard(at.into_std());
+                    this.answer.heard(at);
+                    let Some(frame) = this.read(frame, at) else { continue };
                     if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
                         events.pass(data);
                     }
@@ -135,8 +149,12 @@ impl Body for Passage {
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Poll::Ready(None) => {
-                    let rest = this.stage.as_mut().map(Stage::finish).unwrap_or_default();
+                    let rest = this.reading.finish();
+                    this.note(Instant::now());
                     if !rest.is_empty() {
+                        if let Some(events) = &mut this.events {
+                            events.pass(&rest);
+                        }
                         return Poll::Ready(Some(Ok(Frame::data(rest))));
                     }
                     if this.events.as_ref().is_some_and(|events| !events.may_end()) {
@@ -162,6 +180,7 @@ impl Body for Passage {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.answer.size_hint()
+        // An edited body may get shorter.
+        if self.reading.edits() { SizeHint::default() } else { self.answer.size_hint() }
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// Reads the rest of an answer. None if it breaks, is too large or takes too long.
     pub(crate) async fn read(head: Head) -> Option<Box<Self>> {
-        let Head { response, model, connection, place } = head;
+        let Head { response, model, connection, place, .. } = head;
         let (mut parts, incoming) = response.into_parts();
         headers::for_client(&mut parts);
         parts.extensions.insert(Served { model, worker: Arc::clone(place.upstream()) });

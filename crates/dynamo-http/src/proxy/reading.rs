@@ -1,0 +1,85 @@
+//! Reads an answer on its way to the client, for its tokens.
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+
+use super::headers;
+use super::outline::Outline;
+use super::stage::Stage;
+use super::tokens::Tokens;
+use crate::meter::{Form, Usage};
+use crate::route::Route;
+
+/// The reader of an answer.
+#[derive(Debug)]
+pub(crate) enum Reading {
+    /// Nobody reads the answer.
+    Nothing,
+    Plain(Outline),
+    Events(Stage<Tokens>),
+}
+
+impl Reading {
+    /// How an answer with these headers comes, as far as it can be read.
+    pub(crate) fn form(headers: &HeaderMap) -> Form {
+        let is = |name: &str| {
+            headers::media_type(headers)
+                .is_some_and(|essence| essence.eq_ignore_ascii_case(name.as_bytes()))
+        };
+        if headers.contains_key(header::CONTENT_ENCODING) {
+            Form::Unreadable
+        } else if is("text/event-stream") {
+            Form::Stream
+        } else if is("application/json") {
+            Form::Plain
+        } else {
+            Form::Unreadable
+        }
+    }
+
+    /// A reader of answers on a route. `asked` says that a stream has the usage for the proxy only.
+    pub(crate) fn new(form: Form, route: Route, asked: bool) -> Self {
+        match form {
+            Form::Plain => Self::Plain(Outline::default()),
+            Form::Stream if asked => Self::Events(Stage::editing(Tokens::new(route, true))),
+            Form::Stream => Self::Events(Stage::watching(Tokens::new(route, false))),
+            Form::Unreadable => Self::Nothing,
+        }
+    }
+
+    /// Reads the next piece of the body. Returns what may go on to the client now.
+    pub(crate) fn pass(&mut self, data: Bytes) -> Bytes {
+        match self {
+            Self::Nothing => data,
+            Self::Plain(outline) => {
+                outline.pass(&data);
+                data
+            }
+            Self::Events(stage) => stage.pass(data),
+        }
+    }
+
+    /// Ends the body. Returns what was held.
+    pub(crate) fn finish(&mut self) -> Bytes {
+        match self {
+            Self::Nothing | Self::Plain(_) => Bytes::new(),
+            Self::Events(stage) => stage.finish(),
+        }
+    }
+
+    /// Whether the bytes that pass may differ from those that came.
+    pub(crate) fn edits(&self) -> bool {
+        matches!(self, Self::Events(stage) if stage.edits())
+    }
+
+    /// What was read so far: the usage, how many events carried content, and how many were too long.
+    pub(crate) fn read(&self) -> (Usage, u64, u64) {
+        match self {
+            Self::Nothing => (Usage::default(), 0, 0),
+            Self::Plain(outline) => (outline.usage(), 0, 0),
+            Self::Events(stage) => {
+                (stage.reader().usage(), stage.reader().content(), stage.unread())
+            }
+        }
+    }
+}

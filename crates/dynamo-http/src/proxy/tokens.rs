@@ -1,0 +1,191 @@
+//! Reads the tokens of a stream: which of its events carry content, and the usage.
+//!
+//! No event is parsed but one that has the word `"usage"` in quotes. Text that a model generates cannot
+//! have it, since the quotes in JSON strings are escaped.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memchr2;
+use memchr::memmem::{self, Finder};
+
+use super::stage::{Reader, Verdict};
+use super::usage;
+use crate::meter::Usage;
+use crate::route::Route;
+
+#[cfg(test)]
+mod tests;
+
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
+
+/// Reads the events of a stream, and takes out the event with the usage where the client did not ask
+/// for it.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    marks: &'static [Mark],
+    /// Whether the event with the usage is there because the proxy asked for it.
+    asked: bool,
+    usage: Usage,
+    /// How many events carried content.
+    content: u64,
+    /// Where the last event with content had which mark: the next one has it there as well.
+    last: Option<(usize, &'static Mark)>,
+}
+
+/// A part of an event by which its content is known.
+#[derive(Debug)]
+struct Mark {
+    text: &'static [u8],
+    /// Whether a value follows, which must have content itself.
+    has_value: bool,
+}
+
+impl Mark {
+    const fn valued(text: &'static [u8]) -> Self {
+        Self { text, has_value: true }
+    }
+
+    const fn plain(text: &'static [u8]) -> Self {
+        Self { text, has_value: false }
+    }
+
+    /// Whether the mark is at this place of an event, with content.
+    fn is_at(&self, event: &[u8], at: usize) -> bool {
+        let Some(rest) = event.get(at..).and_then(|rest| rest.strip_prefix(self.text)) else {
+            return false;
+        };
+        !self.has_value || has_content(rest)
+    }
+}
+
+/// The marks of content on a route.
+fn marks(route: Route) -> &'static [Mark] {
+    const CHAT: &[Mark] = &[
+        Mark::valued(b"\"content\":"),
+        Mark::valued(b"\"reasoning_content\":"),
+        Mark::valued(b"\"reasoning\":"),
+        Mark::valued(b"\"tool_calls\":"),
+        Mark::valued(b"\"function_call\":"),
+        Mark::valued(b"\"refusal\":"),
+        Mark::valued(b"\"audio\":"),
+    ];
+    const COMPLETIONS: &[Mark] = &[Mark::valued(b"\"text\":")];
+    const MESSAGES: &[Mark] =
+        &[Mark::plain(b"\"content_block_delta\""), Mark::plain(b"\"tool_use\"")];
+    // The type of the event, such as `response.output_text.delta`.
+    const OTHER: &[Mark] = &[Mark::plain(b".delta\"")];
+
+    match route {
+        Route::ChatCompletions => CHAT,
+        Route::Completions => COMPLETIONS,
+        Route::Messages => MESSAGES,
+        _ => OTHER,
+    }
+}
+
+/// Whether a JSON value begins here that is a string, an array or an object, and not an empty one.
+fn has_content(json: &[u8]) -> bool {
+    let mut bytes = json.iter().skip_while(|byte| **byte == b' ');
+    let end = match bytes.next() {
+        Some(b'"') => return bytes.next().is_some_and(|byte| *byte != b'"'),
+        Some(b'[') => b']',
+        Some(b'{') => b'}',
+        _ => return false,
+    };
+    bytes.find(|byte| **byte != b' ').is_some_and(|byte| *byte != end)
+}
+
+impl Tokens {
+    /// A reader of the streams of a route. `asked` says that the proxy has asked for the usage, and
+    /// the client has not.
+    pub(crate) fn new(route: Route, asked: bool) -> Self {
+        Self { marks: marks(route), asked, usage: Usage::default(), content: 0, last: None }
+    }
+
+    /// How many events carried content so far.
+    pub(crate) fn content(&self) -> u64 {
+        self.content
+    }
+
+    /// The usage that the engine told so far.
+    pub(crate) fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn count(&mut self, event: &[u8]) {
+        if let Some((at, mark)) = self.last
+            && mark.is_at(event, at)
+        {
+            self.content += 1;
+            return;
+        }
+        let found = self.marks.iter().find_map(|mark| {
+            memmem::find_iter(event, mark.text)
+                .find(|at| mark.is_at(event, *at))
+                .map(|at| (at, mark))
+        });
+        if found.is_some() {
+            self.content += 1;
+            self.last = found;
+        }
+    }
+}
+
+impl Reader for Tokens {
+    fn event(&mut self, event: &[u8]) -> Verdict {
+        self.count(event);
+        let Some(at) = USAGE.find(event) else { return Verdict::Pass };
+        // `"usage":null` is common, and tells nothing.
+        if is_null(&event[at + USAGE.needle().len()..]) {
+            return Verdict::Pass;
+        }
+        let data = data(event);
+        let Ok(data) = simdutf8::basic::from_utf8(&data) else { return Verdict::Pass };
+        let told = usage::of_event(data);
+        self.usage.update(told.usage);
+        let is_extra = told.has_usage && told.choices.is_some_and(is_empty_array);
+        if self.asked && is_extra { Verdict::Drop } else { Verdict::Pass }
+    }
+
+    fn all_pass(&self, events: &[u8]) -> bool {
+        USAGE.find(events).is_none()
+    }
+
+    fn skim(&mut self, event: &[u8]) {
+        self.count(event);
+    }
+}
+
+/// Whether a member's value is `null`, and the member is the only one of this name.
+fn is_null(behind: &[u8]) -> bool {
+    let value = behind.trim_ascii_start().strip_prefix(b":").unwrap_or_default();
+    value.trim_ascii_start().starts_with(b"null") && USAGE.find(value).is_none()
+}
+
+fn is_empty_array(raw: &str) -> bool {
+    raw.strip_prefix('[').is_some_and(|rest| rest.trim_ascii_start() == "]")
+}
+
+/// The data of an event: the values of its fields `data`, joined by line feeds.
+fn data(event: &[u8]) -> Cow<'_, [u8]> {
+    let mut data: Option<Cow<'_, [u8]>> = None;
+    // A byte order mark may begin a stream.
+    let mut rest = event.strip_prefix("\u{feff}".as_bytes()).unwrap_or(event);
+    while !rest.is_empty() {
+        let end = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+        let line = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
+        let Some(value) = line.strip_prefix(b"data:") else { continue };
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match &mut data {
+            None => data = Some(Cow::Borrowed(value)),
+            Some(data) => {
+                let data = data.to_mut();
+                data.push(b'\n');
+                data.extend_from_slice(value);
+            }
+        }
+    }
+    data.unwrap_or_default()
+}
