@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use dynamo_discovery::check_model_name;
+use dynamo_discovery::{Accepts, RequestField, check_model_name};
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -19,6 +19,8 @@ pub(crate) struct ListedModel {
     pub(crate) context_length: Option<u64>,
     /// Whether it is an adapter (LoRA) of another model of the engine.
     pub(crate) is_adapter: bool,
+    /// The optional fields of requests that the engine is known to accept.
+    pub(crate) accepts: Accepts,
 }
 
 /// Reads `/v1/models`.
@@ -49,6 +51,26 @@ struct Model {
     meta: Option<serde_json::Value>,
     /// vLLM and SGLang: an adapter names the model that it adapts.
     parent: Option<serde_json::Value>,
+    /// The engine, with those that leave it as it is.
+    owned_by: Option<serde_json::Value>,
+}
+
+/// What engines accept, by what they say in `owned_by`. Each takes unknown fields as well, but only the
+/// fields that it acts on count. Priorities are left out: vLLM refuses them unless it is started for
+/// them.
+const ACCEPTS: [(&str, &[RequestField]); 4] = [
+    ("vllm", &[RequestField::IncludeUsage]),
+    ("sglang", &[RequestField::IncludeUsage]),
+    ("llamacpp", &[RequestField::IncludeUsage]),
+    ("echo", &[RequestField::IncludeUsage]),
+];
+
+impl Model {
+    fn accepts(&self) -> Accepts {
+        let owner = self.owned_by.as_ref().and_then(|owner| owner.as_str());
+        let known = ACCEPTS.iter().find(|(engine, _)| Some(*engine) == owner);
+        known.map_or(Accepts::NONE, |(_, fields)| fields.iter().copied().collect())
+    }
 }
 
 fn parse(body: &[u8]) -> Result<Vec<ListedModel>, String> {
@@ -67,6 +89,7 @@ fn parse(body: &[u8]) -> Result<Vec<ListedModel>, String> {
         })
         .take(MOST_MODELS)
         .map(|model| ListedModel {
+            accepts: model.accepts(),
             context_length: model
                 .max_model_len
                 .and_then(|length| length.as_u64())
@@ -83,7 +106,24 @@ mod tests {
     use super::*;
 
     fn listed(name: &str, context_length: Option<u64>) -> ListedModel {
-        ListedModel { name: name.into(), context_length, is_adapter: false }
+        let accepts = Accepts::NONE;
+        ListedModel { name: name.into(), context_length, is_adapter: false, accepts }
+    }
+
+    #[test]
+    fn an_engine_is_known_by_the_owner_of_its_models() {
+        for (owner, expected) in [
+            (r#""vllm""#, "include_usage"),
+            (r#""sglang""#, "include_usage"),
+            (r#""llamacpp""#, "include_usage"),
+            (r#""echo""#, "include_usage"),
+            (r#""me""#, ""),
+            ("null", ""),
+            ("7", ""),
+        ] {
+            let body = format!(r#"{{"data":[{{"id":"m","owned_by":{owner}}}]}}"#);
+            assert_eq!(parse(body.as_bytes()).unwrap()[0].accepts.to_string(), expected, "{owner}");
+        }
     }
 
     #[test]

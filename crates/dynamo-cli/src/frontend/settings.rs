@@ -13,7 +13,7 @@ use crate::settings::given::{Given, Origin, Value};
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::static_worker::StaticWorker;
 use crate::settings::store::{self, Etcd, Store};
-use crate::settings::table::{self, Balancing, Keys, Limits, Listening, Workers};
+use crate::settings::table::{self, Balancing, Keys, Limits, Listening, Usage, Workers};
 use crate::settings::{authorities, pair, strangers, url};
 
 /// A frontend's settings, checked.
@@ -73,6 +73,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         )));
     }
     let mut config = config(Balancing::read(given)?, &limits);
+    config = config.with_usage(*Usage::read(given)?.usage);
     config = config.with_worker_networks(workers.worker_network.take());
     config = config.with_worker_tls(authorities(workers.worker_ca)?);
     let mut options = options(&listening, &limits);

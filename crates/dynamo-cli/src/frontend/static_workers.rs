@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_discovery::{
-    DiscoveryBatch, DiscoveryEvent, InstanceId, MemoryStore, ModelEntry, ModelKey, ModelWatcher,
-    Revision, State, WatcherConfig,
+    Accepts, DiscoveryBatch, DiscoveryEvent, InstanceId, MemoryStore, ModelEntry, ModelKey,
+    ModelWatcher, Revision, State, WatcherConfig,
 };
 use dynamo_http::{WorkerKey, WorkerTls};
 use dynamo_namespace::{EndpointId, NamespaceScope, names};
@@ -134,7 +134,8 @@ impl Told {
 async fn keep(engine: impl Engine, mut shelf: Shelf, first: oneshot::Sender<()>) {
     let url = shelf.worker.url.clone();
     if let Some(name) = shelf.worker.model.clone() {
-        shelf.put(&[ListedModel { name, context_length: None, is_adapter: false }]);
+        let accepts = Accepts::NONE;
+        shelf.put(&[ListedModel { name, context_length: None, is_adapter: false, accepts }]);
         return;
     }
     let mut first = Some(first);
@@ -201,7 +202,10 @@ impl Shelf {
         };
         // `HttpEngine` and the settings have checked names and kinds.
         let entry = ModelEntry::new(&model.name, self.endpoint.clone(), self.worker.kinds).ok()?;
-        let entry = entry.with_url(self.worker.url.clone()).with_created(self.created);
+        let entry = entry
+            .with_url(self.worker.url.clone())
+            .with_created(self.created)
+            .with_accepts(self.worker.accepts.unwrap_or(model.accepts));
         let entry = match model.context_length {
             Some(context_length) => entry.with_context_length(context_length),
             None => entry,
@@ -230,6 +234,7 @@ mod tests {
                 name: (*name).into(),
                 context_length: Some(8),
                 is_adapter: false,
+                accepts: Accepts::NONE,
             };
             *self.0.lock().unwrap() = Ok(names.iter().map(listed).collect());
         }

@@ -1,8 +1,8 @@
-//! A worker that a frontend is told of: `[MODEL=]URL[;kinds=chat,…][;namespace=…]`.
+//! A worker that a frontend is told of: `[MODEL=]URL[;kinds=chat,…][;namespace=…][;accepts=…]`.
 
 use std::str::FromStr;
 
-use dynamo_discovery::{Kind, Kinds, WorkerUrl, check_model_name};
+use dynamo_discovery::{Accepts, Kind, Kinds, WorkerUrl, check_model_name};
 use dynamo_namespace::Namespace;
 
 use super::value::{self, from_text};
@@ -16,6 +16,8 @@ pub(crate) struct StaticWorker {
     pub(crate) kinds: Kinds,
     /// The namespace that it belongs to, where that is not the frontend's own.
     pub(crate) namespace: Option<Namespace>,
+    /// The optional fields of requests that it accepts; else what is known of its engine.
+    pub(crate) accepts: Option<Accepts>,
 }
 
 /// What an engine is taken to do where nobody says: its list of models does not tell.
@@ -38,7 +40,7 @@ impl FromStr for StaticWorker {
         if let Some(model) = model {
             check_model_name(model).map_err(|error| error.to_string())?;
         }
-        let (mut kinds, mut namespace) = (None, None);
+        let (mut kinds, mut namespace, mut accepts) = (None, None, None);
         for option in options.into_iter().flat_map(|options| options.split(';')) {
             match option.split_once('=') {
                 Some(("kinds", list)) if kinds.is_none() => {
@@ -48,16 +50,21 @@ impl FromStr for StaticWorker {
                 Some(("namespace", name)) if namespace.is_none() && !name.is_empty() => {
                     namespace = Some(name.parse::<Namespace>().map_err(|error| error.to_string())?);
                 }
+                Some(("accepts", list)) if accepts.is_none() => {
+                    let list = list.parse().map_err(|error| format!("accepts: {error}"))?;
+                    accepts = Some(list);
+                }
                 _ => {
                     return Err(format!(
-                        "after ';' only kinds=… and namespace=… may stand, once each, not {option:?}"
+                        "after ';' only kinds=…, namespace=… and accepts=… may stand, once each, \
+                         not {option:?}"
                     ));
                 }
             }
         }
         let kinds = kinds.unwrap_or_else(default_kinds);
         let url = url.parse().map_err(|error| format!("not a worker's URL: {error}"))?;
-        Ok(Self { model: model.map(str::to_owned), url, kinds, namespace })
+        Ok(Self { model: model.map(str::to_owned), url, kinds, namespace, accepts })
     }
 }
 
@@ -111,6 +118,15 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_may_say_which_optional_fields_it_accepts() {
+        let accepts = |text: &str| parse(text).unwrap().accepts.map(|accepts| accepts.to_string());
+        assert_eq!(accepts("http://h"), None);
+        assert_eq!(accepts("http://h;accepts=").as_deref(), Some(""));
+        let both = accepts("m=http://h;accepts=priority,include_usage;kinds=chat");
+        assert_eq!(both.as_deref(), Some("include_usage,priority"));
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (text, part) in [
             ("", "not a worker's URL"),
@@ -123,6 +139,8 @@ mod tests {
             ("http://h;kinds=", "expected some of Chat"),
             ("http://h;weight=2", "only kinds="),
             ("http://h;kinds=chat;kinds=chat", "once each"),
+            ("http://h;accepts=telepathy", "expected some of include_usage"),
+            ("http://h;accepts=;accepts=", "once each"),
             ("http://h;namespace=", "only kinds="),
             ("http://h;namespace=a b", "invalid namespace"),
             ("http://h;", "only kinds="),

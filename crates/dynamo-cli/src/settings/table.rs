@@ -3,8 +3,8 @@
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
-use dynamo_discovery::{ControlUrl, Kinds, WatchScope, WorkerUrl};
-use dynamo_http::{ClientAuth, Network, RouterMode};
+use dynamo_discovery::{Accepts, ControlUrl, Kinds, WatchScope, WorkerUrl};
+use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
 
@@ -43,6 +43,7 @@ pub(crate) const FRONTEND: Program = Program {
         Workers::GROUP,
         Balancing::GROUP,
         Store::GROUP,
+        Usage::GROUP,
         Limits::GROUP,
         Logs::GROUP,
     ],
@@ -182,9 +183,10 @@ settings! {
         /// every 10 seconds; `MODEL=` says that it serves this model, without asking. Workers that
         /// answer serve at once; `/ready` waits for the others for 10 seconds. KINDS is a list such as
         /// `chat,embedding`, by default `chat,completions`. It belongs to NAMESPACE, by default the
-        /// frontend's own. Without any setting of etcd, no store is used
+        /// frontend's own. FIELDS are as for `dynamo-worker --accepts`. Without any setting of etcd,
+        /// no store is used
         worker_url: Vec<StaticWorker> =
-            flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE]");
+            flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE][;accepts=FIELDS]");
         /// A network in which workers may be, such as 192.0.2.0/24; can be given several times.
         /// Judged by the address that a worker's name resolves to; link-local addresses and those of
         /// metadata services are always refused, and without this flag all others are allowed
@@ -250,6 +252,13 @@ settings! {
         etcd_client_cert: Option<PathBuf> = flag("FILE").or("ETCD_AUTH_CLIENT_CERT");
         /// Key of the client certificate, PEM
         etcd_client_key: Option<PathBuf> = flag("FILE").or("ETCD_AUTH_CLIENT_KEY");
+    }
+
+    Usage "Usage" {
+        /// Whether the tokens of answers are counted: `observe` reads what engines tell, `ask` also asks
+        /// engines that accept it to tell the usage of streamed chats and completions, and takes it out
+        /// again, `off` reads nothing and has no metrics of tokens
+        usage: UsageMode = flag("MODE").or("DYN_USAGE").default("observe");
     }
 
     Limits "Limits" {
@@ -330,6 +339,10 @@ settings! {
         model_type: Option<Kinds> = flag("KINDS");
         /// Context length of the models; else as the engine lists it
         context_length: Option<NonZeroU64> = flag("TOKENS");
+        /// Optional fields of requests that the engine acts on, separated by commas: `include_usage`,
+        /// `cache_salt`, `priority`; empty for none. By default `include_usage` for an engine whose
+        /// models are owned by `vllm`, `sglang`, `llamacpp` or `echo`, and none for others
+        accepts: Option<Accepts> = flag("FIELDS");
     }
 
     Control "Control port" {

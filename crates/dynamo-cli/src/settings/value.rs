@@ -8,8 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ArgAction;
-use dynamo_discovery::{ControlUrl, Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
-use dynamo_http::{ClientAuth, Network, RouterMode};
+use dynamo_discovery::{Accepts, ControlUrl, Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
+use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
 use http::HeaderName;
 
 /// One value, read from a text as a source has it.
@@ -94,7 +94,7 @@ macro_rules! from_text {
 pub(crate) use from_text;
 
 from_text!(String, u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
-from_text!(HeaderName, Network, RouterMode, WorkerUrl, ControlUrl);
+from_text!(Accepts, HeaderName, Network, RouterMode, UsageMode, WorkerUrl, ControlUrl);
 from_text!(Seconds, Timeout, LeaseTtl, Mebibytes, Kibibytes, YesNo, Percent, ModelName);
 
 /// Types of which each value has a name.

@@ -93,6 +93,7 @@ impl Worker {
                 _ => settings.models.clone(),
             },
             context_length: settings.context_length,
+            accepts: settings.accepts,
             created: unix_now(),
         };
         Ok(Self { settings, engine, engine_url, engine_start, control, offer, signals })

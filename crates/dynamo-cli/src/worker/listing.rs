@@ -54,7 +54,8 @@ mod tests {
     use super::*;
 
     fn listed(name: &str) -> ListedModel {
-        ListedModel { name: name.into(), context_length: None, is_adapter: false }
+        let accepts = Default::default();
+        ListedModel { name: name.into(), context_length: None, is_adapter: false, accepts }
     }
 
     #[test]

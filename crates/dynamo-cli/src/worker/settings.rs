@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dynamo_discovery::{Kind, Kinds, WorkerUrl};
+use dynamo_discovery::{Accepts, Kind, Kinds, WorkerUrl};
 use dynamo_http::{KeyHash, WorkerKey, WorkerTls};
 use dynamo_namespace::EndpointId;
 
@@ -34,6 +34,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) models: Vec<String>,
     pub(crate) kinds: Kinds,
     pub(crate) context_length: Option<u64>,
+    /// The optional fields of requests that the engine accepts; `None` for what is known of it.
+    pub(crate) accepts: Option<Accepts>,
     pub(crate) etcd: Etcd,
     pub(crate) lease_ttl: Duration,
     pub(crate) start_timeout: Option<Duration>,
@@ -99,6 +101,7 @@ pub(crate) fn read(given: &Given) -> Result<WorkerSettings, Failure> {
         models: names,
         kinds,
         context_length: models.context_length.map(u64::from),
+        accepts: *models.accepts,
         etcd: *etcd,
         lease_ttl: lease.lease_ttl.0,
         start_timeout: engine.start_timeout.map(|timeout| timeout.0),

@@ -45,11 +45,6 @@ impl Answer {
         Self { incoming, connection: Some(connection), place, unread: None }
     }
 
-    /// The place of the request at its server.
-    pub(crate) fn place(&self) -> &Place {
-        &self.place
-    }
-
     /// Notes for the server's rotation that bytes came.
     pub(crate) fn heard(&self, at: Instant) {
         self.place.upstream().rotation.heard(at);

@@ -1,4 +1,4 @@
-//! Reads the events of a stream on its way to the client, and takes events out of it.
+//! Reads and edits the events of a stream on its way to the client.
 //!
 //! Events end by the rules of the HTML standard (server-sent events, "parsing an event stream"): a line
 //! ends with LF, CR or CRLF, and an empty line ends an event.
@@ -30,7 +30,6 @@ pub(crate) enum Verdict {
     /// The client does not get the event.
     Drop,
     /// The client gets these bytes in place of the event.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no feature replaces events yet"))]
     Replace(Bytes),
 }
 
@@ -48,7 +47,7 @@ pub(crate) struct Stage<R> {
     held: Vec<u8>,
     /// Whether the current event is too long to be kept.
     too_long: bool,
-    /// Whether the last event was dropped or replaced. The rest of its line end is dropped then.
+    /// Whether the last event went without a CR at its end. An LF behind that CR is dropped then.
     dropped: bool,
     /// How many events were too long.
     unread: u64,
@@ -94,7 +93,11 @@ impl<R: Reader> Stage<R> {
         if is_whole && self.reader.all_pass(&data) {
             let mut rest = &data[..];
             while let Some(end) = self.ends.next(rest) {
-                self.reader.skim(&rest[..end]);
+                if end > MAX_EVENT {
+                    self.unread += 1;
+                } else {
+                    self.reader.skim(&rest[..end]);
+                }
                 rest = &rest[end..];
                 self.ends.finish_line_end(&mut rest);
             }
@@ -172,8 +175,11 @@ impl<R: Reader> Stage<R> {
             &held
         };
         let verdict = self.reader.event(event);
-        // The rest of the line end of a dropped or replaced event must not follow.
-        self.dropped = verdict != Verdict::Pass;
+        self.dropped = match &verdict {
+            Verdict::Pass => false,
+            Verdict::Drop => true,
+            Verdict::Replace(new) => !new.ends_with(b"\r"),
+        };
         match verdict {
             Verdict::Pass => out.put(event),
             Verdict::Drop => {}

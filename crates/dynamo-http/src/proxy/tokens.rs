@@ -19,8 +19,8 @@ mod tests;
 
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
 
-/// Reads the events of a stream, and takes out the event with the usage where the client did not ask
-/// for it.
+/// Reads the events of a stream. Where the client did not ask for the usage, it is taken out of the
+/// stream: the event that has it, and its `null` in the other events.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     marks: &'static [Mark],
@@ -138,7 +138,7 @@ impl Reader for Tokens {
         let Some(at) = USAGE.find(event) else { return Verdict::Pass };
         // `"usage":null` is common, and tells nothing.
         if is_null(&event[at + USAGE.needle().len()..]) {
-            return Verdict::Pass;
+            return if self.asked { without_null(event) } else { Verdict::Pass };
         }
         let data = data(event);
         let Ok(data) = simdutf8::basic::from_utf8(&data) else { return Verdict::Pass };
@@ -161,6 +161,17 @@ impl Reader for Tokens {
 fn is_null(behind: &[u8]) -> bool {
     let value = behind.trim_ascii_start().strip_prefix(b":").unwrap_or_default();
     value.trim_ascii_start().starts_with(b"null") && USAGE.find(value).is_none()
+}
+
+/// Takes a `usage` of `null` out of an event. By OpenAI's rules each chunk has one where the usage was
+/// asked for, and none has one elsewhere.
+fn without_null(event: &[u8]) -> Verdict {
+    let Cow::Borrowed(data) = data(event) else { return Verdict::Pass };
+    let from = data.as_ptr().addr() - event.as_ptr().addr();
+    let Ok(text) = simdutf8::basic::from_utf8(data) else { return Verdict::Pass };
+    let Some(cut) = usage::null_member(text) else { return Verdict::Pass };
+    let (before, behind) = (&event[..from + cut.start], &event[from + cut.end..]);
+    Verdict::Replace([before, behind].concat().into())
 }
 
 fn is_empty_array(raw: &str) -> bool {

@@ -1,5 +1,7 @@
 //! Reads the usage that an engine tells, in the spelling of each route.
 
+use std::ops::Range;
+
 use super::json;
 use crate::meter::Usage;
 
@@ -41,6 +43,27 @@ pub(super) fn of_event(data: &str) -> Event<'_> {
     // Of both places, the outer one is the later report.
     nested.update(event.usage);
     Event { usage: nested, ..event }
+}
+
+/// The bytes to cut out of an object so that it has no member `usage` whose value is `null`: the member,
+/// and the comma that parts it from its neighbour. None where the object has no such member.
+pub(super) fn null_member(data: &str) -> Option<Range<usize>> {
+    let mut found = None;
+    json::walk(data, |name, place| {
+        if json::string(name).as_deref() == Some("usage") && &data[place.clone()] == "null" {
+            let begin = name.as_ptr().addr() - data.as_ptr().addr();
+            found = Some(begin..place.end);
+        }
+    })
+    .ok()?;
+    let Range { start, end } = found?;
+    let before = data[..start].trim_ascii_end();
+    if before.ends_with(',') {
+        return Some(before.len() - 1..end);
+    }
+    let behind = data[end..].trim_ascii_start();
+    let behind = behind.strip_prefix(',').map_or(behind, str::trim_ascii_start);
+    Some(start..data.len() - behind.len())
 }
 
 /// The `usage` in a raw object.
@@ -147,6 +170,22 @@ mod tests {
             r#"{"prompt_tokens":9"#,
         ] {
             assert_eq!(parse(raw), Usage::default(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_usage_of_null_is_cut_out_with_its_comma() {
+        for (data, expected) in [
+            (r#"{"id":1,"usage":null}"#, Some(r#"{"id":1}"#)),
+            (r#"{"id": 1, "usage": null, "x": 2}"#, Some(r#"{"id": 1, "x": 2}"#)),
+            (r#"{"usage": null, "x": 2}"#, Some(r#"{"x": 2}"#)),
+            (r#"{ "us\u0061ge":null }"#, Some("{ }")),
+            (r#"{"id":1,"usage":{}}"#, None),
+            (r#"{"a":{"usage":null}}"#, None),
+            (r#"{"id":1,"usage":null"#, None),
+        ] {
+            let cut = null_member(data).map(|cut| [&data[..cut.start], &data[cut.end..]].concat());
+            assert_eq!(cut.as_deref(), expected, "{data}");
         }
     }
 

@@ -25,7 +25,8 @@ struct Answers {
 
 fn listed(name: &str) -> ListedModel {
     let is_adapter = name.ends_with("-lora");
-    ListedModel { name: name.into(), context_length: None, is_adapter }
+    let accepts = Default::default();
+    ListedModel { name: name.into(), context_length: None, is_adapter, accepts }
 }
 
 impl Fake {
@@ -89,6 +90,7 @@ fn start_reporting(
         kinds: default_kinds(),
         names: named.iter().map(|name| (*name).to_owned()).collect(),
         context_length: None,
+        accepts: None,
         created: 1,
     };
     let (wanted, receiver) = watch::channel(Vec::new());

@@ -190,9 +190,11 @@ fn only_the_event_that_the_client_did_not_ask_for_is_taken_out() {
     };
     let (content, usage, out) = ask(&chat(true));
     assert_eq!((content, usage, out), (2, told(9, None, 2), chat(false)));
+    let null = event(&chunk(r#"{"content":"x"}"#, r#","usage":null"#));
+    assert_eq!(ask(&null).2, event(&chunk(r#"{"content":"x"}"#, "")));
     for kept in [
         event(&chunk(r#"{"content":"x"}"#, r#","usage":{"prompt_tokens":9}"#)),
-        event(r#"{"choices":[],"usage":null}"#),
+        event(r#"{"a":[{"usage":null}]}"#),
         event(r#"{"choices":[],"prompt_filter_results":[{"usage":{"prompt_tokens":9}}]}"#),
         event(r#"{"choices":[],"usage":{"prompt_tokens":9"#),
         event(r#"{"usage":{"prompt_tokens":9}}"#),
@@ -211,6 +213,7 @@ proptest! {
         line_end in prop::sample::select(vec!["\n", "\r\n", "\r"]),
         done in prop::sample::select(vec!["data: [DONE]\n\n", "data: [DONE]", "data:[DONE]\n\n", ""]),
         place in 0_usize..6,
+        nulls in any::<bool>(),
         cuts in proptest::collection::vec(1_usize..200, 1..20),
     ) {
         let mut events: Vec<String> = contents
@@ -224,7 +227,10 @@ proptest! {
         events.push(done.to_owned());
         let without = events.concat().replace("\r\n", "\n").replace('\n', line_end);
         events.insert(place.min(events.len() - 1), event(LAST));
-        let with = events.concat().replace("\r\n", "\n").replace('\n', line_end);
+        let mut with = events.concat().replace("\r\n", "\n").replace('\n', line_end);
+        if nulls {
+            with = with.replace(r#""finish_reason":null}]}"#, r#""finish_reason":null}],"usage":null}"#);
+        }
 
         let check = |pieces: &[&[u8]]| {
             let mut stage = Stage::editing(Tokens::new(Route::ChatCompletions, true));
