@@ -15,6 +15,11 @@ async fn an_unknown_path_is_404_and_a_wrong_method_405_with_allow_before_anythin
     let answer = door.get(CHAT).await;
     assert_eq!((answer.status(), answer.code().as_str()), (405, "method_not_allowed"));
     assert_eq!(answer.header("allow"), Some("POST"));
+    for route in Route::ALL {
+        let error = door.get(route.path()).await.json();
+        let shape = if *route == Route::Messages { "/type" } else { "/error/code" };
+        assert!(error.pointer(shape).is_some(), "{}: {error}", route.path());
+    }
 }
 
 #[tokio::test]
