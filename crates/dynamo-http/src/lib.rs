@@ -34,7 +34,6 @@ mod hold;
 mod meter;
 #[cfg(feature = "proxy")]
 mod proxy;
-#[cfg(feature = "serve")]
 mod quiet;
 mod route;
 #[cfg(feature = "serve")]
@@ -68,7 +67,10 @@ pub use client_name::{ClientName, InvalidClientName};
 #[cfg(feature = "proxy")]
 pub use door::{Frontend, FrontendConfig, FrontendService, ProgramMetrics};
 #[cfg(feature = "proxy")]
-pub use fleet::{Fleet, InvalidNetwork, InvalidWorkerKey, Network, WorkerKey};
+pub use fleet::{
+    Fleet, InvalidNetwork, InvalidWorkerKey, Network, Networks, Resolve, ResolveError, Resolving,
+    SystemResolver, WorkerKey,
+};
 #[cfg(feature = "proxy")]
 pub use hold::Hold;
 #[cfg(feature = "proxy")]

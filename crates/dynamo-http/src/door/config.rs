@@ -1,15 +1,20 @@
 //! The settings of a front door.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
+use dynamo_namespace::Namespace;
 use http::HeaderName;
 
 use super::program_metrics::ProgramMetrics;
 use crate::access::ApiKeys;
 use crate::balance::RouterMode;
 use crate::config::config;
-use crate::fleet::{Network, WorkerKey};
+use crate::fleet::{
+    Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of,
+};
 use crate::serve::Connections;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
@@ -48,6 +53,16 @@ config! {
         /// Default none, which allows any address; link-local addresses and those of metadata
         /// services are always refused.
         worker_networks, with_worker_networks: Vec<Network> = Vec::new();
+        /// The networks in which the workers of a namespace, and of its generations, may be, in place
+        /// of `worker_networks`. Default none. Where some namespace has networks, and
+        /// `worker_networks` is empty, the workers of a namespace without any are not connected to.
+        namespace_networks, with_namespace_networks: BTreeMap<Namespace, Vec<Network>> = BTreeMap::new();
+        /// The keys that the workers of a namespace, and of its generations, get in place of
+        /// `worker_key`. Default none.
+        namespace_keys, with_namespace_keys: BTreeMap<Namespace, WorkerKey> = BTreeMap::new();
+        /// What finds the addresses of workers that are registered by name. Default that of the
+        /// system.
+        resolver, with_resolver: Arc<dyn Resolve> = Arc::new(SystemResolver);
         /// How a worker is chosen for a request. Default round robin.
         router_mode, with_router_mode: RouterMode = RouterMode::default();
         /// The header that names a session, for [`RouterMode::Affinity`]. Default `x-session-id`.
@@ -81,5 +96,19 @@ config! {
         /// The keys that clients need. Default none: every client may use every model in the
         /// frontend's scope.
         api_keys, with_api_keys: Option<ApiKeys> = None;
+    }
+}
+
+impl FrontendConfig {
+    /// Where the workers of a namespace may be.
+    #[must_use]
+    pub fn networks_of(&self, namespace: &Namespace) -> Networks {
+        networks_of(&self.worker_networks, &self.namespace_networks, Some(namespace))
+    }
+
+    /// The key that the workers of a namespace get.
+    #[must_use]
+    pub fn worker_key_of(&self, namespace: &Namespace) -> WorkerKey {
+        key_of(&self.worker_key, &self.namespace_keys, Some(namespace))
     }
 }

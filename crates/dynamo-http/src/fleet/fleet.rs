@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dynamo_discovery::{Instance, WorkerUrl};
+use dynamo_namespace::Namespace;
 use imbl::OrdMap;
 
 use super::attention::Attention;
 use super::connect::Connector;
 use super::rotation::Out;
 use super::targets::{Lasting, Targets};
-use super::upstream::{Servers, Upstream};
-use super::worker_key::WorkerKey;
+use super::tenants::Tenants;
+use super::terms::Terms;
+use super::upstream::Upstream;
 use crate::meter::Metrics;
 use crate::view::{Lineage, LiveView, Model, WeakLiveView};
 
@@ -26,9 +28,8 @@ pub struct Fleet(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
     connector: Connector,
-    worker_key: WorkerKey,
     metrics: Arc<Metrics>,
-    pub(super) servers: Servers,
+    pub(super) tenants: Tenants,
     /// The targets of models that were asked for, by the address of the model's lineage. The weak
     /// reference in an entry keeps that address from being used again.
     pub(super) models: ArcSwap<OrdMap<usize, Entry>>,
@@ -50,16 +51,15 @@ impl Fleet {
     /// nothing is left alone between two probes; none: there are no probes.
     pub(crate) fn new(
         connector: Connector,
-        worker_key: WorkerKey,
+        tenants: Tenants,
         probe_interval: Option<Duration>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self(Arc::new(Shared {
             connector,
-            worker_key,
+            tenants,
             attention: Attention::new(probe_interval, &metrics),
             metrics,
-            servers: Servers::default(),
             models: ArcSwap::default(),
             renewing: Mutex::default(),
         }))
@@ -70,9 +70,14 @@ impl Fleet {
         &self.0.connector
     }
 
-    /// What servers get in place of the client's `Authorization`.
-    pub(crate) fn worker_key(&self) -> &WorkerKey {
-        &self.0.worker_key
+    /// The terms under which the workers of a namespace are reached.
+    pub(super) fn terms_of(&self, namespace: &Namespace) -> &Arc<Terms> {
+        self.0.tenants.servers_of(namespace).terms()
+    }
+
+    /// The servers in use.
+    pub(super) fn all_servers(&self) -> impl Iterator<Item = Arc<Upstream>> {
+        self.0.tenants.all()
     }
 
     /// What requests share with the upkeep.
@@ -80,14 +85,15 @@ impl Fleet {
         &self.0.attention
     }
 
-    /// The server at a URL.
-    pub(crate) fn server(&self, url: &WorkerUrl) -> Arc<Upstream> {
-        self.0.servers.at(url)
+    /// The server at a URL that an entry of a namespace names.
+    pub(crate) fn server(&self, namespace: &Namespace, url: &WorkerUrl) -> Arc<Upstream> {
+        self.0.tenants.servers_of(namespace).at(url)
     }
 
     /// Why an instance's server is out of rotation, if it is.
     pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Out> {
-        self.0.servers.find(instance.url()?)?.rotation.out()
+        let servers = self.0.tenants.servers_of(instance.endpoint().namespace());
+        servers.find(instance.url()?)?.rotation.out()
     }
 
     /// The servers of a model that a view shows.
@@ -113,7 +119,7 @@ impl Fleet {
             Some(entry) => entry.targets.lasting().clone(),
             None => Arc::new(Lasting::new(self.0.metrics.model(model.name()))),
         };
-        let targets = Arc::new(Targets::new(model, &self.0.servers, lasting));
+        let targets = Arc::new(Targets::new(model, &self.0.tenants, lasting));
         let entry = Entry {
             lineage: Arc::downgrade(model.lineage()),
             live: live.downgrade(),

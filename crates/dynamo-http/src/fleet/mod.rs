@@ -6,9 +6,11 @@
 
 mod attention;
 mod connect;
+mod dial;
 #[expect(clippy::module_inception, reason = "the file's subject is the fleet itself")]
 mod fleet;
 mod load;
+mod names;
 mod network;
 mod patience;
 mod place;
@@ -17,8 +19,11 @@ mod probe;
 mod question;
 mod read_on;
 mod relay;
+mod resolve;
 mod rotation;
 mod targets;
+mod tenants;
+mod terms;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tls")]
@@ -30,15 +35,18 @@ mod worker_key;
 
 pub(crate) use self::connect::{ConnectError, Connector};
 pub use self::fleet::Fleet;
-pub use self::network::{InvalidNetwork, Network};
+pub use self::network::{InvalidNetwork, Network, Networks};
 pub(crate) use self::patience::Patience;
 pub(crate) use self::place::Place;
 pub(crate) use self::pool::{Connection, ExchangeError, GiveUp, Wait};
 pub(crate) use self::probe::Finding;
 #[cfg(test)]
 pub(crate) use self::rotation::FAILURES;
+pub use self::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 pub(crate) use self::rotation::Out;
 pub(crate) use self::targets::{Lasting, Targets};
+pub(crate) use self::tenants::Tenants;
+pub(crate) use self::terms::{key_of, networks_of};
 pub(crate) use self::upkeep::MAX_IDLE;
 pub(crate) use self::upstream::Upstream;
 pub use self::worker_key::{InvalidWorkerKey, WorkerKey};

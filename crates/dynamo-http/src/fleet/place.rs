@@ -53,7 +53,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_is_taken_until_it_is_dropped() {
-        let upstream = Arc::new(Upstream::new("http://h".parse().unwrap()));
+        let upstream = Arc::new(Upstream::new("http://h".parse().unwrap(), Arc::default()));
         let limit = NonZeroUsize::new(1);
         let place = Place::take(&upstream, limit).unwrap();
         assert_eq!(upstream.load.in_flight(), 1);

@@ -7,11 +7,13 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use dynamo_discovery::WorkerUrl;
@@ -20,11 +22,13 @@ use http_body::{Body as _, Frame};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
+use tracing::info;
 
-use super::connect::{ConnectError, Connector, Transport};
+use super::connect::{Connected, ConnectError, Connector, Transport};
 use super::patience::{End, Patience};
 use super::read_on::Written;
 use super::relay::Relay;
+use super::terms::Terms;
 use crate::route::Route;
 use crate::threads;
 
@@ -34,6 +38,7 @@ const MAX_IDLE: usize = 256;
 /// The idle connections to one worker, and what every request to it needs.
 pub(crate) struct Pool {
     url: WorkerUrl,
+    terms: Arc<Terms>,
     /// The path of the URL, without a slash at its end.
     base: Box<str>,
     /// The `Host` of every request.
@@ -42,6 +47,9 @@ pub(crate) struct Pool {
     /// started later than this pool share these lists. A thread locks its own list; the sweep locks
     /// each list for a moment once a second.
     idle: Box<[CachePadded<Mutex<Idle>>]>,
+    /// The addresses of the server's name; none before they are looked up beside requests, and where
+    /// the URL has an address.
+    addresses: ArcSwapOption<Vec<IpAddr>>,
 }
 
 /// Idle connections. The one that was used last is at the end, and is used next: its memory is the
@@ -55,6 +63,8 @@ fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
 
 /// A connection that is not in use.
 pub(crate) struct Connection {
+    /// Where it leads.
+    address: IpAddr,
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
     relay: Relay,
@@ -119,14 +129,15 @@ pub(crate) trait GiveUp {
 const GLANCE: Duration = Duration::from_secs(1);
 
 impl Pool {
-    pub(crate) fn new(url: &WorkerUrl) -> Self {
+    pub(crate) fn new(url: &WorkerUrl, terms: Arc<Terms>) -> Self {
         let uri = url.to_uri();
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let host = HeaderValue::from_str(host)
             .unwrap_or_else(|_| unreachable!("an authority is visible ASCII"));
         let base = uri.path().trim_end_matches('/').into();
         let idle = (0..=threads::started()).map(|_| CachePadded::default()).collect();
-        Self { url: url.clone(), base, host, idle }
+        let addresses = ArcSwapOption::empty();
+        Self { url: url.clone(), terms, base, host, idle, addresses }
     }
 
     /// The `Host` of requests to this worker.
@@ -165,9 +176,36 @@ impl Pool {
     }
 
     fn put(&self, connection: Box<Connection>) {
+        if !self.is_current(&connection) {
+            return;
+        }
         let mut idle = self.here();
         if idle.len() < MAX_IDLE {
             idle.push(connection);
+        }
+    }
+
+    /// Whether the server's name still leads where a connection does.
+    fn is_current(&self, connection: &Connection) -> bool {
+        self.addresses.load().as_ref().is_none_or(|all| all.contains(&connection.address))
+    }
+
+    /// Closes the connections to other addresses than these: idle ones now, and one that is in use
+    /// when its answer has ended.
+    pub(super) fn keep_only(&self, addresses: &[IpAddr]) {
+        let mut addresses = addresses.to_vec();
+        addresses.sort_unstable();
+        let before = self.addresses.swap(Some(Arc::new(addresses.clone())));
+        if before.is_some_and(|before| *before != addresses) {
+            info!(url = %self.url, ?addresses, "the name of a worker leads to other addresses");
+        }
+        // Also where nothing has changed: a connection may have been put back in between.
+        for idle in &self.idle {
+            let mut idle = lock(idle);
+            let (kept, closed): (Idle, Idle) =
+                idle.drain(..).partition(|connection| self.is_current(connection));
+            *idle = kept;
+            drop((idle, closed));
         }
     }
 
@@ -216,12 +254,14 @@ impl Pool {
         connector: &Connector,
         first_byte: Duration,
     ) -> Result<Box<Connection>, ConnectError> {
-        let transport = connector.connect(&self.url).await?;
+        let Connected { transport, address } =
+            connector.connect(&self.url, &self.terms.networks).await?;
         let written = transport.inner().written().clone();
         let (sender, connection) =
             http1::Builder::new().handshake(transport).await.map_err(io::Error::other)?;
         let driver = Driver { connection: Some(connection) };
         Ok(Box::new(Connection {
+            address,
             sender,
             driver,
             relay: Relay::new(),

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use dynamo_discovery::{ControlUrl, InstanceId, InstanceStatus, WorkerState, WorkerUrl};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 
 use super::connect::Connector;
 use super::question::{NoAnswer, Question};
+use super::terms::Terms;
 
 /// The longest list of models that is read, in bytes.
 const MAX_LIST: usize = 1 << 20;
@@ -42,10 +43,11 @@ impl From<NoAnswer> for Finding {
 pub(super) async fn probe(
     connector: &Connector,
     url: &WorkerUrl,
-    authorization: Option<HeaderValue>,
+    terms: &Terms,
     patience: Duration,
 ) -> Finding {
-    let question = Question { url, path: "/health", authorization, limit: 0, patience };
+    let (authorization, networks) = (terms.key.header(), &terms.networks);
+    let question = Question { url, networks, path: "/health", authorization, limit: 0, patience };
     match question.ask(connector).await {
         Ok(answer) if answer.status.is_server_error() => Finding::Broken,
         Ok(_) => Finding::Answers,
@@ -58,12 +60,13 @@ pub(super) async fn ask_control(
     connector: &Connector,
     control: &ControlUrl,
     id: InstanceId,
+    terms: &Terms,
     patience: Duration,
 ) -> Finding {
     let path = format!("/instance/{id}");
     let limit = InstanceStatus::MAX_LEN;
-    let url = control.as_worker_url();
-    let question = Question { url, path: &path, authorization: None, limit, patience };
+    let (url, networks) = (control.as_worker_url(), &terms.networks);
+    let question = Question { url, networks, path: &path, authorization: None, limit, patience };
     match question.ask(connector).await {
         Ok(answer) if answer.status == StatusCode::OK => {
             match InstanceStatus::from_json(&answer.body) {
@@ -83,10 +86,11 @@ pub(super) async fn ask_for_model(
     connector: &Connector,
     url: &WorkerUrl,
     model: &str,
-    authorization: Option<HeaderValue>,
+    terms: &Terms,
     patience: Duration,
 ) -> Finding {
-    let question = Question { url, path: "/v1/models", authorization, limit: MAX_LIST, patience };
+    let (authorization, networks, path) = (terms.key.header(), &terms.networks, "/v1/models");
+    let question = Question { url, networks, path, authorization, limit: MAX_LIST, patience };
     let answer = match question.ask(connector).await {
         Ok(answer) if answer.status == StatusCode::OK => answer,
         Ok(_) => return Finding::Broken,
@@ -102,7 +106,15 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
+    use super::super::network::Networks;
     use super::*;
+
+    /// Terms with a key.
+    fn keyed() -> Terms {
+        let terms = Terms::default();
+        terms.key.set("k").unwrap();
+        terms
+    }
 
     async fn probe_of(answer: &'static str) -> (Finding, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -115,8 +127,7 @@ mod tests {
             String::from_utf8_lossy(&request[..read]).into_owned()
         });
         let connector = Connector::default();
-        let key = Some(HeaderValue::from_static("Bearer k"));
-        let probe = probe(&connector, &url, key, Duration::from_secs(20)).await;
+        let probe = probe(&connector, &url, &keyed(), Duration::from_secs(20)).await;
         (probe, server.await.unwrap())
     }
 
@@ -144,10 +155,10 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let connector = Connector::default();
         let patience = Duration::from_millis(50);
-        assert_eq!(probe(&connector, &url, None, patience).await, Finding::Silent);
+        assert_eq!(probe(&connector, &url, &Terms::default(), patience).await, Finding::Silent);
         drop(listener);
         let patience = Duration::from_secs(20);
-        assert_eq!(probe(&connector, &url, None, patience).await, Finding::Refused);
+        assert_eq!(probe(&connector, &url, &Terms::default(), patience).await, Finding::Refused);
     }
 
     /// What a question shows whose answer is this text, and what was asked.
@@ -189,13 +200,28 @@ mod tests {
         ] {
             let ask = async |url: String| {
                 let control = url.parse().unwrap();
-                ask_control(&connector, &control, InstanceId(0xab), SOON).await
+                ask_control(&connector, &control, InstanceId(0xab), &keyed(), SOON).await
             };
             let (finding, request) = asked(answer.clone(), ask).await;
             assert_eq!(finding, expected, "{answer}");
             assert!(request.starts_with("GET /instance/ab HTTP/1.1\r\n"), "{request}");
             assert!(!request.contains("authorization"), "{request}");
         }
+    }
+
+    #[tokio::test]
+    async fn no_question_goes_to_an_address_outside_of_the_namespaces_networks() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = format!("http://{}", listener.local_addr().unwrap());
+        let networks = Networks::of(["192.0.2.0/24".parse().unwrap()]);
+        let (connector, terms) = (Connector::default(), Terms { networks, ..keyed() });
+        let (url, control) = (here.parse().unwrap(), here.parse().unwrap());
+        let id = InstanceId(0xab);
+        assert_eq!(probe(&connector, &url, &terms, SOON).await, Finding::Refused);
+        assert_eq!(ask_control(&connector, &control, id, &terms, SOON).await, Finding::Refused);
+        assert_eq!(ask_for_model(&connector, &url, "m", &terms, SOON).await, Finding::Refused);
+        let connected = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(connected.is_err(), "nobody has connected");
     }
 
     #[tokio::test]
@@ -209,8 +235,7 @@ mod tests {
         ] {
             let ask = async |url: String| {
                 let url = format!("{url}/base").parse().unwrap();
-                let key = Some(HeaderValue::from_static("Bearer k"));
-                ask_for_model(&connector, &url, "m", key, SOON).await
+                ask_for_model(&connector, &url, "m", &keyed(), SOON).await
             };
             let (finding, request) = asked(with_body("200 OK", body), ask).await;
             assert_eq!(finding, expected, "{body}");

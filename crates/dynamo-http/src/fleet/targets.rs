@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dynamo_discovery::{Kind, Kinds};
 
-use super::upstream::{Servers, Upstream};
+use super::tenants::Tenants;
+use super::upstream::Upstream;
 use crate::meter::ModelSeries;
 use crate::view::Model;
 
@@ -43,13 +44,14 @@ impl Lasting {
 }
 
 impl Targets {
-    pub(super) fn new(model: &Model, servers: &Servers, lasting: Arc<Lasting>) -> Self {
+    pub(super) fn new(model: &Model, tenants: &Tenants, lasting: Arc<Lasting>) -> Self {
         let mut targets: Vec<Target> = Vec::with_capacity(model.instances().len());
         let mut places = HashMap::with_capacity(model.instances().len());
         for instance in model.instances() {
             let Some(url) = instance.url() else { continue };
             // A worker that was killed and came back has two keys until the first lease ends.
-            let place = *places.entry(url).or_insert_with(|| {
+            let servers = tenants.servers_of(instance.endpoint().namespace());
+            let place = *places.entry((std::ptr::from_ref(servers), url)).or_insert_with(|| {
                 targets.push(Target { kinds: Kinds::NONE, upstream: servers.at(url) });
                 targets.len() - 1
             });

@@ -12,7 +12,14 @@ use crate::view::{LiveView, Switchboard, SwitchboardWriter, update_http_endpoint
 impl Default for Fleet {
     fn default() -> Self {
         let metrics = Arc::new(Metrics::new());
-        Self::new(Connector::default(), WorkerKey::default(), None, metrics)
+        Self::new(Connector::default(), Tenants::default(), None, metrics)
+    }
+}
+
+impl Fleet {
+    /// The server of an instance, if it is in use.
+    fn find(&self, instance: &Instance) -> Option<Arc<Upstream>> {
+        self.0.tenants.servers_of(instance.endpoint().namespace()).find(instance.url().unwrap())
     }
 }
 
@@ -50,7 +57,7 @@ fn server(fleet: &Fleet, live: &LiveView, model: &str) -> Arc<Upstream> {
 fn servers_are_made_for_the_first_request_and_stay_for_as_long_as_a_model_points_at_them() {
     let (fleet, (live, mut writer)) = (Fleet::default(), switchboard());
     let (one, two) = (instance("a", 1, "m"), instance("a", 2, "m"));
-    let is_used = || fleet.0.servers.find(one.url().unwrap()).is_some();
+    let is_used = || fleet.find(&one).is_some();
     update_http_endpoints(&mut writer, &[added(&one)]);
     assert!(!is_used(), "no request has asked for it");
     let first = Arc::downgrade(&server(&fleet, &live, "m"));
@@ -78,7 +85,7 @@ fn a_server_that_has_left_is_forgotten_although_no_request_comes() {
     update_http_endpoints(&mut writer, &[removed(&one)]);
     fleet.renew_all();
     assert!(left.upgrade().is_none());
-    assert!(fleet.0.servers.find(two.url().unwrap()).is_some());
+    assert!(fleet.find(&two).is_some());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dynamo_discovery::{ControlUrl, InstanceId, WorkerUrl};
+use dynamo_namespace::Namespace;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::fleet::Fleet;
@@ -31,35 +32,37 @@ struct Attended {
 
 impl Fleet {
     /// Asks a server whether it answers.
-    pub(crate) async fn probe(&self, url: &WorkerUrl, patience: Duration) -> Finding {
-        probe(self.connector(), url, self.worker_key().header(), patience).await
+    pub(crate) async fn probe(&self, upstream: &Upstream, patience: Duration) -> Finding {
+        probe(self.connector(), &upstream.url, &upstream.terms, patience).await
     }
 
-    /// Asks a worker's control port whether it knows an instance, and offers it.
+    /// Asks the control port of a namespace's worker whether it knows an instance, and offers it.
     pub(crate) async fn ask_control(
         &self,
+        namespace: &Namespace,
         control: &ControlUrl,
         id: InstanceId,
         patience: Duration,
     ) -> Finding {
-        ask_control(self.connector(), control, id, patience).await
+        ask_control(self.connector(), control, id, self.terms_of(namespace), patience).await
     }
 
-    /// Asks a server whether it lists a model.
+    /// Asks a server of a namespace whether it lists a model.
     pub(crate) async fn ask_for_model(
         &self,
+        namespace: &Namespace,
         url: &WorkerUrl,
         model: &str,
         patience: Duration,
     ) -> Finding {
-        ask_for_model(self.connector(), url, model, self.worker_key().header(), patience).await
+        ask_for_model(self.connector(), url, model, self.terms_of(namespace), patience).await
     }
 
     fn begin_probe(&self, upstream: Arc<Upstream>) {
         let Ok(permit) = self.attention().probes.clone().try_acquire_owned() else { return };
         let this = self.clone();
         tokio::spawn(async move {
-            let finding = this.probe(&upstream.url, PROBE_TIMEOUT).await;
+            let finding = this.probe(&upstream, PROBE_TIMEOUT).await;
             this.attention().note(&upstream, upstream.rotation.probed(finding, Instant::now()));
             drop(permit);
         });

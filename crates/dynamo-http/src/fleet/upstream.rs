@@ -10,11 +10,15 @@ use dynamo_discovery::WorkerUrl;
 use super::load::Load;
 use super::pool::Pool;
 use super::rotation::Rotation;
+use super::terms::Terms;
 use super::window::Recent;
 
-/// A server. There is one for each URL, however many entries name it.
+/// A server. There is one for each URL, however many entries name it. Namespaces with terms of their
+/// own have servers of their own: no connection that was made under the terms of one namespace
+/// carries the request of another.
 pub(crate) struct Upstream {
     pub(crate) url: WorkerUrl,
+    pub(crate) terms: Arc<Terms>,
     /// Made for the first request: most of many servers may have none.
     pool: OnceLock<Box<Pool>>,
     pub(crate) load: Load,
@@ -24,8 +28,9 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(url: WorkerUrl) -> Self {
+    pub(crate) fn new(url: WorkerUrl, terms: Arc<Terms>) -> Self {
         Self {
+            terms,
             pool: OnceLock::new(),
             load: Load::default(),
             rotation: Rotation::new(),
@@ -41,7 +46,7 @@ impl Upstream {
 
     /// Its idle connections.
     pub(crate) fn pool(&self) -> &Pool {
-        self.pool.get_or_init(|| Box::new(Pool::new(&self.url)))
+        self.pool.get_or_init(|| Box::new(Pool::new(&self.url, self.terms.clone())))
     }
 }
 
@@ -51,10 +56,12 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Every server that someone uses, by URL. It holds weak references: a server stays for as long as
-/// a model's targets, a request or the keeper of held instances points at it.
-#[derive(Default)]
-pub(super) struct Servers(Mutex<Known>);
+/// Every server that someone uses under the same terms, by URL. It holds weak references: a server
+/// stays for as long as a model's targets, a request or the keeper of held instances points at it.
+pub(super) struct Servers {
+    terms: Arc<Terms>,
+    known: Mutex<Known>,
+}
 
 #[derive(Default)]
 struct Known {
@@ -64,6 +71,20 @@ struct Known {
 }
 
 impl Servers {
+    pub(super) fn new(terms: Terms) -> Self {
+        Self { terms: Arc::new(terms), known: Mutex::default() }
+    }
+
+    /// The terms of all of them.
+    pub(super) fn terms(&self) -> &Arc<Terms> {
+        &self.terms
+    }
+
+    /// The servers in use.
+    pub(super) fn all(&self) -> Vec<Arc<Upstream>> {
+        self.lock().servers.values().filter_map(Weak::upgrade).collect()
+    }
+
     /// The server at a URL.
     pub(super) fn at(&self, url: &WorkerUrl) -> Arc<Upstream> {
         let mut known = self.lock();
@@ -75,7 +96,7 @@ impl Servers {
             known.servers.retain(|_, upstream| upstream.strong_count() > 0);
             known.swept = known.servers.len();
         }
-        let upstream = Arc::new(Upstream::new(url.clone()));
+        let upstream = Arc::new(Upstream::new(url.clone(), self.terms.clone()));
         known.servers.insert(url.clone(), Arc::downgrade(&upstream));
         upstream
     }
@@ -87,6 +108,6 @@ impl Servers {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         // Each change to it is one call, so a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -25,11 +25,11 @@ impl Ask for Fleet {
         let (fleet, witness) = (self.clone(), witness.clone());
         async move {
             match &witness {
-                Witness::Control(control, id) => {
-                    fleet.ask_control(control, *id, CONTROL_PATIENCE).await
+                Witness::Control(namespace, control, id) => {
+                    fleet.ask_control(namespace, control, *id, CONTROL_PATIENCE).await
                 }
-                Witness::Listed(url, model) => {
-                    fleet.ask_for_model(url, model, ENGINE_PATIENCE).await
+                Witness::Listed(namespace, url, model) => {
+                    fleet.ask_for_model(namespace, url, model, ENGINE_PATIENCE).await
                 }
             }
         }

@@ -138,7 +138,7 @@ impl Holding {
         fleet: &Fleet,
     ) -> Option<Arc<Instance>> {
         let witness = Witness::of(instance, self.limits.unproven)?;
-        let upstream = fleet.server(instance.url()?);
+        let upstream = fleet.server(instance.endpoint().namespace(), instance.url()?);
         let room = if self.limits.longest.is_zero() { 0 } else { self.limits.at_most };
         if instance.kinds().is_empty()
             || self.vanished.len() >= room

@@ -1,16 +1,18 @@
 //! What can prove that the server of an instance is the one that the worker registered.
 
 use dynamo_discovery::{ControlUrl, Instance, InstanceId, WorkerUrl};
+use dynamo_namespace::Namespace;
 
-/// Who is asked for a proof. Instances with the same witness are proven by one answer.
+/// Who is asked for a proof. Instances with the same witness are proven by one answer. A witness is of
+/// one namespace, whose terms say where it may be and with which key it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Witness {
     /// The worker itself: its control port knows the id of the instance. An address alone proves
     /// nothing, since addresses are given to others within a second.
-    Control(ControlUrl, InstanceId),
+    Control(Namespace, ControlUrl, InstanceId),
     /// The server: it lists the model. That is a weak proof, since two teams often serve the same
     /// model, so it counts on request only ([`Hold::with_unproven`](super::Hold::with_unproven)).
-    Listed(WorkerUrl, Box<str>),
+    Listed(Namespace, WorkerUrl, Box<str>),
 }
 
 impl Witness {
@@ -19,9 +21,10 @@ impl Witness {
     /// Instances under flat keys have none: their workers know no other way to withdraw.
     pub(super) fn of(instance: &Instance, unproven: bool) -> Option<Self> {
         let (id, url) = (instance.id()?, instance.url()?);
+        let namespace = instance.endpoint().namespace().clone();
         match instance.entry().control() {
-            Some(control) => Some(Self::Control(control.clone(), id)),
-            None if unproven => Some(Self::Listed(url.clone(), instance.model().into())),
+            Some(control) => Some(Self::Control(namespace, control.clone(), id)),
+            None if unproven => Some(Self::Listed(namespace, url.clone(), instance.model().into())),
             None => None,
         }
     }

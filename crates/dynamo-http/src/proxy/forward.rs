@@ -96,9 +96,8 @@ impl Forwarder {
     pub(crate) async fn forward(
         &self,
         mut targets: Arc<Targets>,
-        mut ask: Ask<'_>,
+        ask: Ask<'_>,
     ) -> Result<Answered, ApiError> {
-        headers::authorize(&mut ask.headers, self.fleet.worker_key().header());
         self.resends.budget.deposit();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
         let mut sends = Sends::default();
@@ -178,7 +177,7 @@ impl Forwarder {
             return Ok(Answered::Refused(refused));
         }
         Err(match failed {
-            None => no_instances(&targets),
+            None => no_instances(&targets, &ask.lookup),
             Some(AttemptError::Exchange(ExchangeError::Silent)) => ApiError::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "The worker did not begin to answer in time.",
@@ -232,7 +231,7 @@ impl Forwarder {
         ask: &Ask<'_>,
         tried: &[Arc<Upstream>],
     ) -> Result<Place, ApiError> {
-        let Some(limit) = self.balancer.limit else { return Err(no_instances(targets)) };
+        let Some(limit) = self.balancer.limit else { return Err(no_instances(targets, &ask.lookup)) };
         let queued = Queued::join(targets, self.metrics.queued(), self.queue)?;
         loop {
             let untried =
@@ -250,7 +249,7 @@ impl Forwarder {
             match self.balancer.pick(targets, ask.kind(), ask.affinity, tried) {
                 Pick::Place(place) => return Ok(place),
                 Pick::Full => {}
-                Pick::None => return Err(no_instances(targets)),
+                Pick::None => return Err(no_instances(targets, &ask.lookup)),
             }
         }
     }
@@ -274,6 +273,7 @@ impl Forwarder {
         *request.headers_mut() = ask.headers.clone();
         debug!(request_id = ?ask.id.value(), upstream_request_id = ?id, url = %upstream.url, "sending");
         let headers = request.headers_mut();
+        headers::authorize(headers, upstream.terms.key.header());
         headers.insert(X_REQUEST_ID, id);
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -367,12 +367,16 @@ impl std::fmt::Display for AttemptError {
     }
 }
 
-fn no_instances(targets: &Targets) -> ApiError {
-    ApiError::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        format!("The model '{}' has no reachable instance at the moment.", targets.name()),
-    )
-    .with_code("no_instances")
+fn no_instances(targets: &Targets, lookup: &Lookup<'_>) -> ApiError {
+    let name = targets.name();
+    let error = |message| {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("no_instances")
+    };
+    if lookup.is_unroutable(targets) {
+        let why = "its instances are registered without the URL of a server";
+        return error(format!("The model '{name}' cannot be served: {why}.")).without_retry_after();
+    }
+    error(format!("The model '{name}' has no reachable instance at the moment."))
 }
 
 fn bad_gateway() -> ApiError {
