@@ -1,16 +1,16 @@
-//! The keys of clients and of workers: read when the frontend starts, and again when they change.
+//! The keys of clients: read when the frontend starts, and again when they change.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use dynamo_http::{ApiKeys, KeyList, WorkerKey};
+use dynamo_http::{ApiKeys, KeyList};
 use dynamo_namespace::NamespaceScope;
 use tracing::{info, warn};
 
 use super::api_keys;
 use crate::failure::Failure;
 use crate::followed_file::FollowedFile;
-use crate::settings::Setting;
+use crate::key_file::refused;
 use crate::settings::table::Keys;
 
 /// The file of the keys that clients need.
@@ -70,39 +70,6 @@ pub(super) fn told(list: &KeyList) {
     }
 }
 
-/// Reads the key for workers, and returns the future that follows the key's file.
-///
-/// # Errors
-///
-/// When the file cannot be read or holds no key.
-pub(super) async fn worker_key(
-    path: PathBuf,
-    key: WorkerKey,
-) -> Result<impl Future<Output = ()>, Failure> {
-    let mut file = follow(path)?;
-    let take_up = move |text: anyhow::Result<String>, path: &std::path::Path| {
-        key.set(text?.trim()).with_context(|| format!("{} holds no key", path.display()))
-    };
-    let text = file.read().await;
-    take_up(text, file.path())
-        .with_context(|| Keys::worker_api_key_file.label())
-        .map_err(Failure::Usage)?;
-    Ok(async move {
-        loop {
-            let text = file.next().await;
-            match take_up(text, file.path()) {
-                Ok(()) => info!("the key for workers was taken up"),
-                Err(error) => refused(Keys::worker_api_key_file, &error),
-            }
-        }
-    })
-}
-
 fn follow(path: PathBuf) -> Result<FollowedFile, Failure> {
     FollowedFile::new(path).context("cannot listen for SIGHUP").map_err(Failure::Running)
-}
-
-fn refused(setting: &Setting, error: &anyhow::Error) {
-    let error = format_args!("{error:#}");
-    warn!(setting = %setting.label(), %error, "a changed file cannot be used; what was known stands");
 }

@@ -2,7 +2,9 @@
 
 mod apart;
 mod api_keys;
+mod budget;
 mod keys;
+mod resolver;
 mod settings;
 mod state_file;
 mod static_workers;
@@ -23,11 +25,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::failure::Failure;
+use crate::logging::LogMetrics;
 use crate::settings::Setting;
 use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
-use crate::settings::table::{FRONTEND, HASH_KEY, Listening};
-use crate::{descriptors, hash_key, process_metrics, program, runtime};
+use crate::settings::table::{FRONTEND, HASH_KEY, Keys, Listening};
+use crate::{descriptors, hash_key, key_file, process_metrics, program, runtime};
 
 use apart::apart;
 use keys::ClientKeys;
@@ -44,17 +47,18 @@ pub fn main() -> ExitCode {
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
     process_metrics::started();
-    let _logging = program::start(given)?;
+    let logging = program::start(given)?;
     let mut settings = settings::read(given)?;
     descriptors::raise_limit();
     let most = settings.options.max_connections().or_else(descriptors::most_connections);
     settings.options = settings.options.with_max_connections(most);
+    settings.config = budget::with_body_memory(settings.config, settings.body_memory);
     // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
     // list while the other stages its entries.
-    runtime::block_on(NonZeroUsize::new(2), start(settings))
+    runtime::block_on(NonZeroUsize::new(2), start(settings, logging.metrics()))
 }
 
-async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
+async fn start(mut settings: FrontendSettings, log: LogMetrics) -> Result<ExitCode, Failure> {
     // The handlers come first, so that an early signal does not end the process.
     let signals =
         || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
@@ -70,8 +74,13 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
         }
         None => None,
     };
-    if let Some(path) = settings.worker_key.take() {
-        tokio::spawn(keys::worker_key(path, settings.config.worker_key().clone()).await?);
+    for (path, key) in std::mem::take(&mut settings.worker_keys) {
+        let take_up = move |text: &str| key.set(text);
+        tokio::spawn(key_file::follow(path, Keys::worker_api_key_file, take_up).await?);
+    }
+    let resolv_conf = settings.resolv_conf.take();
+    if let Some(resolver) = resolver::start(resolv_conf, settings.is_resolv_conf_given).await? {
+        settings.config = settings.config.with_resolver(resolver);
     }
     // The threads come before the workers, whose connections are kept by thread.
     let threads = Threads::start(settings.threads).context("cannot start threads");
@@ -92,7 +101,7 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     settings.config = settings
         .config
         .with_connections(Some(settings.options.connections().clone()))
-        .with_program_metrics(Some(ProgramMetrics::new(process_metrics::text)));
+        .with_program_metrics(Some(ProgramMetrics::new(move || process_metrics::text() + &log.text())));
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
     let feed = feed.with_hold(settings.hold.clone(), frontend.fleet());
     let feed = tokio::spawn(feed.run());
@@ -193,6 +202,7 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
         let store =
             EtcdStore::new(etcd.config.clone()).map_err(|error| Failure::Usage(error.into()))?;
         let watcher = WatcherConfig::new(Arc::new(store))
+            .with_network_prefix(etcd.root.clone())
             .with_target_namespace(scope.clone())
             .with_watch_scope(*watch);
         let watcher = ModelWatcher::new(watcher).map_err(|error| Failure::Usage(error.into()))?;
@@ -206,7 +216,8 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
             Some(path) => {
                 let mut endpoints = etcd.endpoints.clone();
                 endpoints.sort_unstable();
-                let origin = CatalogOrigin::new(endpoints.join(","), scope.clone());
+                let origin = CatalogOrigin::new(endpoints.join(","), scope.clone())
+                    .with_network_prefix(etcd.root.clone());
                 let (remembered, file) = StateFile::new(path, origin)?.recall().await;
                 let events = match file {
                     Some(file) => file.keep(watcher),
@@ -224,8 +235,7 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
         let workers = static_workers::discover(
             settings.workers.clone(),
             scope.clone(),
-            settings.config.worker_key(),
-            settings.config.worker_tls(),
+            &settings.config,
         );
         sources.push(Source::new("static", workers));
     }

@@ -69,6 +69,48 @@ pub(crate) fn last_line(line: &str) {
     }
 }
 
+/// How the log does, in Prometheus' text format. A clone is about the same log.
+#[derive(Clone, Debug)]
+pub(crate) struct LogMetrics {
+    queue: Queue,
+    limits: Limits,
+}
+
+impl Logging {
+    /// The metrics of this log.
+    pub(crate) fn metrics(&self) -> LogMetrics {
+        LogMetrics { queue: self.queue.clone(), limits: self.limits.clone() }
+    }
+}
+
+impl LogMetrics {
+    /// The metrics as they are now.
+    pub(crate) fn text(&self) -> String {
+        let (waiting, most, dropped) = self.queue.counts();
+        let mut text = String::new();
+        for (name, kind, help, value) in [
+            ("log_queue_lines", "gauge", "Log lines that wait for stderr", waiting as u64),
+            ("log_queue_limit_lines", "gauge", "Most log lines that may wait", most as u64),
+            (
+                "log_lines_dropped_total",
+                "counter",
+                "Log lines that were lost, since stderr took them too slowly",
+                dropped,
+            ),
+            (
+                "log_lines_left_out_total",
+                "counter",
+                "Log lines that were left out, since there were too many of their kind",
+                self.limits.left_out(),
+            ),
+        ] {
+            let name = format!("dynamo_frontend_{name}");
+            text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+        }
+        text
+    }
+}
+
 impl Drop for Logging {
     fn drop(&mut self) {
         self.limits.report(true);

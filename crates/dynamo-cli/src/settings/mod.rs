@@ -5,7 +5,9 @@
 
 pub(crate) mod given;
 pub(crate) mod identity;
+pub(crate) mod root;
 pub(crate) mod scope;
+pub(crate) mod scoped;
 pub(crate) mod static_worker;
 pub(crate) mod store;
 pub(crate) mod strangers;

@@ -8,6 +8,8 @@ use dynamo_http::{ClientAuth, Network, RouterMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
 
+use super::root::Root;
+use super::scoped::Scoped;
 use super::static_worker::StaticWorker;
 use super::store::Endpoints;
 use super::value::{
@@ -167,9 +169,11 @@ settings! {
         /// Ask every client for a key. FILE lists their hashes, what they show and their limits, as
         /// JSON. `/health` and `/metrics` are then on the admin port only
         api_keys: Option<PathBuf> = flag("FILE").reloadable();
-        /// File with the key that every worker gets, in requests and in probes, in place of what
-        /// clients send as `Authorization`
-        worker_api_key_file: Option<PathBuf> = flag("FILE").reloadable();
+        /// File with the key that workers get, in requests and in probes, in place of what clients
+        /// send as `Authorization`; repeatable. With NAMESPACE, the key is for the workers of that
+        /// namespace and of its generations, and for no others; without, it is for those of all
+        /// namespaces that have none of their own
+        worker_api_key_file: Vec<Scoped<PathBuf>> = flag("[NAMESPACE=]FILE").reloadable();
     }
 
     NewKey "Output" {
@@ -185,10 +189,19 @@ settings! {
         /// frontend's own. Without any setting of etcd, no store is used
         worker_url: Vec<StaticWorker> =
             flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE]");
-        /// A network in which workers may be, such as 192.0.2.0/24; can be given several times.
-        /// Judged by the address that a worker's name resolves to; link-local addresses and those of
-        /// metadata services are always refused, and without this flag all others are allowed
-        worker_network: Vec<Network> = flag("NETWORK");
+        /// A network in which workers may be, such as 192.0.2.0/24; can be given several times. With
+        /// NAMESPACE, it is one of the workers of that namespace and of its generations, which may then
+        /// be in no other; without, it is for all namespaces that have none of their own. Judged by
+        /// the address that a worker's name resolves to, for requests, probes, control ports and the
+        /// workers of --worker-url; link-local addresses and those of metadata services are always
+        /// refused, and without this flag all others are allowed
+        worker_network: Vec<Scoped<Network>> = flag("[NAMESPACE=]NETWORK");
+        /// Which servers know the names of workers, in the form of resolv.conf, with its search domains
+        /// and options. The file /etc/hosts is read as well
+        resolv_conf: PathBuf = flag("FILE").default("/etc/resolv.conf").reloadable();
+        /// Have the system resolve the names of workers (getaddrinfo, with all that nsswitch.conf
+        /// names), which remembers nothing and takes a thread for each name
+        system_resolver: bool = switch();
         /// Authorities that `https` workers are trusted by, PEM, beside those of the system
         worker_ca: Option<PathBuf> = flag("FILE").reloadable();
         /// How long the instances of a worker that vanishes from the store without having withdrawn
@@ -234,6 +247,9 @@ settings! {
         /// Where workers register: `etcd`, or `memory`, which lives in one process and is for a
         /// frontend with --worker-url
         discovery_backend: Backend = flag("BACKEND").or("DYN_DISCOVERY_BACKEND").default("etcd");
+        /// Keys are below `ROOT/models/` in place of `models/`, where no other program finds them. Give
+        /// the same to frontends and workers
+        root: Option<Root> = flag("ROOT").or("DYN_STORE_ROOT");
         /// Endpoints of etcd, separated by commas
         etcd_endpoints: Endpoints =
             flag("URLS").or("ETCD_ENDPOINTS").default("http://localhost:2379");
@@ -255,8 +271,9 @@ settings! {
     Limits "Limits" {
         /// Largest request body, in MiB
         http_body_limit_mb: Mebibytes = flag("MIB").or("DYN_HTTP_BODY_LIMIT_MB").default("192");
-        /// Request bodies in memory at one time, all together, in MiB; over it, requests get 503
-        http_body_memory_mb: Mebibytes = flag("MIB").default("1024");
+        /// Request bodies in memory at one time, all together, in MiB; over it, requests get 503. By
+        /// default a quarter of the memory that the process's cgroups allow, and 1024 at most
+        http_body_memory_mb: Option<Mebibytes> = flag("MIB");
         /// Largest request head, in KiB
         http_header_limit_kb: Kibibytes = flag("KIB").default("64");
         /// Most header fields of a request
@@ -304,7 +321,7 @@ settings! {
         /// Base URL under which frontends reach the engine; else that of --url
         advertise_url: Option<WorkerUrl> = flag("URL");
         /// File with the key that the engine wants from those who ask for its health and models
-        engine_api_key_file: Option<PathBuf> = flag("FILE");
+        engine_api_key_file: Option<PathBuf> = flag("FILE").reloadable();
         /// Authorities that an `https` engine is trusted by when it is asked for its health and models,
         /// PEM, beside those of the system
         engine_ca: Option<PathBuf> = flag("FILE").reloadable();
@@ -345,7 +362,7 @@ settings! {
         control_advertise_url: Option<ControlUrl> = flag("URL");
         /// File with the key of those who may ask the control port to drain and to undrain; without it
         /// nobody may
-        control_key_file: Option<PathBuf> = flag("FILE");
+        control_key_file: Option<PathBuf> = flag("FILE").reloadable();
         /// Have no control port: then frontends cannot tell the worker from a stranger at its address
         no_control: bool = switch();
     }

@@ -26,10 +26,10 @@ use tracing::warn;
 
 use crate::failure::Failure;
 use crate::settings::given::Given;
-use crate::settings::table::WORKER;
+use crate::settings::table::{Control, Engine, WORKER};
 use crate::settings::value::LeaseTtl;
 use crate::settings::{identity, store};
-use crate::{descriptors, program, runtime};
+use crate::{descriptors, key_file, program, runtime};
 
 use lifecycle::Worker;
 use settings::{EngineSettings, WorkerSettings};
@@ -60,7 +60,18 @@ async fn start(settings: WorkerSettings) -> Result<ExitCode, Failure> {
     let is_local = settings.etcd.is_local();
     let store = EtcdStore::new(settings.etcd.config.clone())
         .map_err(|error| Failure::Usage(error.into()))?;
-    let registration = RegistrationConfig::new(Arc::new(store)).with_ttl(settings.lease_ttl);
+    let registration = RegistrationConfig::new(Arc::new(store))
+        .with_network_prefix(settings.etcd.root.clone())
+        .with_ttl(settings.lease_ttl);
+    if let Some(file) = settings.engine_key_file.clone() {
+        let key = settings.engine_key.clone();
+        let take_up = move |text: &str| key.set(text);
+        tokio::spawn(key_file::follow(file, Engine::engine_api_key_file, take_up).await?);
+    }
+    if let Some((file, key)) = settings.control.as_ref().and_then(|control| control.key.clone()) {
+        let take_up = move |text: &str| key.set(text);
+        tokio::spawn(key_file::follow(file, Control::control_key_file, take_up).await?);
+    }
     let worker = Worker::start(settings).await?;
     if !is_local && store::is_loopback(&worker.offer.url.to_uri()) {
         warn!(
