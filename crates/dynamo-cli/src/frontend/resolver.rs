@@ -139,15 +139,15 @@ impl Sources {
     }
 }
 
-/// What differs from hickory's ways: the order of servers is that of resolv.conf, as in glibc, since
-/// the first one may know names that the others do not.
+/// What differs from hickory's ways: the order of servers is that of resolv.conf, as in glibc. Two are
+/// asked at one time, so that one that is away delays nobody.
 fn tune(options: &mut ResolverOpts) {
     options.timeout = options.timeout.min(PATIENCE);
     options.positive_max_ttl = Some(LONGEST);
     options.negative_max_ttl = Some(LONGEST_ABSENCE);
     options.use_hosts_file = ResolveHosts::Never;
     options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    options.num_concurrent_reqs = 1;
+    options.num_concurrent_reqs = 2;
     options.try_tcp_on_error = true;
 }
 
