@@ -30,7 +30,8 @@ fn smallest(groups: &str, tree: &Path) -> Option<u64> {
             .filter(|part| matches!(part, Component::Normal(_)))
             .collect();
         let at = move |tree: PathBuf| {
-            let groups: Vec<_> = below.ancestors().map(|group| tree.join(group).join(file)).collect();
+            let groups: Vec<_> =
+                below.ancestors().map(|group| tree.join(group).join(file)).collect();
             groups.into_iter().filter_map(|file| limit(&file))
         };
         trees.into_iter().flat_map(at)

@@ -71,7 +71,8 @@ mod tests {
         write("one\n");
         tokio::spawn(follow_it().await.unwrap());
         assert_eq!(key.header().unwrap(), "Bearer one");
-        for (text, expected) in [("two", "Bearer two"), ("no key", "Bearer two"), ("3", "Bearer 3")] {
+        for (text, expected) in [("two", "Bearer two"), ("no key", "Bearer two"), ("3", "Bearer 3")]
+        {
             write(text);
             let taken_up = async {
                 while key.header().unwrap() != expected {

@@ -170,8 +170,7 @@ async fn an_entry_without_a_url_opens_its_route_and_is_never_picked() {
     let message = answer.json()["error"]["message"].to_string();
     assert!(message.contains("without the URL"), "{message}");
     assert_eq!(door.get("/health").await.json()["instances"][0]["unroutable"], true);
-    let unroutable =
-        "dynamo_frontend_unroutable_instances{endpoint=\"chat_completions\"} 1";
+    let unroutable = "dynamo_frontend_unroutable_instances{endpoint=\"chat_completions\"} 1";
     let metrics = door.get("/metrics").await;
     assert!(metrics.body().lines().any(|line| line == unroutable), "{}", metrics.body());
 

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use common::{Door, Worker, chat, instance, whole};
-use dynamo_http::{
-    FrontendConfig, Network, Resolve, Resolving, ServeOptions, WorkerKey,
-};
+use dynamo_http::{FrontendConfig, Network, Resolve, Resolving, ServeOptions, WorkerKey};
 use tokio::net::TcpListener;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -40,9 +38,7 @@ async fn stage() -> (Door, [Worker; 2], u16) {
                 .map(|(name, text)| (namespace(name), network(text)))
                 .into(),
         )
-        .with_namespace_keys(
-            ["team-a", "team-b"].map(|name| (namespace(name), key(name))).into(),
-        )
+        .with_namespace_keys(["team-a", "team-b"].map(|name| (namespace(name), key(name))).into())
         .with_resolver(Arc::new(AllAreTeamA));
     let door = Door::with("global", &config, ServeOptions::default()).await;
     let one = TcpListener::bind("127.0.0.2:0").await.unwrap();

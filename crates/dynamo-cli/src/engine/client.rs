@@ -142,9 +142,10 @@ async fn connect(
     let host = url.host();
     let addresses = match host.parse() {
         Ok(address) => vec![address],
-        Err(_) => resolver.resolve(host).await.map_err(|error| {
-            io::Error::other(format!("{host}: {}", ErrorChain(&error)))
-        })?,
+        Err(_) => resolver
+            .resolve(host)
+            .await
+            .map_err(|error| io::Error::other(format!("{host}: {}", ErrorChain(&error))))?,
     };
     let mut last = io::Error::other(format!("{host} has no address that may be asked"));
     for address in addresses.into_iter().filter(|address| networks.permit(*address)) {

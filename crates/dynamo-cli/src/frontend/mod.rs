@@ -101,7 +101,9 @@ async fn start(mut settings: FrontendSettings, log: LogMetrics) -> Result<ExitCo
     settings.config = settings
         .config
         .with_connections(Some(settings.options.connections().clone()))
-        .with_program_metrics(Some(ProgramMetrics::new(move || process_metrics::text() + &log.text())));
+        .with_program_metrics(Some(ProgramMetrics::new(move || {
+            process_metrics::text() + &log.text()
+        })));
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
     let feed = feed.with_hold(settings.hold.clone(), frontend.fleet());
     let feed = tokio::spawn(feed.run());
@@ -232,11 +234,8 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
         if settings.workers.is_empty() {
             warn!("no worker can register in the memory of this process: --worker-url names some");
         }
-        let workers = static_workers::discover(
-            settings.workers.clone(),
-            scope.clone(),
-            &settings.config,
-        );
+        let workers =
+            static_workers::discover(settings.workers.clone(), scope.clone(), &settings.config);
         sources.push(Source::new("static", workers));
     }
     Ok(sources)

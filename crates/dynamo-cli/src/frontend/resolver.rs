@@ -131,9 +131,9 @@ impl Sources {
 
     /// What the file of hosts says of a name. It comes before every question, as in glibc.
     fn in_hosts(&self, host: &Name) -> Vec<IpAddr> {
-        let found = [RecordType::A, RecordType::AAAA].into_iter().filter_map(|kind| {
-            self.hosts.lookup_static_host(&Query::query(host.clone(), kind))
-        });
+        let found = [RecordType::A, RecordType::AAAA]
+            .into_iter()
+            .filter_map(|kind| self.hosts.lookup_static_host(&Query::query(host.clone(), kind)));
         let answers = found.flat_map(|found| found.answers().to_vec());
         answers.filter_map(|record| record.data.ip_addr()).collect()
     }
@@ -206,9 +206,7 @@ pub(super) async fn start(
             tokio::spawn(following);
             Ok(Some(Arc::new(resolver)))
         }
-        Err(error) if is_given => {
-            Err(Failure::Usage(error.context(Workers::resolv_conf.label())))
-        }
+        Err(error) if is_given => Err(Failure::Usage(error.context(Workers::resolv_conf.label()))),
         Err(error) => {
             let error = format_args!("{error:#}");
             info!(%error, "the system resolves the names of workers");

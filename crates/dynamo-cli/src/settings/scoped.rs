@@ -21,7 +21,8 @@ impl<T: FromText> FromText for Scoped<T> {
     fn from_text(text: &OsStr) -> Result<Self, String> {
         let bytes = text.as_bytes();
         let named = bytes.iter().position(|byte| *byte == b'=').and_then(|at| {
-            let name = std::str::from_utf8(&bytes[..at]).ok()?;
+            // An empty text would be the name of the global namespace.
+            let name = std::str::from_utf8(&bytes[..at]).ok().filter(|name| !name.is_empty())?;
             Some((name.parse::<Namespace>().ok()?, OsStr::from_bytes(&bytes[at + 1..])))
         });
         match named {

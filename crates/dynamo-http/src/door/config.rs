@@ -12,9 +12,7 @@ use super::program_metrics::ProgramMetrics;
 use crate::access::ApiKeys;
 use crate::balance::RouterMode;
 use crate::config::config;
-use crate::fleet::{
-    Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of,
-};
+use crate::fleet::{Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of};
 use crate::serve::Connections;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;

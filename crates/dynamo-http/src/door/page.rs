@@ -63,9 +63,8 @@ mod tests {
     impl Counted {
         async fn read(&self, instances: usize) -> u8 {
             let made = self.made.clone();
-            let page = self.page.read(instances, move || {
-                vec![made.fetch_add(1, Ordering::Relaxed) + 1]
-            });
+            let page =
+                self.page.read(instances, move || vec![made.fetch_add(1, Ordering::Relaxed) + 1]);
             page.await[0]
         }
     }

@@ -145,6 +145,10 @@ pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
 /// `GET /metrics`, in Prometheus' text format.
 pub(super) async fn metrics(Shared(state): Shared<Arc<State>>, reader: Reader) -> Response {
     let all = state.clone();
-    let page = state.reports(reader).metrics.read(state.all.load().size(), move || text(&all, reader)).await;
+    let page = state
+        .reports(reader)
+        .metrics
+        .read(state.all.load().size(), move || text(&all, reader))
+        .await;
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response()
 }

@@ -40,9 +40,9 @@ pub(crate) use self::patience::Patience;
 pub(crate) use self::place::Place;
 pub(crate) use self::pool::{Connection, ExchangeError, GiveUp, Wait};
 pub(crate) use self::probe::Finding;
+pub use self::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 #[cfg(test)]
 pub(crate) use self::rotation::FAILURES;
-pub use self::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 pub(crate) use self::rotation::Out;
 pub(crate) use self::targets::{Lasting, Targets};
 pub(crate) use self::tenants::Tenants;

@@ -30,7 +30,8 @@ impl Fleet {
             if owner.strong_count() == 0 {
                 return;
             }
-            let followed = self.names().into_iter().map(|(name, servers)| self.follow(name, servers));
+            let followed =
+                self.names().into_iter().map(|(name, servers)| self.follow(name, servers));
             stream::iter(followed).for_each_concurrent(AT_ONCE, |one| one).await;
         }
     }

@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use tracing::info;
 
-use super::connect::{Connected, ConnectError, Connector, Transport};
+use super::connect::{ConnectError, Connected, Connector, Transport};
 use super::patience::{End, Patience};
 use super::read_on::Written;
 use super::relay::Relay;

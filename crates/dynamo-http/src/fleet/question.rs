@@ -52,14 +52,15 @@ impl Question<'_> {
     async fn exchange(self, connector: &Connector) -> Result<Answer, NoAnswer> {
         let uri = self.url.to_uri();
         let connected = connector.connect(self.url, self.networks).await;
-        let transport = connected.map(|connected| connected.transport).map_err(|error| match error {
-            ConnectError::Ours(_) => NoAnswer::NotAsked,
-            // A listener whose queue is full drops packets: it is as silent as a stopped one.
-            ConnectError::Theirs(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                NoAnswer::Silent
-            }
-            ConnectError::Theirs(_) => NoAnswer::Refused,
-        })?;
+        let transport =
+            connected.map(|connected| connected.transport).map_err(|error| match error {
+                ConnectError::Ours(_) => NoAnswer::NotAsked,
+                // A listener whose queue is full drops packets: it is as silent as a stopped one.
+                ConnectError::Theirs(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    NoAnswer::Silent
+                }
+                ConnectError::Theirs(_) => NoAnswer::Refused,
+            })?;
         let (mut sender, connection) =
             http1::handshake(transport).await.map_err(|_| NoAnswer::Broken)?;
         let mut request = Request::new(Empty::<Bytes>::new());

@@ -105,9 +105,7 @@ mod tests {
             key
         };
         let each = BTreeMap::from([(namespace("team-a"), key("a"))]);
-        let of = |shared: &WorkerKey, name| {
-            key_of(shared, &each, Some(&namespace(name))).header()
-        };
+        let of = |shared: &WorkerKey, name| key_of(shared, &each, Some(&namespace(name))).header();
         let (shared, none) = (key("all"), WorkerKey::default());
         assert_eq!(of(&shared, "team-a").unwrap(), "Bearer a");
         assert_eq!(of(&shared, "team-a-0f3c9a1b").unwrap(), "Bearer a");

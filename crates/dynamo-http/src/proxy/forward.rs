@@ -231,7 +231,9 @@ impl Forwarder {
         ask: &Ask<'_>,
         tried: &[Arc<Upstream>],
     ) -> Result<Place, ApiError> {
-        let Some(limit) = self.balancer.limit else { return Err(no_instances(targets, &ask.lookup)) };
+        let Some(limit) = self.balancer.limit else {
+            return Err(no_instances(targets, &ask.lookup));
+        };
         let queued = Queued::join(targets, self.metrics.queued(), self.queue)?;
         loop {
             let untried =
@@ -369,9 +371,8 @@ impl std::fmt::Display for AttemptError {
 
 fn no_instances(targets: &Targets, lookup: &Lookup<'_>) -> ApiError {
     let name = targets.name();
-    let error = |message| {
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("no_instances")
-    };
+    let error =
+        |message| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("no_instances");
     if lookup.is_unroutable(targets) {
         let why = "its instances are registered without the URL of a server";
         return error(format!("The model '{name}' cannot be served: {why}.")).without_retry_after();

@@ -64,7 +64,13 @@ impl Server {
         let name = labels.join(".");
         let found = self.known.lock().unwrap().get(name.as_str()).cloned();
         let is_broken = *self.broken.lock().unwrap();
-        let code = if is_broken { 2 } else if found.is_none() { 3 } else { 0 };
+        let code = if is_broken {
+            2
+        } else if found.is_none() {
+            3
+        } else {
+            0
+        };
         let addresses: Vec<_> = found
             .into_iter()
             .flatten()
@@ -109,7 +115,8 @@ async fn look_up(resolver: &DnsResolver, host: &str) -> Result<Vec<String>, Reso
 async fn names_are_searched_for_as_resolv_conf_says_and_hosts_come_first() {
     let (server, at) = Server::start("127.0.0.1:0").await;
     // As Kubernetes writes it.
-    let conf = "nameserver 127.0.0.1\nsearch ns.svc.cluster.local svc.cluster.local\noptions ndots:5\n";
+    let conf =
+        "nameserver 127.0.0.1\nsearch ns.svc.cluster.local svc.cluster.local\noptions ndots:5\n";
     let hosts = "127.0.0.1 localhost\n192.0.2.9 gpu-9 gpu-9.example # by hand\n2001:db8::9 gpu-9\n";
     let resolver = resolver(conf, hosts, at.port());
     server.knows("vllm.ns.svc.cluster.local", &["192.0.2.1"]);

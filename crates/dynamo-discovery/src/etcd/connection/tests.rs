@@ -55,11 +55,7 @@ impl Fake {
         }
     }
 
-    async fn answer(
-        self,
-        request: Request<h2::RecvStream>,
-        mut respond: SendResponse<Bytes>,
-    ) {
+    async fn answer(self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
         let has_token = request.headers().contains_key("authorization");
         // A header of etcd's with a cluster id, which is field 1 of all three answers.
         let header: &[u8] = &[0x0a, 2, 0x08, 1];
