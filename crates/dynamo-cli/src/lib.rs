@@ -10,6 +10,7 @@
 //! - `engine`: the client of an OpenAI-compatible server; `echo`: a built-in server of that kind.
 //! - `hash_key`: the subcommand of the frontend that makes keys.
 //! - `process_metrics`: the standard metrics of a process.
+//! - `tools`: what every program can do beside its work.
 //! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `descriptors`:
 //!   shared by the programs.
 
@@ -27,6 +28,7 @@ mod program;
 pub mod reference;
 mod runtime;
 mod settings;
+mod tools;
 pub mod worker;
 pub mod worker_config;
 
