@@ -39,6 +39,7 @@ async fn keys_and_logs_of_the_file_follow_it_and_a_broken_file_changes_nothing()
     assert_eq!(other.get("/v1/models").await.status, 401);
 
     write(&[&first_hash, &second_hash], "log: debug");
+    eventually("the key is in", async || other.get("/v1/models").await.status == 200).await;
     lists(&other, &[&model]).await;
     frontend.says("the configuration file was taken up").await;
 
