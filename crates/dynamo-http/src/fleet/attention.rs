@@ -9,12 +9,18 @@ use prometheus::IntCounter;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use super::rotation::{Change, Out};
+use super::claims::Claimed;
+use super::identity::{Finding, Identity};
+use super::standing::{Change, Out};
 use super::upstream::Upstream;
 use crate::meter::Metrics;
 
 /// How many probes run at once.
 const PROBES: usize = 64;
+/// How many control ports are asked at once for entries that are in use.
+const QUESTIONS: usize = 256;
+/// Why an instance gets no request although its server is in rotation: its control port denies it.
+pub(super) const GONE: &str = "gone";
 
 /// The state that requests share with the upkeep.
 pub(crate) struct Attention {
@@ -22,7 +28,9 @@ pub(crate) struct Attention {
     pub(super) probe_idle: Option<Duration>,
     joining: SegQueue<Weak<Upstream>>,
     pub(super) probes: Arc<Semaphore>,
+    pub(super) questions: Arc<Semaphore>,
     ejections: [IntCounter; Out::ALL.len()],
+    denials: IntCounter,
 }
 
 impl Attention {
@@ -31,7 +39,9 @@ impl Attention {
             probe_idle,
             joining: SegQueue::new(),
             probes: Arc::new(Semaphore::new(PROBES)),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
             ejections: Out::ALL.map(|reason| metrics.ejections(reason.name())),
+            denials: metrics.ejections(GONE),
         }
     }
 
@@ -52,12 +62,35 @@ impl Attention {
         match change {
             None => {}
             // A full server says so often, so there is no log line.
-            Some(Change::Ejected(Out::Full)) => self.ejections[Out::Full.index()].inc(),
+            Some(Change::Ejected(Out::Full)) => self.count(Out::Full),
             Some(Change::Ejected(reason)) => {
                 warn!(url = %upstream.url, %reason, "a worker is out of rotation");
-                self.ejections[reason.index()].inc();
+                self.count(reason);
             }
             Some(Change::Restored) => info!(url = %upstream.url, "a worker is back in rotation"),
+        }
+    }
+
+    fn count(&self, reason: Out) {
+        self.ejections[reason as usize].inc();
+    }
+
+    /// Tells what the answer of a control port changed.
+    pub(super) fn note_finding(&self, claimed: &Claimed, before: Identity, finding: Finding) {
+        let (url, control) = (&claimed.claim.url, &claimed.claim.control);
+        match (before.is_denied(), claimed.identity().is_denied()) {
+            (false, true) => {
+                self.denials.inc();
+                if finding == Finding::Withdrawn {
+                    info!(%url, %control, "a worker withdraws: its entries get no requests");
+                } else {
+                    warn!(%url, %control, "a worker's control port does not know its entries any more: they get no requests");
+                }
+            }
+            (true, false) => {
+                info!(%url, %control, "a worker's control port knows its entries again")
+            }
+            _ => {}
         }
     }
 }
