@@ -108,3 +108,6 @@ impl Identity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

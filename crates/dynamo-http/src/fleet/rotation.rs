@@ -225,12 +225,27 @@ impl Rotation {
 mod tests {
     use tokio::time::advance;
 
+    use super::super::standing::{FAILURES, TRIAL_AFTER};
     use super::*;
 
     const IDLE: Option<Duration> = Some(Duration::from_secs(2));
 
-    fn fail(rotation: &Rotation, times: u32) -> Option<Change> {
+    fn fail(rotation: &Rotation, times: u8) -> Option<Change> {
         (0..times).fold(None, |_, _| answer(rotation, StatusCode::INTERNAL_SERVER_ERROR))
+    }
+
+    /// A probe that takes so long, and what it shows.
+    async fn probe(rotation: &Rotation, takes: Duration, shows: Event) -> Option<Change> {
+        let began = rotation.begin_probe();
+        advance(takes).await;
+        let change = rotation.probed(shows, began);
+        rotation.end_probe();
+        change
+    }
+
+    /// A probe that shows this at once.
+    async fn probe_now(rotation: &Rotation, shows: Event) -> Option<Change> {
+        probe(rotation, Duration::ZERO, shows).await
     }
 
     /// An answer of a server that fails more often than others.
@@ -308,7 +323,7 @@ mod tests {
             assert_eq!(full(), Some(Change::Ejected(Out::Full)));
             assert_eq!(full(), None, "it was full already");
             assert_eq!(answer(&rotation, StatusCode::OK), None, "one that began earlier");
-            assert_eq!(rotation.probed(Finding::Answers, Instant::now()), None);
+            assert_eq!(probe_now(&rotation, Event::Healthy).await, None);
             advance(Duration::from_secs(pause) - Duration::from_millis(1)).await;
             assert_eq!((rotation.out(), rotation.is_lost()), (Some(Out::Full), false));
             advance(Duration::from_millis(1)).await;
@@ -323,31 +338,56 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_alone_proves_nothing() {
+    async fn a_silent_server_is_out_after_three_unanswered_probes_and_back_at_the_first_byte() {
         let rotation = Rotation::new();
-        advance(SILENCE * 10).await;
-        assert_eq!(rotation.out(), None);
+        advance(Duration::from_secs(600)).await;
+        assert_eq!(rotation.out(), None, "silence alone proves nothing");
+        let patience = Duration::from_secs(5);
+        for _ in 0..2 {
+            assert_eq!(probe(&rotation, patience, Event::Miss).await, None);
+        }
         rotation.heard(Instant::now());
-        advance(PROBE_TIMEOUT).await;
-        assert_eq!(rotation.probed(Finding::Silent, Instant::now()), None, "bytes came meanwhile");
-        advance(PROBE_TIMEOUT).await;
-        let out = rotation.probed(Finding::Silent, Instant::now());
+        advance(Duration::from_millis(1)).await;
+        for _ in 0..2 {
+            assert_eq!(probe(&rotation, patience, Event::Miss).await, None);
+        }
+        let out = probe(&rotation, patience, Event::Miss).await;
         assert_eq!(out, Some(Change::Ejected(Out::Unresponsive)));
-        assert_eq!(rotation.probed(Finding::Answers, Instant::now()), Some(Change::Restored));
+        assert!(!rotation.is_lost());
+        assert_eq!(probe(&rotation, patience, Event::Miss).await, None);
+        rotation.heard(Instant::now());
+        assert_eq!((rotation.out(), rotation.take_return()), (None, Some(Change::Restored)));
+        assert_eq!(rotation.take_return(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stopped_server_is_out_soon_after_its_last_byte() {
-        for (waiting, most) in [(true, 4100), (false, 5300)] {
+    async fn an_unanswered_probe_proves_nothing_where_bytes_came_meanwhile() {
+        let rotation = Rotation::new();
+        for _ in 0..9 {
+            let began = rotation.begin_probe();
+            advance(Duration::from_secs(1)).await;
+            rotation.heard(Instant::now());
+            advance(Duration::from_secs(4)).await;
+            assert_eq!(rotation.probed(Event::Miss, began), None);
+            rotation.end_probe();
+        }
+        assert_eq!(rotation.out(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stopped_server_is_out_no_sooner_than_15_s_after_its_last_byte() {
+        for (waiting, most) in [(true, 16_100), (false, 17_300)] {
             let rotation = Rotation::new();
             rotation.heard(Instant::now());
             let stopped = Instant::now();
-            while !rotation.probe_is_due(Instant::now(), waiting, IDLE) {
-                advance(Duration::from_millis(100)).await;
+            while rotation.out().is_none() {
+                while !rotation.probe_is_due(Instant::now(), waiting, IDLE) {
+                    advance(Duration::from_millis(100)).await;
+                }
+                probe(&rotation, Duration::from_secs(5), Event::Miss).await;
             }
-            advance(PROBE_TIMEOUT).await;
-            assert!(rotation.probed(Finding::Silent, Instant::now()).is_some());
-            assert!(stopped.elapsed().as_millis() <= most, "{:?}", stopped.elapsed());
+            let took = stopped.elapsed().as_millis();
+            assert!((15_000..=most).contains(&took), "{took} ms");
         }
     }
 
@@ -358,8 +398,11 @@ mod tests {
         rotation.refused();
         advance(PROBE_OUT).await;
         assert!(rotation.probe_is_due(Instant::now(), false, IDLE));
-        assert!(!rotation.probe_is_due(Instant::now(), false, IDLE), "it has just been");
-        rotation.probed(Finding::Answers, Instant::now());
+        let began = rotation.begin_probe();
+        advance(PROBE_OUT).await;
+        assert!(!rotation.probe_is_due(Instant::now(), false, IDLE), "one is under way");
+        assert_eq!(rotation.probed(Event::Healthy, began), Some(Change::Restored));
+        rotation.end_probe();
         advance(PROBE_OUT).await;
         assert!(!rotation.probe_is_due(Instant::now(), true, IDLE));
         rotation.lost(Instant::now(), || true);
@@ -371,9 +414,21 @@ mod tests {
     async fn a_probe_does_not_clear_what_answers_said() {
         let rotation = Rotation::new();
         fail(&rotation, FAILURES);
-        assert_eq!(rotation.probed(Finding::Answers, Instant::now()), None);
+        for event in [Event::Healthy, Event::Busy] {
+            assert_eq!(probe_now(&rotation, event).await, None);
+        }
         assert_eq!(rotation.out(), Some(Out::Failing));
         assert_eq!(rotation.refused(), None, "it was out already");
         assert_eq!(rotation.out(), Some(Out::Unreachable));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_route_that_answers_does_not_heal_a_broken_health() {
+        let rotation = Rotation::new();
+        probe_now(&rotation, Event::Broken).await;
+        assert_eq!(probe_now(&rotation, Event::Busy).await, None);
+        assert_eq!(rotation.out(), Some(Out::Unhealthy));
+        rotation.refused();
+        assert_eq!(probe_now(&rotation, Event::Busy).await, Some(Change::Restored));
     }
 }

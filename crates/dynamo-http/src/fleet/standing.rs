@@ -273,3 +273,6 @@ impl Conduct {
         if matches!(self, Self::Full { .. }) { self } else { other }
     }
 }
+
+#[cfg(test)]
+mod tests;
