@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use dynamo_discovery::{EngineState, InstanceStatus, ModelEntry, WorkerState};
 use dynamo_tests::{
-    Answers, Client, Etcd, Program, ScriptedEngine, SharedEtcd, Space, eventually, lists, unique,
+    Answers, Client, Etcd, Load, Program, ScriptedEngine, SharedEtcd, Space, eventually, lists, unique,
 };
+use rustix::process::Signal;
 use serde_json::json;
 
 const KEY: &str = "a-key-that-nobody-could-guess";
@@ -255,4 +256,42 @@ async fn a_restart_of_the_engine_and_its_requests_are_seen() {
     let again = worker.until("it is back", |status| status.state == WorkerState::Serving).await;
     assert!(again.engine_started.unwrap() > started, "{again:?}");
     assert_eq!(worker.control.metric("dynamo_worker_engine_restarts_total").await, 1.0);
+}
+
+/// What is logged when a control port denies an entry.
+const DENIED: &str =
+    "a worker's control port does not know its entries any more: they get no requests";
+
+#[tokio::test]
+async fn a_stranger_at_the_address_of_a_killed_worker_gets_no_prompt_once_the_worker_is_known_gone()
+{
+    let etcd = SharedEtcd::find().await;
+    let namespace = unique("stranger");
+    // Without probes of engines, so that nothing but the control port tells the two engines apart.
+    let of = ["--namespace", &namespace, "--worker-probe-interval", "0"];
+    let (frontend, client) =
+        Program::frontend(etcd.endpoints(), &of, &[("DYN_LOG", "debug")]).await;
+    // A lease that outlives the test.
+    let arguments = ["--namespace", &namespace, "--model", "m", "--lease-ttl", "600"];
+    let mut worker = Program::worker(etcd.endpoints(), &arguments, &[]);
+    let engine = worker.says("following the engine").await["url"].as_str().unwrap().to_owned();
+    lists(&client, &["m"]).await;
+    let load = Load::on(&client, "m", 4);
+    load.flows(50).await;
+    frontend.says("a worker's control port knows its entries").await;
+
+    worker.signal(Signal::KILL);
+    worker.ended().await;
+    let address = engine.strip_prefix("http://").unwrap().parse().unwrap();
+    let stranger = ScriptedEngine::start_at(address, &["m"]).await;
+    frontend.says(DENIED).await;
+    // Those that were under way have their answers.
+    load.flows(20).await;
+    let before = stranger.prompts().len();
+    load.flows(100).await;
+    let answer = client.chat("m").await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "no_instances"));
+    assert_eq!(stranger.prompts().len(), before);
+    assert_eq!(client.models().await, ["m"], "its lease lives");
+    println!("{before} prompts reached the stranger before that");
 }

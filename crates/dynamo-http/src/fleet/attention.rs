@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_queue::SegQueue;
 use prometheus::IntCounter;
 use tokio::sync::Semaphore;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::claims::Claimed;
 use super::identity::{Finding, Identity};
@@ -78,8 +78,13 @@ impl Attention {
     /// Tells what the answer of a control port changed.
     pub(super) fn note_finding(&self, claimed: &Claimed, before: Identity, finding: Finding) {
         let (url, control) = (&claimed.claim.url, &claimed.claim.control);
-        match (before.is_denied(), claimed.identity().is_denied()) {
-            (false, true) => {
+        match (before, claimed.identity()) {
+            (before, now) if before.is_denied() == now.is_denied() => {
+                if before == Identity::Unheard && now != Identity::Unheard {
+                    debug!(%url, %control, "a worker's control port knows its entries");
+                }
+            }
+            (_, Identity::Denied) => {
                 self.denials.inc();
                 if finding == Finding::Withdrawn {
                     info!(%url, %control, "a worker withdraws: its entries get no requests");
@@ -87,10 +92,7 @@ impl Attention {
                     warn!(%url, %control, "a worker's control port does not know its entries any more: they get no requests");
                 }
             }
-            (true, false) => {
-                info!(%url, %control, "a worker's control port knows its entries again")
-            }
-            _ => {}
+            _ => info!(%url, %control, "a worker's control port knows its entries again"),
         }
     }
 }
