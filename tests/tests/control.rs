@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use dynamo_discovery::{EngineState, InstanceStatus, ModelEntry, WorkerState};
 use dynamo_tests::{
-    Answers, Client, Etcd, Load, Program, ScriptedEngine, SharedEtcd, Space, eventually, lists, unique,
+    Answers, Client, Etcd, Load, Program, ScriptedEngine, SharedEtcd, Space, eventually, lists,
+    unique,
 };
 use rustix::process::Signal;
 use serde_json::json;

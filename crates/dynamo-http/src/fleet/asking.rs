@@ -7,7 +7,7 @@ use dynamo_discovery::{Kind, WorkerUrl};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use super::claims::Claimed;
+use super::claims::{Asking, Claimed};
 use super::fleet::Fleet;
 use super::identity::Finding;
 use super::probe::{ask_control, ask_for_model};
@@ -22,7 +22,7 @@ const ENGINE_PATIENCE: Duration = Duration::from_secs(5);
 impl Fleet {
     /// Asks the control port about a claim, when it is its turn, and takes the answer in.
     pub(crate) async fn ask(&self, claimed: &Claimed) -> Finding {
-        let _turn = claimed.turn.lock().await;
+        let _turn = claimed.lane.turn.lock().await;
         claimed.ask_begins();
         let claim = &claimed.claim;
         let finding =
@@ -37,10 +37,8 @@ impl Fleet {
         ask_for_model(self.connector(), url, model, key, ENGINE_PATIENCE).await
     }
 
-    /// Asks in a task of its own, unless such a question is under way. `held` is kept until the
-    /// question has ended.
-    pub(super) fn ask_soon(&self, claimed: &Arc<Claimed>, held: impl Send + 'static) {
-        let Some(asking) = claimed.begin() else { return };
+    /// Asks in a task of its own. `held` is kept until the question has ended.
+    pub(super) fn ask_beside(&self, asking: Asking, held: impl Send + 'static) {
         let this = self.clone();
         tokio::spawn(async move {
             this.ask(&asking.0).await;
@@ -64,7 +62,9 @@ impl Fleet {
             tokio::pin!(told);
             // Before the question begins, so that its end is not missed.
             told.as_mut().enable();
-            self.ask_soon(claimed, ());
+            if let Some(asking) = claimed.begin() {
+                self.ask_beside(asking, ());
+            }
             told.await;
         });
         // A question that waits for its turn may end later, and is no answer then.

@@ -16,9 +16,7 @@ use super::upstream::Upstream;
 use crate::meter::Metrics;
 
 /// How many probes run at once.
-const PROBES: usize = 64;
-/// How many control ports are asked at once for entries that are in use.
-const QUESTIONS: usize = 256;
+const PROBES: usize = 256;
 /// Why an instance gets no request although its server is in rotation: its control port denies it.
 pub(super) const GONE: &str = "gone";
 
@@ -28,7 +26,6 @@ pub(crate) struct Attention {
     pub(super) probe_idle: Option<Duration>,
     joining: SegQueue<Weak<Upstream>>,
     pub(super) probes: Arc<Semaphore>,
-    pub(super) questions: Arc<Semaphore>,
     ejections: [IntCounter; Out::ALL.len()],
     denials: IntCounter,
 }
@@ -39,7 +36,6 @@ impl Attention {
             probe_idle,
             joining: SegQueue::new(),
             probes: Arc::new(Semaphore::new(PROBES)),
-            questions: Arc::new(Semaphore::new(QUESTIONS)),
             ejections: Out::ALL.map(|reason| metrics.ejections(reason.name())),
             denials: metrics.ejections(GONE),
         }

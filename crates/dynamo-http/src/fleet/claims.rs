@@ -10,11 +10,16 @@ use std::time::Duration;
 
 use dynamo_discovery::{ControlUrl, Instance, InstanceId, WorkerUrl};
 use dynamo_namespace::Namespace;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::identity::{ASK_EVERY, Finding, Identity};
+use super::known::Known;
 
+/// How many control ports are asked at once for one namespace's entries that are in use.
+const ASKED_AT_ONCE: usize = 64;
+/// An entry whose model had no request for so long is not in use.
+const UNUSED: Duration = Duration::from_secs(300);
 /// After so long without an answer for an entry, one log line says so.
 const UNHEARD: Duration = Duration::from_secs(10);
 
@@ -40,20 +45,45 @@ impl Claim {
     }
 }
 
-/// Whose turn it is to ask a control port: one question is under way for each address and namespace.
-/// A namespace that names another's control port does not delay its questions.
-pub(super) type Turn = Arc<Mutex<()>>;
+/// What the questions of one namespace have to wait for. No namespace waits for another one's, also
+/// where it names another's control port.
+#[derive(Clone)]
+pub(super) struct Lane {
+    /// Whose turn it is to ask a control port: one question is under way for each address.
+    pub(super) turn: Arc<Mutex<()>>,
+    questions: Arc<Semaphore>,
+}
+
+/// The lanes of all namespaces.
+#[derive(Default)]
+pub(super) struct Lanes {
+    turns: Known<(Namespace, ControlUrl), Mutex<()>>,
+    questions: Known<Namespace, Semaphore>,
+}
+
+impl Lanes {
+    /// The lane of a claim's questions.
+    pub(super) fn of(&self, claim: &Claim) -> Lane {
+        let Claim { namespace, control, .. } = claim;
+        Lane {
+            turn: self.turns.at(&(namespace.clone(), control.clone()), Mutex::default),
+            questions: self.questions.at(namespace, || Semaphore::new(ASKED_AT_ONCE)),
+        }
+    }
+}
 
 /// A claim, and what its control port has said of it.
 pub(crate) struct Claimed {
     pub(super) claim: Claim,
-    pub(super) turn: Turn,
+    pub(super) lane: Lane,
     /// A packed [`Identity`].
     identity: AtomicU8,
     began: Instant,
     // Milliseconds since `began`, plus 1; 0 means never.
     asked: AtomicU64,
     answered: AtomicU64,
+    /// When it was last seen that its model had requests.
+    used: AtomicU64,
     /// Whether a question is under way that several may wait for.
     asking: AtomicBool,
     /// Tells those who wait that a question has ended.
@@ -65,14 +95,15 @@ pub(crate) struct Claimed {
 }
 
 impl Claimed {
-    pub(super) fn new(claim: Claim, turn: Turn) -> Self {
+    pub(super) fn new(claim: Claim, lane: Lane) -> Self {
         Self {
             claim,
-            turn,
+            lane,
             identity: AtomicU8::new(Identity::default().pack()),
             began: Instant::now(),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            used: AtomicU64::new(0),
             asking: AtomicBool::new(false),
             told: Notify::new(),
             first_asked: OnceLock::new(),
@@ -112,11 +143,29 @@ impl Claimed {
         before
     }
 
-    /// Whether it is time to ask, while its entry is in use.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        let pause = self.identity().ask_again_after();
-        !self.asking.load(Relaxed)
+    /// Its model has had requests. That is noted for each model of each namespace: requests of one
+    /// namespace to a URL are none of those who name the same URL in another one.
+    pub(super) fn note_use(&self, now: Instant) {
+        self.used.store(self.millis(now), Relaxed);
+    }
+
+    /// A question that others may wait for, if it is time to ask: while the entry is in use, and for
+    /// as long as it is denied.
+    pub(super) fn begin_if_due(
+        self: &Arc<Self>,
+        now: Instant,
+    ) -> Option<(Asking, OwnedSemaphorePermit)> {
+        let identity = self.identity();
+        let is_used = || self.since(&self.used, now).is_some_and(|since| since < UNUSED);
+        let pause = identity.ask_again_after();
+        let is_due = !self.asking.load(Relaxed)
             && self.since(&self.asked, now).is_none_or(|since| since >= pause)
+            && (identity.is_denied() || is_used());
+        if !is_due {
+            return None;
+        }
+        let permit = self.lane.questions.clone().try_acquire_owned().ok()?;
+        Some((self.begin()?, permit))
     }
 
     /// Whether a prompt on a new connection waits for the next answer.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dynamo_discovery::{Instance, WorkerUrl};
 use imbl::OrdMap;
+use tokio::time::Instant;
 
 use super::attention::{Attention, GONE};
 use super::claims::{Claim, Claimed};
@@ -137,16 +138,23 @@ impl Fleet {
 
     /// Renews the targets whose model has changed since a request last asked for them, and drops
     /// those whose model is gone: else a server that has left would be kept, and probed, for ever.
+    /// Notes the use of those that had requests.
     pub(super) fn renew_all(&self) {
         let mut gone = Vec::new();
+        let now = Instant::now();
         for (address, entry) in &**self.0.models.load() {
-            let now = entry.live.upgrade().and_then(|live| {
+            let found = entry.live.upgrade().and_then(|live| {
                 let model = live.load().model(entry.targets.name())?.clone();
                 let is_same = std::ptr::eq(Arc::as_ptr(model.lineage()), entry.lineage.as_ptr());
                 is_same.then_some((live, model))
             });
-            match now {
-                Some((live, model)) => drop(self.targets(&live, &model)),
+            match found {
+                Some((live, model)) => {
+                    let targets = self.targets(&live, &model);
+                    if targets.lasting().take_use() {
+                        targets.claims().for_each(|claimed| claimed.note_use(now));
+                    }
+                }
                 None => gone.push(*address),
             }
         }

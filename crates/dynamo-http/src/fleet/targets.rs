@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use dynamo_discovery::{Instance, Kind, Kinds};
 
@@ -27,6 +27,8 @@ pub(crate) struct Lasting {
     next: AtomicUsize,
     /// How many requests wait for a place at one of the servers.
     pub(crate) waiting: AtomicUsize,
+    /// Whether there was a request since this was last asked.
+    used: AtomicBool,
     series: Arc<ModelSeries>,
 }
 
@@ -72,7 +74,17 @@ impl Target {
 
 impl Lasting {
     pub(super) fn new(series: Arc<ModelSeries>) -> Self {
-        Self { next: AtomicUsize::new(0), waiting: AtomicUsize::new(0), series }
+        Self {
+            next: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
+            series,
+        }
+    }
+
+    /// Whether there was a request since this was last asked.
+    pub(super) fn take_use(&self) -> bool {
+        self.used.load(Relaxed) && self.used.swap(false, Relaxed)
     }
 }
 
@@ -121,9 +133,21 @@ impl Targets {
         &self.lasting.series
     }
 
+    /// A request looks for a server of the model.
+    pub(crate) fn note_use(&self) {
+        if !self.lasting.used.load(Relaxed) {
+            self.lasting.used.store(true, Relaxed);
+        }
+    }
+
+    /// The claims of all instances of the model.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claimed>> {
+        self.targets.iter().flat_map(Target::claims)
+    }
+
     /// A number that is higher each time.
     pub(crate) fn turn(&self) -> usize {
-        self.lasting.next.fetch_add(1, Ordering::Relaxed)
+        self.lasting.next.fetch_add(1, Relaxed)
     }
 
     /// Whether a server of the model fails at least twice as often as the model's other servers

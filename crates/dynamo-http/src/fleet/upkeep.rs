@@ -62,10 +62,8 @@ impl Fleet {
             let control = &claimed.claim.control;
             warn!(%control, "a worker's control port has never answered: its entries count as those without one");
         }
-        if claimed.is_due(now)
-            && let Ok(permit) = self.attention().questions.clone().try_acquire_owned()
-        {
-            self.ask_soon(claimed, permit);
+        if let Some((asking, permit)) = claimed.begin_if_due(now) {
+            self.ask_beside(asking, permit);
         }
     }
 

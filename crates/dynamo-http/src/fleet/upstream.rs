@@ -4,11 +4,9 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use dynamo_discovery::{ControlUrl, WorkerUrl};
-use dynamo_namespace::Namespace;
-use tokio::sync::Mutex;
+use dynamo_discovery::WorkerUrl;
 
-use super::claims::{Claim, Claimed};
+use super::claims::{Claim, Claimed, Lanes};
 use super::known::Known;
 use super::load::Load;
 use super::pool::Pool;
@@ -62,7 +60,7 @@ impl fmt::Debug for Upstream {
 #[derive(Default)]
 pub(super) struct Servers {
     servers: Known<WorkerUrl, Upstream>,
-    turns: Known<(Namespace, ControlUrl), Mutex<()>>,
+    lanes: Lanes,
 }
 
 impl Servers {
@@ -78,7 +76,6 @@ impl Servers {
 
     /// What is known of a claim on a server.
     pub(super) fn claimed(&self, upstream: &Upstream, claim: Claim) -> Arc<Claimed> {
-        let turn = self.turns.at(&(claim.namespace.clone(), claim.control.clone()), Mutex::default);
-        upstream.claims.at(&claim, || Claimed::new(claim.clone(), turn))
+        upstream.claims.at(&claim, || Claimed::new(claim.clone(), self.lanes.of(&claim)))
     }
 }

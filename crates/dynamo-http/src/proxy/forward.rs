@@ -108,6 +108,7 @@ impl Forwarder {
     ) -> Result<Answered, ApiError> {
         headers::authorize(&mut ask.headers, self.fleet.worker_key().header());
         self.resends.budget.deposit();
+        targets.note_use();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
         let mut sends = Sends::default();
         let mut is_first = true;
