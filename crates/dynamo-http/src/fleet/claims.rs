@@ -207,3 +207,6 @@ impl Drop for Asking {
         self.0.told.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;
