@@ -88,7 +88,7 @@ impl Fleet {
     }
 
     /// What is known of a claim on a server. It is kept for as long as somebody refers to it.
-    pub(crate) fn claimed(&self, claim: Claim) -> Arc<Claimed> {
+    pub(crate) fn claimed(&self, claim: &Claim) -> Arc<Claimed> {
         let upstream = self.server(&claim.url);
         self.0.servers.claimed(&upstream, claim)
     }

@@ -347,3 +347,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,7 @@ struct Named {
 impl Named {
     fn new(instance: &Instance, upstream: &Upstream, servers: &Servers) -> Self {
         let claim = Claim::of(instance);
-        let claimed = claim.map(|claim| servers.claimed(upstream, claim));
+        let claimed = claim.map(|claim| servers.claimed(upstream, &claim));
         Self { kinds: instance.kinds(), claimed }
     }
 }

@@ -219,7 +219,7 @@ proptest! {
         let views = ["a", "b"].map(|name| switchboard.live_view(&scope(name)));
         let targets = views.each_ref().map(|live| fleet.targets(live, live.load().model("m").unwrap()));
         let server = fleet.server(instances[0].url().unwrap());
-        let claims = instances.each_ref().map(|one| fleet.claimed(Claim::of(one).unwrap()));
+        let claims = instances.each_ref().map(|one| fleet.claimed(&Claim::of(one).unwrap()));
         let identities = || claims.each_ref().map(|claimed| claimed.identity());
         for happens in history {
             let (before, out) = (identities(), server.rotation.out());
@@ -262,7 +262,7 @@ fn what_a_control_port_has_said_outlives_a_change_of_the_models_servers() {
     let (fleet, (live, mut writer)) = (Fleet::default(), switchboard());
     let one = with_control("a", 1);
     update_http_endpoints(&mut writer, &[added(&one)]);
-    let claimed = || fleet.claimed(Claim::of(&one).unwrap());
+    let claimed = || fleet.claimed(&Claim::of(&one).unwrap());
     let _targets = fleet.targets(&live, live.load().model("m").unwrap());
     claimed().take_in(Finding::Answers);
     claimed().take_in(Finding::Refused);
@@ -283,7 +283,7 @@ fn a_kind_goes_with_the_entry_that_has_it() {
     let other = Arc::new(Instance::new(other.key().clone(), other.id(), entry));
     update_http_endpoints(&mut writer, &[added(&chat), added(&other)]);
     let targets = fleet.targets(&live, live.load().model("m").unwrap());
-    let claimed = fleet.claimed(Claim::of(&chat).unwrap());
+    let claimed = fleet.claimed(&Claim::of(&chat).unwrap());
     claimed.take_in(Finding::Answers);
     claimed.take_in(Finding::Refused);
     assert_eq!(targets.upstreams(CHAT).count(), 0);

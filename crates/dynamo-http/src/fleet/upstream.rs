@@ -75,7 +75,7 @@ impl Servers {
     }
 
     /// What is known of a claim on a server.
-    pub(super) fn claimed(&self, upstream: &Upstream, claim: Claim) -> Arc<Claimed> {
-        upstream.claims.at(&claim, || Claimed::new(claim.clone(), self.lanes.of(&claim)))
+    pub(super) fn claimed(&self, upstream: &Upstream, claim: &Claim) -> Arc<Claimed> {
+        upstream.claims.at(claim, || Claimed::new(claim.clone(), self.lanes.of(claim)))
     }
 }

@@ -18,7 +18,7 @@ impl Ask for Fleet {
         let (fleet, witness) = (self.clone(), witness.clone());
         async move {
             match witness {
-                Witness::Control(claim) => fleet.ask(&*fleet.claimed(claim)).await,
+                Witness::Control(claim) => fleet.ask(&fleet.claimed(&claim)).await,
                 Witness::Listed(url, model) => fleet.ask_for_model(&url, &model).await,
             }
         }

@@ -156,7 +156,7 @@ impl Holding {
         let until = now + self.limits.longest;
         self.at.entry(url.clone()).or_default().insert(instance.key().clone());
         let instance = instance.clone();
-        let _claimed = witness.claim().map(|claim| fleet.claimed(claim.clone()));
+        let _claimed = witness.claim().map(|claim| fleet.claimed(claim));
         let vanished = Vanished { instance, upstream, witness, _claimed, until, held: false };
         let shown = vanished.shown();
         self.vanished.insert(shown.key().clone(), vanished);
