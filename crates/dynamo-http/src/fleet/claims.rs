@@ -15,11 +15,10 @@ use tokio::time::Instant;
 
 use super::identity::{ASK_EVERY, Finding, Identity};
 use super::known::Known;
+use super::load::UNUSED;
 
 /// How many control ports are asked at once for one namespace's entries that are in use.
 const ASKED_AT_ONCE: usize = 64;
-/// An entry whose model had no request for so long is not in use.
-const UNUSED: Duration = Duration::from_secs(300);
 /// After so long without an answer for an entry, one log line says so.
 const UNHEARD: Duration = Duration::from_secs(10);
 

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::claims::Claimed;
 use super::fleet::Fleet;
+use super::load::UNUSED;
 use super::probe::probe;
 use super::upstream::Upstream;
 use super::window::MARK_INTERVAL;
@@ -20,8 +21,6 @@ pub(crate) const MAX_IDLE: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(100);
 /// How many ticks are between two looks at idle connections and at models that have changed.
 const SWEEP: u32 = 10;
-/// A server that has been in rotation and without requests for so long is left alone.
-const UNUSED: Duration = Duration::from_secs(300);
 
 /// A server that is looked after.
 struct Attended {
