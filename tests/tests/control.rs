@@ -296,3 +296,25 @@ async fn a_stranger_at_the_address_of_a_killed_worker_gets_no_prompt_once_the_wo
     assert_eq!(client.models().await, ["m"], "its lease lives");
     println!("{before} prompts reached the stranger before that");
 }
+
+#[tokio::test]
+async fn a_control_port_behind_a_firewall_ends_no_service_and_is_named_once() {
+    let etcd = SharedEtcd::find().await;
+    let namespace = unique("firewall");
+    // It takes connections and answers nothing, like a firewall that drops packets.
+    let firewall = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", firewall.local_addr().unwrap());
+    let of = ["--namespace", &namespace];
+    let (frontend, client) = Program::frontend(etcd.endpoints(), &of, &[]).await;
+    let arguments = [&of[..], &["--model", "m", "--control-advertise-url", &url]].concat();
+    let _worker = Program::worker(etcd.endpoints(), &arguments, &[]);
+    lists(&client, &["m"]).await;
+    let load = Load::paced(&client, "m", 20);
+    let never =
+        "a worker's control port has never answered: its entries count as those without one";
+    assert_eq!(frontend.says(never).await["control"], url);
+    load.flows(60).await;
+    assert_eq!(load.failures(), []);
+    assert_eq!(frontend.logged(never).len(), 1);
+    assert!(frontend.logged(DENIED).is_empty());
+}
