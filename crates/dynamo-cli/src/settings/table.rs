@@ -239,7 +239,7 @@ settings! {
         /// Below this share of a model's workers in rotation, those whose answers fail are used as well
         panic_threshold: Percent = flag("PERCENT").default("50");
         /// How long a worker that sends nothing is left alone between two probes of its `/health`; 0
-        /// turns probes off
+        /// turns probes off, and not the questions to control ports
         worker_probe_interval: Seconds = flag("SECONDS").default("2");
     }
 

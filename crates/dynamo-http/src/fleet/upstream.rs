@@ -1,12 +1,13 @@
 //! One worker's server, and the set of those that are in use.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 
 use dynamo_discovery::WorkerUrl;
 
+use super::claims::{Claim, Claimed, Lanes};
+use super::known::Known;
 use super::load::Load;
 use super::pool::Pool;
 use super::rotation::Rotation;
@@ -19,6 +20,8 @@ pub(crate) struct Upstream {
     pool: OnceLock<Box<Pool>>,
     pub(crate) load: Load,
     pub(crate) rotation: Rotation,
+    /// The claims of the entries that name it, as far as they can be asked about.
+    pub(super) claims: Known<Claim, Claimed>,
     /// Whether the upkeep looks after it, as it does for those that are used.
     pub(super) attended: AtomicBool,
 }
@@ -29,6 +32,7 @@ impl Upstream {
             pool: OnceLock::new(),
             load: Load::default(),
             rotation: Rotation::new(),
+            claims: Known::default(),
             attended: AtomicBool::new(false),
             url,
         }
@@ -51,42 +55,27 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Every server that someone uses, by URL. It holds weak references: a server stays for as long as
-/// a model's targets, a request or the keeper of held instances points at it.
+/// Every server that someone uses, and every control port that is asked. A server stays for as long
+/// as a model's targets, a request or the keeper of held instances points at it.
 #[derive(Default)]
-pub(super) struct Servers(Mutex<Known>);
-
-#[derive(Default)]
-struct Known {
-    servers: HashMap<WorkerUrl, Weak<Upstream>>,
-    /// How many there were when the dead were last swept out.
-    swept: usize,
+pub(super) struct Servers {
+    servers: Known<WorkerUrl, Upstream>,
+    lanes: Lanes,
 }
 
 impl Servers {
     /// The server at a URL.
     pub(super) fn at(&self, url: &WorkerUrl) -> Arc<Upstream> {
-        let mut known = self.lock();
-        if let Some(upstream) = known.servers.get(url).and_then(Weak::upgrade) {
-            return upstream;
-        }
-        // Each time that as many came as there were.
-        if known.servers.len() >= (known.swept * 2).max(64) {
-            known.servers.retain(|_, upstream| upstream.strong_count() > 0);
-            known.swept = known.servers.len();
-        }
-        let upstream = Arc::new(Upstream::new(url.clone()));
-        known.servers.insert(url.clone(), Arc::downgrade(&upstream));
-        upstream
+        self.servers.at(url, || Upstream::new(url.clone()))
     }
 
     /// The server at a URL, if it is in use.
     pub(super) fn find(&self, url: &WorkerUrl) -> Option<Arc<Upstream>> {
-        self.lock().servers.get(url).and_then(Weak::upgrade)
+        self.servers.find(url)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        // Each change to it is one call, so a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known of a claim on a server.
+    pub(super) fn claimed(&self, upstream: &Upstream, claim: &Claim) -> Arc<Claimed> {
+        upstream.claims.at(claim, || Claimed::new(claim.clone(), self.lanes.of(claim)))
     }
 }
