@@ -11,6 +11,7 @@
 //! - `hash_key`: the subcommand of the frontend that makes keys.
 //! - `process_metrics`: the standard metrics of a process.
 //! - `cgroup`: how much memory the process may have.
+//! - `tools`: what every program can do beside its work.
 //! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `key_file`, `descriptors`:
 //!   shared by the programs.
 
@@ -30,6 +31,7 @@ mod program;
 pub mod reference;
 mod runtime;
 mod settings;
+mod tools;
 pub mod worker;
 pub mod worker_config;
 

@@ -136,7 +136,7 @@ async fn a_request_at_a_busy_worker_that_answers_probes_is_waited_for() {
     busy.until_asked().await;
     let idle = Worker::start([whole("{}")]).await;
     door.add(&idle.instance("a", "m"));
-    // For longer than a silent worker would get.
+    // Each answer to a probe is a sign of life, so the request is never given up.
     busy.until_probed(8).await;
     assert_eq!(out(&door).await, [""; 0]);
     done.notify_one();

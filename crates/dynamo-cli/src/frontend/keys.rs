@@ -8,40 +8,55 @@ use dynamo_namespace::NamespaceScope;
 use tracing::{info, warn};
 
 use super::api_keys;
+use super::settings::Keyring;
 use crate::failure::Failure;
 use crate::followed_file::FollowedFile;
 use crate::key_file::refused;
-use crate::settings::table::Keys;
+use crate::settings::table::{KEYS_SECTION, Keys};
 
-/// The file of the keys that clients need.
+/// How the keys that clients need are read.
+#[derive(Clone, Debug)]
 pub(super) struct ClientKeys {
-    file: FollowedFile,
     /// The scope of the frontend, which bounds the scope of each key.
-    within: NamespaceScope,
+    pub(super) within: NamespaceScope,
     /// Whether clients are asked for certificates, without which no key can name a client.
-    asks_for_certificates: bool,
+    pub(super) asks_for_certificates: bool,
 }
 
 impl ClientKeys {
-    /// Reads the keys for the first time.
+    /// Reads the keys of a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// When the section is no list of keys for this frontend.
+    pub(super) fn of_section(&self, keyring: &Keyring) -> anyhow::Result<KeyList> {
+        api_keys::of_section(&keyring.keys, &self.within, self.asks_for_certificates)
+            .with_context(|| format!("{}: {KEYS_SECTION}", keyring.at))
+    }
+
+    /// Reads the keys of a file of their own for the first time.
     ///
     /// # Errors
     ///
     /// When the file cannot be read, or its text is no list of keys for this frontend.
-    pub(super) async fn read(
-        path: PathBuf,
-        within: NamespaceScope,
-        asks_for_certificates: bool,
-    ) -> Result<(Self, KeyList), Failure> {
-        let mut keys = Self { file: follow(path)?, within, asks_for_certificates };
+    pub(super) async fn of_file(self, path: PathBuf) -> Result<(KeyFile, KeyList), Failure> {
+        let mut keys = KeyFile { file: follow(path)?, keys: self };
         let text = keys.file.read().await;
         let list = text.and_then(|text| keys.parse(&text));
         let list = list.with_context(|| Keys::api_keys.label()).map_err(Failure::Usage)?;
         Ok((keys, list))
     }
+}
 
+/// The file of the keys that clients need.
+pub(super) struct KeyFile {
+    file: FollowedFile,
+    keys: ClientKeys,
+}
+
+impl KeyFile {
     fn parse(&self, text: &str) -> anyhow::Result<KeyList> {
-        api_keys::parse(text, &self.within, self.asks_for_certificates)
+        api_keys::parse(text, &self.keys.within, self.keys.asks_for_certificates)
             .with_context(|| self.file.path().display().to_string())
     }
 

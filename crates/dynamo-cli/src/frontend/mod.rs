@@ -4,6 +4,7 @@ mod apart;
 mod api_keys;
 mod budget;
 mod keys;
+mod reload;
 mod resolver;
 mod settings;
 mod state_file;
@@ -25,24 +26,43 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::failure::Failure;
-use crate::logging::LogMetrics;
+use crate::logging::Logging;
+use crate::program::{self, Main};
 use crate::settings::Setting;
 use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::table::{FRONTEND, HASH_KEY, Keys, Listening};
-use crate::{descriptors, hash_key, key_file, process_metrics, program, runtime};
+use crate::{descriptors, hash_key, key_file, process_metrics, runtime};
 
 use apart::apart;
-use keys::ClientKeys;
-use settings::FrontendSettings;
+use reload::{Reloading, Reloads};
+use settings::{FrontendSettings, KeySource};
 use state_file::StateFile;
+
+/// What became of the changes of the configuration file.
+static RELOADS: Reloads = Reloads::new();
 
 /// Runs `dynamo-frontend`.
 pub fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == "hash-key") {
-        return program::run_with(&HASH_KEY, std::env::args_os().skip(1), hash_key::run);
+    program::run(&MAIN)
+}
+
+/// The program, as it is run.
+pub(crate) const MAIN: Main =
+    Main { program: &FRONTEND, run, check, subcommands: &[(&HASH_KEY, hash_key::run)] };
+
+/// Reads all that a frontend was given.
+fn check(given: &Given) -> Result<(), Failure> {
+    let settings = settings::read(given)?;
+    if let Some(KeySource::Section(keyring)) = &settings.api_keys {
+        settings.client_keys().of_section(keyring).map_err(Failure::Usage)?;
     }
-    program::run(&FRONTEND, run)
+    Ok(())
+}
+
+/// The JSON schema of the keys in a configuration file.
+pub(crate) fn keys_schema() -> serde_json::Value {
+    api_keys::schema()
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
@@ -55,10 +75,15 @@ fn run(given: &Given) -> Result<ExitCode, Failure> {
     settings.config = budget::with_body_memory(settings.config, settings.body_memory);
     // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
     // list while the other stages its entries.
-    runtime::block_on(NonZeroUsize::new(2), start(settings, logging.metrics()))
+    runtime::block_on(NonZeroUsize::new(2), start(settings, given.clone(), &logging))
 }
 
-async fn start(mut settings: FrontendSettings, log: LogMetrics) -> Result<ExitCode, Failure> {
+async fn start(
+    mut settings: FrontendSettings,
+    given: Given,
+    logging: &Logging,
+) -> Result<ExitCode, Failure> {
+    let (filter, log) = (logging.filter(), logging.metrics());
     // The handlers come first, so that an early signal does not end the process.
     let signals =
         || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
@@ -68,9 +93,15 @@ async fn start(mut settings: FrontendSettings, log: LogMetrics) -> Result<ExitCo
 
     let scope = settings.scope.scope.clone();
     log_start(&settings, &scope);
+    let mut key_file = None;
     let client_keys = match settings.api_keys.take() {
-        Some(path) => {
-            Some(ClientKeys::read(path, scope.clone(), settings.asks_for_certificates).await?)
+        Some(KeySource::File(path)) => {
+            let (file, list) = settings.client_keys().of_file(path).await?;
+            key_file = Some(file);
+            Some(list)
+        }
+        Some(KeySource::Section(keyring)) => {
+            Some(settings.client_keys().of_section(&keyring).map_err(Failure::Usage)?)
         }
         None => None,
     };
@@ -102,14 +133,23 @@ async fn start(mut settings: FrontendSettings, log: LogMetrics) -> Result<ExitCo
         .config
         .with_connections(Some(settings.options.connections().clone()))
         .with_program_metrics(Some(ProgramMetrics::new(move || {
-            process_metrics::text() + &log.text()
+            process_metrics::text() + &log.text() + &RELOADS.text()
         })));
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
     let feed = feed.with_hold(settings.hold.clone(), frontend.fleet());
     let feed = tokio::spawn(feed.run());
-    if let Some((file, list)) = client_keys {
+    let keys_of_section = client_keys.is_some() && key_file.is_none();
+    if let Some(list) = client_keys {
         api_keys.replace(&list).await.context("discovery ended").map_err(Failure::Running)?;
         keys::told(&list);
+    }
+    if let Some(file) = &given.file {
+        let keys = keys_of_section.then(|| (settings.client_keys(), api_keys.clone()));
+        let reloading = Reloading::new(file.path.clone(), given.clone(), filter, keys, &RELOADS);
+        let reloading = reloading.context("cannot listen for SIGHUP").map_err(Failure::Running)?;
+        tokio::spawn(reloading.run());
+    }
+    if let Some(file) = key_file {
         tokio::spawn(file.follow(api_keys));
     }
     let service = match admin {

@@ -8,14 +8,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dynamo_http::{ClientAuth, FrontendConfig, Hold, ServeOptions, ServerTls, WorkerKey};
 use dynamo_namespace::{Namespace, NamespaceScope};
+use serde_json::Value as Json;
 
+use super::keys::ClientKeys;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::scoped::{Scoped, split};
 use crate::settings::static_worker::StaticWorker;
 use crate::settings::store::{self, Etcd, Store};
-use crate::settings::table::{self, Balancing, Keys, Limits, Listening, Workers};
+use crate::settings::table::{self, Balancing, KEYS_SECTION, Keys, Limits, Listening, Workers};
 use crate::settings::value::Mebibytes;
 use crate::settings::{authorities, pair, strangers, url};
 
@@ -27,8 +29,8 @@ pub(crate) struct FrontendSettings {
     pub(crate) port: u16,
     /// How many threads serve requests.
     pub(crate) threads: NonZeroUsize,
-    /// The file of the keys that clients need, if they need any.
-    pub(crate) api_keys: Option<PathBuf>,
+    /// Where the keys are that clients need, if they need any.
+    pub(crate) api_keys: Option<KeySource>,
     /// The files of the keys that workers get, each with the key that it holds.
     pub(crate) worker_keys: Vec<(PathBuf, WorkerKey)>,
     /// What finds the addresses of workers; none: the system does.
@@ -51,6 +53,56 @@ pub(crate) struct FrontendSettings {
     pub(crate) state_file: Option<PathBuf>,
     pub(crate) config: FrontendConfig,
     pub(crate) options: ServeOptions,
+}
+
+/// Where the keys of clients are.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum KeySource {
+    /// A file of their own.
+    File(PathBuf),
+    /// This section of the configuration file.
+    Section(Keyring),
+}
+
+/// The keys of a configuration file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Keyring {
+    /// The file and the line, as a message calls them.
+    pub(crate) at: String,
+    pub(crate) keys: Json,
+}
+
+impl FrontendSettings {
+    /// How the keys of clients are read.
+    pub(super) fn client_keys(&self) -> ClientKeys {
+        ClientKeys {
+            within: self.scope.scope.clone(),
+            asks_for_certificates: self.asks_for_certificates,
+        }
+    }
+}
+
+impl KeySource {
+    fn of(file: Value<Option<PathBuf>>, given: &Given) -> Result<Option<Self>, Failure> {
+        let Some(keyring) = Keyring::of(given) else { return Ok(file.take().map(Self::File)) };
+        if file.is_given() {
+            return Err(Failure::usage(format!(
+                "keys are given by {} and in {}: leave one of the two out",
+                file.source(),
+                keyring.at
+            )));
+        }
+        Ok(Some(Self::Section(keyring)))
+    }
+}
+
+impl Keyring {
+    /// The keys of the configuration file, if it has any.
+    pub(crate) fn of(given: &Given) -> Option<Self> {
+        let file = given.file.as_ref()?;
+        let section = file.section(KEYS_SECTION)?;
+        Some(Self { at: file.at(section.line), keys: section.value.clone() })
+    }
 }
 
 /// # Errors
@@ -102,7 +154,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         host: listening.http_host.take(),
         port: *listening.http_port,
         threads: threads.unwrap_or(NonZeroUsize::MIN),
-        api_keys: keys.api_keys.take(),
+        api_keys: KeySource::of(keys.api_keys, given)?,
         worker_keys,
         is_resolv_conf_given: workers.resolv_conf.is_given(),
         resolv_conf: (!*workers.system_resolver).then(|| workers.resolv_conf.take()),

@@ -8,9 +8,9 @@ use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use tracing::warn;
-use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::failure::Failure;
 use crate::settings::given::Given;
@@ -26,6 +26,31 @@ use queue::Queue;
 pub(crate) struct Logging {
     queue: Queue,
     limits: Limits,
+    filter: Filter,
+}
+
+/// Which lines are written. It can be changed while the program runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter(reload::Handle<EnvFilter, Registry>);
+
+impl Filter {
+    /// Takes up what the settings ask for now.
+    ///
+    /// # Errors
+    ///
+    /// When a part of the filter is invalid; then it stays as it was.
+    pub(crate) fn change(&self, given: &Given) -> Result<(), Failure> {
+        let Asked { filter, complaints } = filter::read(&Logs::read(given)?.log)?;
+        self.0.reload(filter).map_err(Failure::usage)?;
+        complain(complaints);
+        Ok(())
+    }
+}
+
+fn complain(complaints: Vec<String>) {
+    for complaint in complaints {
+        warn!(%complaint, "a filter for the log is not understood in full");
+    }
 }
 
 /// Starts logging, as the variables say.
@@ -45,6 +70,7 @@ pub(crate) fn start(given: &Given) -> Result<Logging, Failure> {
     let queue = queue.context("cannot start logging").map_err(Failure::Running)?;
     // A line that cannot be written is lost, and nothing else is.
     let lines = fmt::layer().log_internal_errors(false).with_writer(queue.clone());
+    let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter).with(limits.clone());
     let started = if json {
         registry.with(lines.json().flatten_event(true)).try_init()
@@ -55,10 +81,15 @@ pub(crate) fn start(given: &Given) -> Result<Logging, Failure> {
         registry.with(lines.with_ansi(false)).try_init()
     };
     started.context("cannot start logging").map_err(Failure::Running)?;
-    for complaint in complaints {
-        warn!(%complaint, "a variable for the log is not understood in full");
+    complain(complaints);
+    Ok(Logging { queue, limits, filter: Filter(handle) })
+}
+
+impl Logging {
+    /// Which lines are written.
+    pub(crate) fn filter(&self) -> Filter {
+        self.filter.clone()
     }
-    Ok(Logging { queue, limits })
 }
 
 /// Writes the last line of a program to stderr, where that takes it in time.

@@ -28,7 +28,14 @@ pub(crate) struct Program {
     pub(crate) groups: &'static [&'static Group],
     /// What the arguments after `--` are, if it takes any.
     pub(crate) command: Option<&'static str>,
+    /// The parts of its configuration file that are more than a setting.
+    pub(crate) sections: &'static [&'static str],
 }
+
+/// The section of the configuration file with the keys of clients.
+pub(crate) const KEYS_SECTION: &str = "keys";
+/// The setting that names the configuration file.
+pub(crate) const CONFIG: &Setting = Config::config;
 
 /// The programs.
 pub(crate) const PROGRAMS: [&Program; 4] = [&FRONTEND, &HASH_KEY, &WORKER, &WORKER_CONFIG];
@@ -47,8 +54,10 @@ pub(crate) const FRONTEND: Program = Program {
         Store::GROUP,
         Limits::GROUP,
         Logs::GROUP,
+        Config::GROUP,
     ],
     command: None,
+    sections: &[KEYS_SECTION],
 };
 
 /// `dynamo-frontend hash-key`.
@@ -58,6 +67,7 @@ pub(crate) const HASH_KEY: Program = Program {
     usage: &["dynamo-frontend hash-key < FILE", "dynamo-frontend hash-key --generate"],
     groups: &[NewKey::GROUP],
     command: None,
+    sections: &[],
 };
 
 /// `dynamo-worker`.
@@ -78,8 +88,10 @@ pub(crate) const WORKER: Program = Program {
         Lease::GROUP,
         Store::GROUP,
         Logs::GROUP,
+        Config::GROUP,
     ],
     command: Some("The engine to run: it ends with the worker"),
+    sections: &[],
 };
 
 /// `dynamo-worker-config`.
@@ -89,6 +101,7 @@ pub(crate) const WORKER_CONFIG: Program = Program {
     usage: &["dynamo-worker-config [OPTIONS]"],
     groups: &[Identity::GROUP, Output::GROUP, Logs::GROUP],
     command: None,
+    sections: &[],
 };
 
 impl Program {
@@ -239,7 +252,7 @@ settings! {
         /// Below this share of a model's workers in rotation, those whose answers fail are used as well
         panic_threshold: Percent = flag("PERCENT").default("50");
         /// How long a worker that sends nothing is left alone between two probes of its `/health`; 0
-        /// turns probes off
+        /// turns probes off, and not the questions to control ports
         worker_probe_interval: Seconds = flag("SECONDS").default("2");
     }
 
@@ -391,9 +404,15 @@ settings! {
     }
 
     Logs "Logs" {
-        /// Which logs are written to stderr, such as `debug` or `info,dynamo_http=debug`
-        log: String = variable("DYN_LOG", "FILTER").or(RUST_LOG).default("info");
+        /// Which logs are written to stderr, such as `debug` or `info,dynamo_http=debug`.
+        log: String = variable("DYN_LOG", "FILTER").or(RUST_LOG).default("info").followed();
         /// Logs as one JSON object a line
         logging_jsonl: YesNo = variable("DYN_LOGGING_JSONL", "YES|NO").default("0");
+    }
+
+    Config "Configuration file" {
+        /// File with settings by their names, in YAML: `http_port: 8000`. A flag or a variable wins
+        /// over the file
+        config: Option<PathBuf> = flag("FILE").or("DYN_CONFIG").reloadable();
     }
 }

@@ -25,19 +25,28 @@ use dynamo_discovery::{EtcdStore, RegistrationConfig};
 use tracing::warn;
 
 use crate::failure::Failure;
+use crate::program::{self, Main};
 use crate::settings::given::Given;
 use crate::settings::table::{Control, Engine, WORKER};
 use crate::settings::value::LeaseTtl;
 use crate::settings::{identity, store};
-use crate::{descriptors, key_file, program, runtime};
+use crate::{descriptors, key_file, runtime};
 
 use lifecycle::Worker;
 use settings::{EngineSettings, WorkerSettings};
 
 /// Runs `dynamo-worker`.
 pub fn main() -> ExitCode {
-    program::run(&WORKER, run)
+    program::run(&MAIN)
 }
+
+/// The program, as it is run.
+pub(crate) const MAIN: Main = Main {
+    program: &WORKER,
+    run,
+    check: |given| settings::read(given).map(drop),
+    subcommands: &[],
+};
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
     let _logging = program::start(given)?;

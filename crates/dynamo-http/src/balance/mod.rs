@@ -62,10 +62,12 @@ enum Circle {
     InRotation,
     /// It said that it is full. It is used when no server is in rotation.
     Full,
+    /// It sends nothing. It is used when no server is in rotation or full.
+    Silent,
     /// Its answers fail. It is used when most servers' answers fail, since the fault is less likely
     /// theirs then, and when there is no better one.
     Failing,
-    /// It does not answer. It is used when all others do not, either.
+    /// It cannot be reached. It is used when no other server is there.
     Away,
 }
 
@@ -74,8 +76,9 @@ impl Circle {
         match upstream.rotation.out() {
             None => Self::InRotation,
             Some(Out::Full) => Self::Full,
+            Some(Out::Unresponsive) => Self::Silent,
             Some(Out::Failing) => Self::Failing,
-            Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive) => Self::Away,
+            Some(Out::Unreachable | Out::Unhealthy) => Self::Away,
         }
     }
 }
@@ -93,12 +96,12 @@ impl Balancer {
             targets.upstreams(kind).filter(|one| !tried.iter().any(|tried| Arc::ptr_eq(one, tried)))
         };
         let circles =
-            untried().map(|one| Circle::of(one)).fold([0_usize; 4], |mut counts, circle| {
+            untried().map(|one| Circle::of(one)).fold([0_usize; 5], |mut counts, circle| {
                 counts[circle as usize] += 1;
                 counts
             });
-        let [in_rotation, full, failing, away] = circles;
-        let all = in_rotation + full + failing + away;
+        let [in_rotation, full, silent, failing, away] = circles;
+        let all = in_rotation + full + silent + failing + away;
         if all == 0 {
             return Pick::None;
         }
@@ -114,8 +117,9 @@ impl Balancer {
         let admits = |circle| match circle {
             Circle::InRotation => true,
             Circle::Full => in_rotation == 0,
-            Circle::Failing => sound == 0 || is_panic,
-            Circle::Away => sound + failing == 0,
+            Circle::Silent => sound == 0,
+            Circle::Failing => sound + silent == 0 || is_panic,
+            Circle::Away => sound + silent + failing == 0,
         };
         let roomy =
             || untried().filter(|one| admits(Circle::of(one)) && one.load.has_room(self.limit));

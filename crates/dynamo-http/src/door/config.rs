@@ -82,7 +82,8 @@ config! {
         /// answers fail get requests as well. Default 50.
         panic_threshold, with_panic_threshold: u8 = 50;
         /// The time between two probes of `/health` at a worker that sends nothing. None: workers
-        /// are not probed, and leave the rotation only when their answers fail. Default 2 s.
+        /// are not probed, and leave the rotation only by what requests see of them. Control ports
+        /// are asked in either case. Default 2 s.
         probe_interval, with_probe_interval: Option<Duration> = Some(Duration::from_secs(2));
         #[cfg(feature = "tls")]
         /// The authorities that are trusted for `https` workers. Default those of the machine.

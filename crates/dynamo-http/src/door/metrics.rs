@@ -6,7 +6,7 @@ use prometheus::{
 
 use super::key_metrics;
 use super::state::{Reader, State};
-use crate::fleet::Out;
+use crate::fleet::reasons;
 use crate::meter::{opts, valid};
 use crate::route::Route;
 
@@ -66,13 +66,13 @@ fn facts(state: &State, reader: Reader) -> Registry {
         unroutable.with_label_values(&label).set(0);
     }
     let out = gauges("instances_out_of_rotation", "Instances out of rotation, by reason", "reason");
-    for reason in Out::ALL {
-        out.with_label_values(&[reason.name()]).set(0);
+    for reason in reasons() {
+        out.with_label_values(&[reason]).set(0);
     }
     let mut held = 0;
     for instance in view.instances() {
         if let Some(reason) = fleet.out_of_rotation(instance) {
-            out.with_label_values(&[reason.name()]).inc();
+            out.with_label_values(&[reason]).inc();
         }
         if view.is_held(instance) {
             held += 1;

@@ -116,7 +116,7 @@ fn describe_instance(view: &View, fleet: &Fleet, instance: &Instance) -> Value {
         value["held"] = true.into();
     }
     if let Some(reason) = fleet.out_of_rotation(instance) {
-        value["out_of_rotation"] = reason.name().into();
+        value["out_of_rotation"] = reason.into();
     }
     value
 }

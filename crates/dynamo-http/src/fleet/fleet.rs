@@ -8,10 +8,12 @@ use arc_swap::ArcSwap;
 use dynamo_discovery::{Instance, WorkerUrl};
 use dynamo_namespace::Namespace;
 use imbl::OrdMap;
+use tokio::time::Instant;
 
-use super::attention::Attention;
+use super::attention::{Attention, GONE};
+use super::claims::{Claim, Claimed};
 use super::connect::Connector;
-use super::rotation::Out;
+use super::standing::Out;
 use super::targets::{Lasting, Targets};
 use super::tenants::Tenants;
 use super::terms::Terms;
@@ -90,10 +92,21 @@ impl Fleet {
         self.0.tenants.servers_of(namespace).at(url)
     }
 
-    /// Why an instance's server is out of rotation, if it is.
-    pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Out> {
+    /// What is known of a claim on a server. It is kept for as long as somebody refers to it.
+    pub(crate) fn claimed(&self, claim: &Claim) -> Arc<Claimed> {
+        let servers = self.0.tenants.servers_of(&claim.namespace);
+        servers.claimed(&servers.at(&claim.url), claim)
+    }
+
+    /// Why an instance gets no request, if it gets none: one of the [`reasons`].
+    pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<&'static str> {
         let servers = self.0.tenants.servers_of(instance.endpoint().namespace());
-        servers.find(instance.url()?)?.rotation.out()
+        let upstream = servers.find(instance.url()?)?;
+        let claimed = Claim::of(instance).and_then(|claim| upstream.claims.find(&claim));
+        if claimed.is_some_and(|claimed| claimed.identity().is_denied()) {
+            return Some(GONE);
+        }
+        upstream.rotation.out().map(Out::name)
     }
 
     /// The servers of a model that a view shows.
@@ -131,16 +144,23 @@ impl Fleet {
 
     /// Renews the targets whose model has changed since a request last asked for them, and drops
     /// those whose model is gone: else a server that has left would be kept, and probed, for ever.
+    /// Notes the use of those that had requests.
     pub(super) fn renew_all(&self) {
         let mut gone = Vec::new();
+        let now = Instant::now();
         for (address, entry) in &**self.0.models.load() {
-            let now = entry.live.upgrade().and_then(|live| {
+            let found = entry.live.upgrade().and_then(|live| {
                 let model = live.load().model(entry.targets.name())?.clone();
                 let is_same = std::ptr::eq(Arc::as_ptr(model.lineage()), entry.lineage.as_ptr());
                 is_same.then_some((live, model))
             });
-            match now {
-                Some((live, model)) => drop(self.targets(&live, &model)),
+            match found {
+                Some((live, model)) => {
+                    let targets = self.targets(&live, &model);
+                    if targets.lasting().take_use() {
+                        targets.claims().for_each(|claimed| claimed.note_use(now));
+                    }
+                }
                 None => gone.push(*address),
             }
         }
@@ -153,6 +173,11 @@ impl Fleet {
             self.0.models.store(Arc::new(models));
         }
     }
+}
+
+/// Every reason why an instance may get no request.
+pub(crate) fn reasons() -> impl Iterator<Item = &'static str> {
+    Out::ALL.into_iter().map(Out::name).chain([GONE])
 }
 
 fn address(model: &Model) -> usize {

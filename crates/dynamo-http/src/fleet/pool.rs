@@ -17,6 +17,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use dynamo_discovery::WorkerUrl;
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::{Body as _, Frame};
 use http_body_util::Full;
@@ -100,6 +101,8 @@ impl Driver {
 pub(crate) enum ExchangeError {
     /// No connection: nothing was sent.
     Connect(ConnectError),
+    /// The server is none of the model any more, as its worker says: nothing was sent.
+    Gone,
     /// A new connection ended before a byte of the request was written.
     Unsent(hyper::Error),
     /// The connection ended before the answer. Bytes of the request may have reached the server.
@@ -116,13 +119,16 @@ pub(crate) enum ExchangeError {
 #[derive(Clone, Copy)]
 pub(crate) struct Wait<'a> {
     pub(crate) limit: Duration,
-    /// Asked now and then while nothing comes: whether to give up earlier.
-    pub(crate) give_up: &'a (dyn GiveUp + Sync),
+    pub(crate) judge: &'a (dyn Judge + Sync),
 }
 
-/// Decides whether to wait longer for a worker that has sent nothing yet.
-pub(crate) trait GiveUp {
-    fn is_time(&self) -> bool;
+/// Decides about the server of a request.
+pub(crate) trait Judge {
+    /// Whether to wait no longer for a server that has sent nothing yet. It is asked now and then.
+    fn gives_up(&self) -> bool;
+
+    /// Whether the server may get the request. It is asked while a new connection is made.
+    fn confirms(&self) -> BoxFuture<'_, bool>;
 }
 
 /// How often it is asked.
@@ -236,17 +242,28 @@ impl Pool {
             let connection = match idle.take() {
                 Some(connection) => connection,
                 // Boxed, as it is rare: its state is no part of every request's.
-                None => {
-                    let opening = Box::pin(self.open(connector, wait.limit));
-                    opening.await.map_err(ExchangeError::Connect)?
-                }
+                None => Box::pin(self.open_confirmed(connector, wait)).await?,
             };
             let reused = connection.reused;
-            match connection.exchange(request, wait.give_up).await {
+            match connection.exchange(request, wait.judge).await {
                 Err(Failure { unsent: Some(unsent), .. }) if reused => request = *unsent,
                 answer => return answer.map_err(|failure| failure.error),
             }
         }
+    }
+
+    /// A new connection to a server that may get the request. The connect and the question whether
+    /// it may run beside each other; the first no ends both.
+    async fn open_confirmed(
+        &self,
+        connector: &Connector,
+        wait: Wait<'_>,
+    ) -> Result<Box<Connection>, ExchangeError> {
+        let open = async { self.open(connector, wait.limit).await.map_err(ExchangeError::Connect) };
+        let confirm =
+            async { wait.judge.confirms().await.then_some(()).ok_or(ExchangeError::Gone) };
+        let (connection, ()) = tokio::try_join!(open, confirm)?;
+        Ok(connection)
     }
 
     async fn open(
@@ -290,7 +307,7 @@ impl Connection {
     async fn exchange(
         mut self: Box<Self>,
         request: Request<Full<Bytes>>,
-        give_up: &(dyn GiveUp + Sync),
+        judge: &(dyn Judge + Sync),
     ) -> Result<(Response<Incoming>, Box<Self>), Failure> {
         let answer = {
             let mut answer = pin!(self.sender.try_send_request(request));
@@ -302,7 +319,7 @@ impl Connection {
                 let _closed = driver.poll(cx);
                 match answer.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-                    Poll::Pending => patience.poll_over_or(cx, || give_up.is_time()).map(Err),
+                    Poll::Pending => patience.poll_over_or(cx, || judge.gives_up()).map(Err),
                 }
             };
             poll_fn(|cx| self.relay.poll(cx, &mut poll)).await
@@ -370,3 +387,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use dynamo_discovery::{Kind, Kinds};
+use dynamo_discovery::{Instance, Kind, Kinds};
 
+use super::claims::{Claim, Claimed};
 use super::tenants::Tenants;
-use super::upstream::Upstream;
+use super::upstream::{Servers, Upstream};
 use crate::meter::ModelSeries;
 use crate::view::Model;
 
@@ -27,42 +28,88 @@ pub(crate) struct Lasting {
     next: AtomicUsize,
     /// How many requests wait for a place at one of the servers.
     pub(crate) waiting: AtomicUsize,
+    /// Whether there was a request since this was last asked.
+    used: AtomicBool,
     series: Arc<ModelSeries>,
 }
 
-/// A server of the model, and the kinds that the model's instances serve there.
+/// A URL that the model's instances name.
 #[derive(Debug)]
-struct Target {
+pub(super) struct Target {
+    pub(super) upstream: Arc<Upstream>,
+    /// The instances that name it.
+    entries: Box<[Named]>,
+}
+
+/// An instance that names a server.
+#[derive(Debug)]
+struct Named {
     kinds: Kinds,
-    upstream: Arc<Upstream>,
+    /// What its control port says of it. None: it has none to be asked.
+    claimed: Option<Arc<Claimed>>,
+}
+
+impl Named {
+    fn new(instance: &Instance, upstream: &Upstream, servers: &Servers) -> Self {
+        let claim = Claim::of(instance);
+        let claimed = claim.map(|claim| servers.claimed(upstream, &claim));
+        Self { kinds: instance.kinds(), claimed }
+    }
+}
+
+impl Target {
+    /// Whether the server is one for a kind: while an instance of the model names it for that, whose
+    /// control port does not deny it.
+    pub(super) fn serves(&self, kind: Kind) -> bool {
+        let is_denied = |claimed: &Arc<Claimed>| claimed.identity().is_denied();
+        self.entries
+            .iter()
+            .any(|one| one.kinds.contains(kind) && !one.claimed.as_ref().is_some_and(is_denied))
+    }
+
+    /// The claims of the instances that name it.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claimed>> {
+        self.entries.iter().filter_map(|one| one.claimed.as_ref())
+    }
 }
 
 impl Lasting {
     pub(super) fn new(series: Arc<ModelSeries>) -> Self {
-        Self { next: AtomicUsize::new(0), waiting: AtomicUsize::new(0), series }
+        Self {
+            next: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
+            series,
+        }
+    }
+
+    /// Whether there was a request since this was last asked.
+    pub(super) fn take_use(&self) -> bool {
+        self.used.load(Relaxed) && self.used.swap(false, Relaxed)
     }
 }
 
 impl Targets {
     pub(super) fn new(model: &Model, tenants: &Tenants, lasting: Arc<Lasting>) -> Self {
-        let mut targets: Vec<Target> = Vec::with_capacity(model.instances().len());
+        let mut named: Vec<(Arc<Upstream>, Vec<Named>)> =
+            Vec::with_capacity(model.instances().len());
         let mut places = HashMap::with_capacity(model.instances().len());
         for instance in model.instances() {
             let Some(url) = instance.url() else { continue };
             // A worker that was killed and came back has two keys until the first lease ends.
             let servers = tenants.servers_of(instance.endpoint().namespace());
             let place = *places.entry((std::ptr::from_ref(servers), url)).or_insert_with(|| {
-                targets.push(Target { kinds: Kinds::NONE, upstream: servers.at(url) });
-                targets.len() - 1
+                named.push((servers.at(url), Vec::new()));
+                named.len() - 1
             });
-            targets[place].kinds |= instance.kinds();
+            let (upstream, entries) = &mut named[place];
+            entries.push(Named::new(instance, upstream, servers));
         }
-        Self {
-            name: model.shared_name().clone(),
-            generation: model.generation(),
-            targets: targets.into(),
-            lasting,
-        }
+        let targets = named
+            .into_iter()
+            .map(|(upstream, entries)| Target { upstream, entries: entries.into() })
+            .collect();
+        Self { name: model.shared_name().clone(), generation: model.generation(), targets, lasting }
     }
 
     /// The model's name.
@@ -88,9 +135,21 @@ impl Targets {
         &self.lasting.series
     }
 
+    /// A request looks for a server of the model.
+    pub(crate) fn note_use(&self) {
+        if !self.lasting.used.load(Relaxed) {
+            self.lasting.used.store(true, Relaxed);
+        }
+    }
+
+    /// The claims of all instances of the model.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claimed>> {
+        self.targets.iter().flat_map(Target::claims)
+    }
+
     /// A number that is higher each time.
     pub(crate) fn turn(&self) -> usize {
-        self.lasting.next.fetch_add(1, Ordering::Relaxed)
+        self.lasting.next.fetch_add(1, Relaxed)
     }
 
     /// Whether a server of the model fails at least twice as often as the model's other servers
@@ -105,11 +164,25 @@ impl Targets {
             && upstream.recent().stands_out(others().map(|other| other.recent()).sum())
     }
 
-    /// The servers of a kind, each once, always in the same order.
+    /// The servers of a kind, each once, always in the same order. A server that its workers' control
+    /// ports deny is none of them.
     pub(crate) fn upstreams(&self, kind: Kind) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.targets
-            .iter()
-            .filter(move |target| target.kinds.contains(kind))
-            .map(|target| &target.upstream)
+        self.targets.iter().filter(move |target| target.serves(kind)).map(|target| &target.upstream)
+    }
+
+    /// A server among these, whether its workers' control ports deny it or not.
+    pub(super) fn target(&self, upstream: &Arc<Upstream>) -> Option<&Target> {
+        self.targets.iter().find(|target| Arc::ptr_eq(&target.upstream, upstream))
+    }
+
+    /// Whether a server is one for a kind. It may have been denied since it was chosen.
+    pub(crate) fn has(&self, upstream: &Arc<Upstream>, kind: Kind) -> bool {
+        self.target(upstream).is_some_and(|target| target.serves(kind))
+    }
+
+    /// Whether a worker of a server answers. That is a sign of life of the server.
+    pub(crate) fn worker_answers(&self, upstream: &Arc<Upstream>) -> bool {
+        let claims = self.target(upstream).into_iter().flat_map(Target::claims);
+        claims.into_iter().any(|claimed| claimed.identity().is_confirmed())
     }
 }

@@ -1,12 +1,13 @@
 //! One worker's server, and the set of those that are in use.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 
 use dynamo_discovery::WorkerUrl;
 
+use super::claims::{Claim, Claimed, Lanes};
+use super::known::Known;
 use super::load::Load;
 use super::pool::Pool;
 use super::rotation::Rotation;
@@ -23,6 +24,8 @@ pub(crate) struct Upstream {
     pool: OnceLock<Box<Pool>>,
     pub(crate) load: Load,
     pub(crate) rotation: Rotation,
+    /// The claims of the entries that name it, as far as they can be asked about.
+    pub(super) claims: Known<Claim, Claimed>,
     /// Whether the upkeep looks after it, as it does for those that are used.
     pub(super) attended: AtomicBool,
 }
@@ -34,6 +37,7 @@ impl Upstream {
             pool: OnceLock::new(),
             load: Load::default(),
             rotation: Rotation::new(),
+            claims: Known::default(),
             attended: AtomicBool::new(false),
             url,
         }
@@ -56,23 +60,17 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Every server that someone uses under the same terms, by URL. It holds weak references: a server
+/// Every server that someone uses under the same terms, and every control port that is asked. A server
 /// stays for as long as a model's targets, a request or the keeper of held instances points at it.
 pub(super) struct Servers {
     terms: Arc<Terms>,
-    known: Mutex<Known>,
-}
-
-#[derive(Default)]
-struct Known {
-    servers: HashMap<WorkerUrl, Weak<Upstream>>,
-    /// How many there were when the dead were last swept out.
-    swept: usize,
+    servers: Known<WorkerUrl, Upstream>,
+    lanes: Lanes,
 }
 
 impl Servers {
     pub(super) fn new(terms: Terms) -> Self {
-        Self { terms: Arc::new(terms), known: Mutex::default() }
+        Self { terms: Arc::new(terms), servers: Known::default(), lanes: Lanes::default() }
     }
 
     /// The terms of all of them.
@@ -82,32 +80,21 @@ impl Servers {
 
     /// The servers in use.
     pub(super) fn all(&self) -> Vec<Arc<Upstream>> {
-        self.lock().servers.values().filter_map(Weak::upgrade).collect()
+        self.servers.values()
     }
 
     /// The server at a URL.
     pub(super) fn at(&self, url: &WorkerUrl) -> Arc<Upstream> {
-        let mut known = self.lock();
-        if let Some(upstream) = known.servers.get(url).and_then(Weak::upgrade) {
-            return upstream;
-        }
-        // Each time that as many came as there were.
-        if known.servers.len() >= (known.swept * 2).max(64) {
-            known.servers.retain(|_, upstream| upstream.strong_count() > 0);
-            known.swept = known.servers.len();
-        }
-        let upstream = Arc::new(Upstream::new(url.clone(), self.terms.clone()));
-        known.servers.insert(url.clone(), Arc::downgrade(&upstream));
-        upstream
+        self.servers.at(url, || Upstream::new(url.clone(), self.terms.clone()))
     }
 
     /// The server at a URL, if it is in use.
     pub(super) fn find(&self, url: &WorkerUrl) -> Option<Arc<Upstream>> {
-        self.lock().servers.get(url).and_then(Weak::upgrade)
+        self.servers.find(url)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        // Each change to it is one call, so a panic elsewhere leaves it whole.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known of a claim on a server.
+    pub(super) fn claimed(&self, upstream: &Upstream, claim: &Claim) -> Arc<Claimed> {
+        upstream.claims.at(claim, || Claimed::new(claim.clone(), self.lanes.of(claim)))
     }
 }

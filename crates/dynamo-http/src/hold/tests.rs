@@ -57,7 +57,7 @@ impl Rig {
         ask.expect_ask().returning(move |witness: &Witness| {
             said.asked.lock().unwrap().push(witness.clone());
             let url = match witness {
-                Witness::Control(_, control, _) => control.as_str().trim_end_matches(CONTROL),
+                Witness::Control(claim) => claim.url.as_str(),
                 Witness::Listed(_, url, _) => url.as_str(),
             };
             let answer = said.answers.lock().unwrap().get(url).copied();

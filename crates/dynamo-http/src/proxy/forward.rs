@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_discovery::Kind;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -20,8 +21,8 @@ use super::sends::{End, Next, Reason, Resends, Sends};
 use crate::balance::{AffinityKey, Balancer, Pick, QueueLimits, Queued, RetryBudget};
 use crate::error::ApiError;
 use crate::fleet::{
-    ConnectError, Connection, ExchangeError, Fleet, GiveUp, MAX_IDLE, Out, Place, Targets,
-    Upstream, Wait,
+    ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Out, Place, Targets, Upstream,
+    Wait,
 };
 use crate::meter::Metrics;
 
@@ -64,9 +65,11 @@ pub(crate) enum Answered {
     Refused(Box<Refusal>),
 }
 
-/// Gives a request up when its server is unresponsive, the request may be sent again, and another
-/// server is in rotation. Silence alone is no reason, since engines queue.
+/// Gives a request up when neither its server nor the server's worker answers anything, the request
+/// may be sent again, and another server is in rotation. Silence alone is no reason, since engines
+/// queue.
 struct Elsewhere<'a> {
+    fleet: &'a Fleet,
     upstream: &'a Arc<Upstream>,
     targets: &'a Targets,
     kind: Kind,
@@ -83,11 +86,16 @@ impl Elsewhere<'_> {
     }
 }
 
-impl GiveUp for Elsewhere<'_> {
-    fn is_time(&self) -> bool {
+impl Judge for Elsewhere<'_> {
+    fn gives_up(&self) -> bool {
         self.upstream.rotation.out() == Some(Out::Unresponsive)
+            && !self.targets.worker_answers(self.upstream)
             && self.budget.is_some_and(RetryBudget::is_left)
             && self.is_there()
+    }
+
+    fn confirms(&self) -> BoxFuture<'_, bool> {
+        self.fleet.confirm(self.targets, self.upstream, self.kind).boxed()
     }
 }
 
@@ -99,6 +107,7 @@ impl Forwarder {
         ask: Ask<'_>,
     ) -> Result<Answered, ApiError> {
         self.resends.budget.deposit();
+        targets.note_use();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
         let mut sends = Sends::default();
         let mut is_first = true;
@@ -131,8 +140,9 @@ impl Forwarder {
             };
             let upstream = place.upstream();
             let budget = sends.may_resend().then_some(&self.resends.budget);
-            let elsewhere = Elsewhere { upstream, targets: &targets, kind: ask.kind(), budget };
-            let wait = Wait { limit: self.first_byte, give_up: &elsewhere };
+            let (fleet, kind) = (&self.fleet, ask.kind());
+            let elsewhere = Elsewhere { fleet, upstream, targets: &targets, kind, budget };
+            let wait = Wait { limit: self.first_byte, judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
             let attempt = self.attempt(upstream, &targets, &ask, id, max_idle, wait);
             let error = match attempt.await {
@@ -177,7 +187,9 @@ impl Forwarder {
             return Ok(Answered::Refused(refused));
         }
         Err(match failed {
-            None => no_instances(&targets, &ask.lookup),
+            None | Some(AttemptError::Exchange(ExchangeError::Gone)) => {
+                no_instances(&targets, &ask.lookup)
+            }
             Some(AttemptError::Exchange(ExchangeError::Silent)) => ApiError::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "The worker did not begin to answer in time.",
@@ -244,7 +256,9 @@ impl Forwarder {
                 places.retain(|one| one.rotation.out().is_none());
             }
             let changed = ask.lookup.moved_on_from(targets);
-            if let Some(place) = queued.wait(places, limit, changed).await? {
+            if let Some(place) = queued.wait(places, limit, changed).await?
+                && targets.has(place.upstream(), ask.kind())
+            {
                 return Ok(place);
             }
             *targets = ask.lookup.find()?;
@@ -310,6 +324,7 @@ impl Forwarder {
                     | ExchangeError::Lost { .. }
                     | ExchangeError::Invalid(_) => rotation.lost(Instant::now(), stands_out),
                     ExchangeError::Connect(ConnectError::Ours(_))
+                    | ExchangeError::Gone
                     | ExchangeError::Silent
                     | ExchangeError::GivenUp => None,
                 };
@@ -337,7 +352,9 @@ impl AttemptError {
 
     fn end(&self) -> End {
         match self {
-            Self::Exchange(ExchangeError::Connect(_) | ExchangeError::Unsent(_)) => End::Unsent,
+            Self::Exchange(
+                ExchangeError::Connect(_) | ExchangeError::Gone | ExchangeError::Unsent(_),
+            ) => End::Unsent,
             Self::Exchange(ExchangeError::Lost { reused: true, .. }) => End::Sent(Reason::Reused),
             Self::Exchange(ExchangeError::Lost { .. }) => End::Sent(Reason::Lost),
             Self::Exchange(ExchangeError::GivenUp) => End::Sent(Reason::Unresponsive),
@@ -352,6 +369,9 @@ impl std::fmt::Display for AttemptError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exchange(ExchangeError::Connect(error)) => write!(f, "cannot connect: {error}"),
+            Self::Exchange(ExchangeError::Gone) => {
+                f.write_str("its worker does not offer it any more")
+            }
             Self::Exchange(ExchangeError::Unsent(error)) => {
                 write!(f, "the new connection was closed at once: {error}")
             }
