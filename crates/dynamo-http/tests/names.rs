@@ -1,5 +1,7 @@
 //! Workers that are registered by name: several addresses, and addresses that change.
 
+#![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
+
 mod common;
 
 use std::net::IpAddr;

@@ -56,7 +56,7 @@ impl Fake {
     }
 
     async fn answer(self, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
-        let has_token = request.headers().contains_key("authorization");
+        let has_token = request.headers().contains_key("token");
         // A header of etcd's with a cluster id, which is field 1 of all three answers.
         let header: &[u8] = &[0x0a, 2, 0x08, 1];
         let (code, told, message) = match request.uri().path() {
