@@ -33,6 +33,8 @@ mod hold;
 #[cfg(feature = "proxy")]
 mod meter;
 #[cfg(feature = "proxy")]
+pub mod placement;
+#[cfg(feature = "proxy")]
 mod proxy;
 mod quiet;
 mod route;

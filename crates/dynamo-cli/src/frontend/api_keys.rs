@@ -72,6 +72,7 @@ fn checked(
         );
         key.requests_per_minute = unbound.requests_per_minute;
         key.concurrent = unbound.concurrent;
+        key.explain = unbound.explain;
         key
     });
     Ok(KeyList::new(keys, within)?)
@@ -101,6 +102,7 @@ struct Unbound {
     shows: Option<NamespaceScope>,
     requests_per_minute: Option<NonZeroU32>,
     concurrent: Option<NonZeroU32>,
+    explain: bool,
 }
 
 /// A key of clients.
@@ -135,6 +137,8 @@ struct Fields {
     requests_per_minute: Option<NonZeroU32>,
     /// The most requests under way at one time.
     concurrent: Option<NonZeroU32>,
+    #[serde(default)]
+    explain: bool,
 }
 
 /// A namespace by its name. An empty text is refused: a template that was not filled in leaves such
@@ -199,8 +203,8 @@ impl TryFrom<Fields> for Entry {
                 return Err(format!("the key {name} needs one of hash and client_cn, or both"));
             }
         };
-        let Fields { requests_per_minute, concurrent, .. } = fields;
-        Ok(Self(Unbound { name, credential, shows, requests_per_minute, concurrent }))
+        let Fields { requests_per_minute, concurrent, explain, .. } = fields;
+        Ok(Self(Unbound { name, credential, shows, requests_per_minute, concurrent, explain }))
     }
 }
 

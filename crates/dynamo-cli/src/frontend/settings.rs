@@ -225,6 +225,7 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
     let probe = balancing.worker_probe_interval.0;
     FrontendConfig::new()
         .with_router_mode(*balancing.router_mode)
+        .with_frontends(*balancing.frontends)
         .with_affinity_header(balancing.affinity_header.take())
         .with_worker_concurrency(*balancing.worker_concurrency)
         .with_queue_depth(*balancing.queue_depth)
@@ -462,7 +463,8 @@ mod tests {
     fn how_requests_are_spread_is_set_by_flags() {
         let settings = resolve(
             &[
-                ["--router-mode", "affinity"],
+                ["--router-mode", "cache-aware"],
+                ["--frontends", "3"],
                 ["--affinity-header", "X-Chat"],
                 ["--worker-concurrency", "8"],
                 ["--queue-depth", "9"],
@@ -475,7 +477,9 @@ mod tests {
             [],
         );
         let config = settings.unwrap().config;
-        assert_eq!(*config.router_mode(), RouterMode::Affinity);
+        assert_eq!(*config.router_mode(), RouterMode::CacheAware);
+        assert_eq!(config.frontends().get(), 3);
+        assert!(resolve(&["--frontends", "0"], []).is_err());
         assert_eq!(*config.affinity_header(), "x-chat");
         assert_eq!(config.worker_concurrency().map(NonZeroUsize::get), Some(8));
         assert_eq!((*config.queue_depth(), config.queue_timeout().as_millis()), (9, 1500));

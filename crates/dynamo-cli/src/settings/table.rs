@@ -232,11 +232,16 @@ settings! {
     }
 
     Balancing "Balancing" {
-        /// How a worker is picked: `round-robin`, `random`, `least-loaded` (of two at random, the one
-        /// with fewer requests in flight), or `affinity` (the same one for the same session, user or
-        /// beginning of a prompt, while it has no more than 1.25 times its share)
-        router_mode: RouterMode = flag("MODE").or("DYN_ROUTER_MODE").default("round-robin");
-        /// Header that names a session, for `affinity`
+        /// How a worker is picked: `round-robin`, `random`, `power-of-two` (of two at random, the one
+        /// with fewer requests in flight), `least-loaded` (the one with the least outstanding work),
+        /// `affinity` (the same one for the same session, while it has no more than twice its share),
+        /// or `cache-aware` (the one that has most of the prompt in its cache, unless waiting there
+        /// costs more than computing it elsewhere)
+        router_mode: RouterMode = flag("MODE").or("DYN_ROUTER_MODE").default("cache-aware");
+        /// How many frontends send requests to the same workers, for `cache-aware`: above 1, they agree
+        /// without a word on the worker of a prompt that none of them knows
+        frontends: NonZeroUsize = flag("COUNT").default("1");
+        /// Header that names a session, for `affinity` and `cache-aware`
         affinity_header: HeaderName = flag("NAME").default("x-session-id");
         /// How many requests one worker may have in flight; without it there is no limit, and engines
         /// queue by themselves

@@ -61,9 +61,17 @@ config! {
         /// What finds the addresses of workers that are registered by name. Default that of the
         /// system.
         resolver, with_resolver: Arc<dyn Resolve> = Arc::new(SystemResolver);
-        /// How a worker is chosen for a request. Default round robin.
+        /// How a worker is chosen for a request. Default [`RouterMode::CacheAware`].
         router_mode, with_router_mode: RouterMode = RouterMode::default();
-        /// The header that names a session, for [`RouterMode::Affinity`]. Default `x-session-id`.
+        /// How many frontends send requests to the same workers. Above 1,
+        /// [`RouterMode::CacheAware`] presumes that a prompt that is unknown here was sent to the one
+        /// worker that all frontends agree on. Default 1.
+        frontends, with_frontends: NonZeroUsize = NonZeroUsize::MIN;
+        /// How many blocks of prompts [`RouterMode::CacheAware`] remembers in all, each at each
+        /// worker; a block is 1 KiB of a prompt and takes about 60 bytes. Default 1,000,000.
+        placement_blocks, with_placement_blocks: usize = 1_000_000;
+        /// The header that names a session, for [`RouterMode::Affinity`] and
+        /// [`RouterMode::CacheAware`]. Default `x-session-id`.
         affinity_header, with_affinity_header: HeaderName = HeaderName::from_static("x-session-id");
         /// How many requests one worker may have in flight. Default no limit, since engines queue
         /// requests.

@@ -20,6 +20,7 @@ use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
 use crate::fleet::{Connector, Fleet, Tenants};
 use crate::meter::Metrics;
+use crate::placement::{Limits, Placement};
 use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy, Resends, Via};
 use crate::view::{LiveView, Switchboard};
 
@@ -162,7 +163,13 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
     Proxy {
         anyone: anyone.into(),
         forwarder: Forwarder {
-            fleet: Fleet::new(connector, tenants, config.probe_interval, metrics.clone()),
+            fleet: Fleet::new(
+                connector,
+                tenants,
+                config.probe_interval,
+                metrics.clone(),
+                placement(config),
+            ),
             balancer: Balancer {
                 mode: config.router_mode,
                 limit: config.worker_concurrency,
@@ -182,6 +189,11 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
         affinity_header: config.affinity_header.clone(),
         idle_stream: config.idle_stream_timeout,
     }
+}
+
+fn placement(config: &FrontendConfig) -> Placement {
+    let limits = Limits::new().with_blocks(config.placement_blocks);
+    Placement::new(limits.with_frontends(config.frontends))
 }
 
 /// Ages the budget of resent requests once a second, for as long as the front door lives.

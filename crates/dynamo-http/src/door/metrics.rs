@@ -149,6 +149,12 @@ fn facts(state: &State, reader: Reader) -> Registry {
     if reader == Reader::Operator {
         let revision =
             gauges("discovery_revision", "The source's revision that is applied", "source");
+        let blocks = fleet.placement().blocks();
+        single(
+            "placement_blocks",
+            "Blocks of prompts that are remembered, each at each worker",
+            blocks,
+        );
         let out_of_scope =
             counters("discovery_out_of_scope_total", "Entries that were out of scope");
         for source in discovery.sources() {

@@ -19,6 +19,7 @@ use super::tenants::Tenants;
 use super::terms::Terms;
 use super::upstream::Upstream;
 use crate::meter::Metrics;
+use crate::placement::{Placement, Seed};
 use crate::view::{Lineage, LiveView, Model, WeakLiveView};
 
 /// The servers that one front door uses. A clone is the same fleet.
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     connector: Connector,
     metrics: Arc<Metrics>,
     pub(super) tenants: Tenants,
+    placement: Placement,
     /// The targets of models that were asked for, by the address of the model's lineage. The weak
     /// reference in an entry keeps that address from being used again.
     pub(super) models: ArcSwap<OrdMap<usize, Entry>>,
@@ -56,15 +58,22 @@ impl Fleet {
         tenants: Tenants,
         probe_interval: Option<Duration>,
         metrics: Arc<Metrics>,
+        placement: Placement,
     ) -> Self {
         Self(Arc::new(Shared {
             connector,
             tenants,
             attention: Attention::new(probe_interval, &metrics),
             metrics,
+            placement,
             models: ArcSwap::default(),
             renewing: Mutex::default(),
         }))
+    }
+
+    /// What is known of the servers' caches.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.0.placement
     }
 
     /// How servers are connected to.
@@ -130,9 +139,17 @@ impl Fleet {
         }
         let lasting = match known {
             Some(entry) => entry.targets.lasting().clone(),
-            None => Arc::new(Lasting::new(self.0.metrics.model(model.name()))),
+            None => {
+                let scope = live.scope().to_string();
+                let seed = Seed::of([scope.as_bytes(), model.name().as_bytes()]);
+                let series = self.0.metrics.model(model.name());
+                Arc::new(Lasting::new(series, self.0.placement.knowledge(), seed))
+            }
         };
         let targets = Arc::new(Targets::new(model, &self.0.tenants, lasting));
+        if let Some(before) = known {
+            before.targets.forget_all_but(&targets);
+        }
         let entry = Entry {
             lineage: Arc::downgrade(model.lineage()),
             live: live.downgrade(),

@@ -10,6 +10,7 @@ use super::claims::{Claim, Claimed};
 use super::tenants::Tenants;
 use super::upstream::{Servers, Upstream};
 use crate::meter::ModelSeries;
+use crate::placement::{Knowledge, Seed};
 use crate::view::Model;
 
 /// The servers of one version of a model.
@@ -31,6 +32,10 @@ pub(crate) struct Lasting {
     /// Whether there was a request since this was last asked.
     used: AtomicBool,
     series: Arc<ModelSeries>,
+    /// What the servers of the model have in their caches.
+    knowledge: Arc<Knowledge>,
+    /// The seed of prompts' paths: the scope and the model.
+    seed: Seed,
 }
 
 /// A URL that the model's instances name.
@@ -74,12 +79,14 @@ impl Target {
 }
 
 impl Lasting {
-    pub(super) fn new(series: Arc<ModelSeries>) -> Self {
+    pub(super) fn new(series: Arc<ModelSeries>, knowledge: Arc<Knowledge>, seed: Seed) -> Self {
         Self {
             next: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             used: AtomicBool::new(false),
             series,
+            knowledge,
+            seed,
         }
     }
 
@@ -145,6 +152,26 @@ impl Targets {
     /// The claims of all instances of the model.
     pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claimed>> {
         self.targets.iter().flat_map(Target::claims)
+    }
+
+    /// What the servers of the model have in their caches, as this scope knows.
+    pub(crate) fn knowledge(&self) -> &Knowledge {
+        &self.lasting.knowledge
+    }
+
+    /// The seed of prompts' paths.
+    pub(crate) fn seed(&self) -> Seed {
+        self.lasting.seed
+    }
+
+    /// Forgets the caches of servers that serve the model no longer. An engine that comes back has
+    /// begun anew.
+    pub(super) fn forget_all_but(&self, now: &Self) {
+        let stays =
+            |one: &Target| now.targets.iter().any(|now| Arc::ptr_eq(&now.upstream, &one.upstream));
+        for gone in self.targets.iter().filter(|target| !stays(target)) {
+            self.knowledge().forget(&gone.upstream.placed);
+        }
     }
 
     /// A number that is higher each time.

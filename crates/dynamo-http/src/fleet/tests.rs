@@ -10,12 +10,14 @@ use proptest::sample::select;
 use super::standing::Event;
 use super::*;
 use crate::meter::Metrics;
+use crate::placement::{Limits, Placement};
 use crate::view::{LiveView, Switchboard, SwitchboardWriter, update_http_endpoints};
 
 impl Default for Fleet {
     fn default() -> Self {
         let metrics = Arc::new(Metrics::new());
-        Self::new(Connector::default(), Tenants::default(), None, metrics)
+        let placement = Placement::new(Limits::default());
+        Self::new(Connector::default(), Tenants::default(), None, metrics, placement)
     }
 }
 

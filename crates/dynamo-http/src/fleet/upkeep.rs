@@ -12,6 +12,7 @@ use super::claims::Claimed;
 use super::fleet::Fleet;
 use super::load::UNUSED;
 use super::probe::probe;
+use super::standing::Event;
 use super::upstream::Upstream;
 use super::window::MARK_INTERVAL;
 
@@ -48,6 +49,10 @@ impl Fleet {
         tokio::spawn(async move {
             let upstream = &probing.0;
             if let Some(event) = probe(this.connector(), &upstream.url, &upstream.terms).await {
+                if event == Event::Refused {
+                    // Nobody listens, so the engine will begin anew.
+                    upstream.placed.forget();
+                }
                 this.attention().note(upstream, upstream.rotation.probed(event, began));
             }
             drop(permit);

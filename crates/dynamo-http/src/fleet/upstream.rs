@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use dynamo_discovery::WorkerUrl;
 
@@ -13,6 +14,7 @@ use super::pool::Pool;
 use super::rotation::Rotation;
 use super::terms::Terms;
 use super::window::Recent;
+use crate::placement::Server;
 
 /// A server. There is one for each URL, however many entries name it. Namespaces with terms of their
 /// own have servers of their own: no connection that was made under the terms of one namespace
@@ -26,6 +28,8 @@ pub(crate) struct Upstream {
     pub(crate) rotation: Rotation,
     /// The claims of the entries that name it, as far as they can be asked about.
     pub(super) claims: Known<Claim, Claimed>,
+    /// What placement knows of it: the prefill that it owes.
+    pub(crate) placed: Arc<Server>,
     /// Whether the upkeep looks after it, as it does for those that are used.
     pub(super) attended: AtomicBool,
 }
@@ -38,6 +42,7 @@ impl Upstream {
             load: Load::default(),
             rotation: Rotation::new(),
             claims: Known::default(),
+            placed: Arc::new(Server::new(url.as_str(), Instant::now())),
             attended: AtomicBool::new(false),
             url,
         }

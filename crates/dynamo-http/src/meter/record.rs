@@ -80,6 +80,11 @@ impl Record {
         }
     }
 
+    /// Notes how many tokens of the prompt the worker was expected to have cached.
+    pub(crate) fn expected_cached(&self, tokens: u32) {
+        self.metrics.expected_cached(self.series()).observe(tokens.into());
+    }
+
     fn series(&self) -> &ModelSeries {
         self.model.as_deref().unwrap_or_else(|| self.metrics.unknown())
     }

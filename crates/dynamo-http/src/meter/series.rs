@@ -30,6 +30,9 @@ const DURATION: &[f64] = &[
 const FIRST_BYTE: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
+/// Buckets in tokens.
+const TOKENS: &[f64] = &[0.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0];
+
 /// The series of one frontend.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -37,6 +40,7 @@ pub(crate) struct Metrics {
     inflight: IntGaugeVec,
     duration: HistogramVec,
     first_byte: HistogramVec,
+    expected_cached: HistogramVec,
     ejections: IntCounterVec,
     resent: IntCounterVec,
     /// Requests that wait for a place at a worker.
@@ -51,6 +55,7 @@ pub(crate) struct Metrics {
 pub(crate) struct ModelSeries {
     label: Box<str>,
     routes: [OnceLock<Box<RouteMeter>>; Route::ALL.len()],
+    expected_cached: OnceLock<Histogram>,
 }
 
 /// The series of one model on one route.
@@ -91,6 +96,14 @@ impl Metrics {
                 .buckets(FIRST_BYTE.to_vec()),
                 &by(&["model", "endpoint"]),
             )),
+            expected_cached: valid(HistogramVec::new(
+                HistogramOpts::from(opts(
+                    "expected_cached_tokens",
+                    "Tokens of a prompt that its worker was expected to have cached",
+                ))
+                .buckets(TOKENS.to_vec()),
+                &by(&["model"]),
+            )),
             ejections: valid(IntCounterVec::new(
                 opts("worker_ejections_total", "Workers put out of rotation, by reason"),
                 &by(&["reason"]),
@@ -111,7 +124,8 @@ impl Metrics {
             registry,
         };
         let Self { registry, requests, inflight, duration, first_byte, .. } = &metrics;
-        let Self { ejections, resent, queued, .. } = &metrics;
+        let Self { ejections, resent, queued, expected_cached, .. } = &metrics;
+        valid(registry.register(Box::new(expected_cached.clone())));
         valid(registry.register(Box::new(requests.clone())));
         valid(registry.register(Box::new(inflight.clone())));
         valid(registry.register(Box::new(duration.clone())));
@@ -164,6 +178,13 @@ impl Metrics {
         self.requests.with_label_values(labels)
     }
 
+    /// The histogram of the tokens that were expected to be cached.
+    pub(super) fn expected_cached<'a>(&self, series: &'a ModelSeries) -> &'a Histogram {
+        series
+            .expected_cached
+            .get_or_init(|| self.expected_cached.with_label_values(&[&*series.label]))
+    }
+
     /// The series of a model on a route.
     pub(super) fn route<'a>(&self, series: &'a ModelSeries, route: Route) -> &'a RouteMeter {
         series.routes[route as usize].get_or_init(|| {
@@ -180,7 +201,11 @@ impl Metrics {
 
 impl ModelSeries {
     fn new(label: &str) -> Self {
-        Self { label: label.into(), routes: [const { OnceLock::new() }; Route::ALL.len()] }
+        Self {
+            label: label.into(),
+            routes: [const { OnceLock::new() }; Route::ALL.len()],
+            expected_cached: OnceLock::new(),
+        }
     }
 
     /// The value of the label `model`.

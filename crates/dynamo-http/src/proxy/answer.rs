@@ -46,6 +46,11 @@ impl Answer {
         self.place.upstream().rotation.heard(at);
     }
 
+    /// Notes for placement that the answer has content; calls after the first one change nothing.
+    pub(crate) fn content_came(&mut self, at: Instant) {
+        self.place.content_came(at.into_std());
+    }
+
     /// The next frame of the body.
     fn poll_once(
         &mut self,

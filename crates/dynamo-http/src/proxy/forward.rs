@@ -18,7 +18,7 @@ use super::headers::{self, RequestId, X_REQUEST_ID};
 use super::lookup::Lookup;
 use super::refusal::{Refusal, is_full_for, is_refusal};
 use super::sends::{End, Next, Reason, Resends, Sends};
-use crate::balance::{AffinityKey, Balancer, Pick, QueueLimits, Queued, RetryBudget};
+use crate::balance::{Balancer, Pick, QueueLimits, Queued, RetryBudget, Wish};
 use crate::error::ApiError;
 use crate::fleet::{
     ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Out, Place, Targets, Upstream,
@@ -42,7 +42,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) query: Option<&'a str>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: &'a Bytes,
-    pub(crate) affinity: Option<AffinityKey>,
+    pub(crate) wish: Wish<'a>,
     pub(crate) id: &'a RequestId,
 }
 
@@ -119,7 +119,7 @@ impl Forwarder {
         loop {
             let (place, max_idle) = match decided.take() {
                 Some(decided) => decided,
-                None => match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
+                None => match self.balancer.pick(&targets, ask.kind(), ask.wish, &tried) {
                     Pick::Place(place) => (place, Some(MAX_IDLE)),
                     // The store may have lost all servers, and the workers are being asked whether
                     // they are there. Boxed, so that the state of this rare wait is not part of
@@ -228,8 +228,7 @@ impl Forwarder {
         if !sends.may_resend() || !untried.any(|one| one.rotation.out().is_none()) {
             return None;
         }
-        let Pick::Place(place) = self.balancer.pick(targets, ask.kind(), ask.affinity, tried)
-        else {
+        let Pick::Place(place) = self.balancer.pick(targets, ask.kind(), ask.wish, tried) else {
             return None;
         };
         let next = sends.after(End::Sent(Reason::Refused), |reason| self.resends.pay(reason));
@@ -256,13 +255,14 @@ impl Forwarder {
                 places.retain(|one| one.rotation.out().is_none());
             }
             let changed = ask.lookup.moved_on_from(targets);
-            if let Some(place) = queued.wait(places, limit, changed).await?
+            if let Some(mut place) = queued.wait(places, limit, changed).await?
                 && targets.has(place.upstream(), ask.kind())
             {
+                self.balancer.begun(targets, ask.wish, &mut place);
                 return Ok(place);
             }
             *targets = ask.lookup.find()?;
-            match self.balancer.pick(targets, ask.kind(), ask.affinity, tried) {
+            match self.balancer.pick(targets, ask.kind(), ask.wish, tried) {
                 Pick::Place(place) => return Ok(place),
                 Pick::Full => {}
                 Pick::None => return Err(no_instances(targets, &ask.lookup)),
@@ -315,7 +315,14 @@ impl Forwarder {
             }
             Err(error) => {
                 let change = match &error {
-                    ExchangeError::Connect(ConnectError::Theirs(_)) => rotation.refused(),
+                    ExchangeError::Connect(ConnectError::Theirs(error)) => {
+                        // Nobody listens, so the engine will begin anew. A connect that takes too
+                        // long says nothing of that.
+                        if error.kind() == std::io::ErrorKind::ConnectionRefused {
+                            upstream.placed.forget();
+                        }
+                        rotation.refused()
+                    }
                     ExchangeError::Lost { reused: true, .. } => {
                         rotation.closed_reused();
                         None

@@ -124,7 +124,9 @@ impl Body for Passage {
             match Pin::new(&mut this.answer).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     this.record.first_byte();
-                    this.answer.heard(this.patience.renew());
+                    let at = this.patience.renew();
+                    this.answer.heard(at);
+                    this.answer.content_came(at);
                     let Some(frame) = this.edited(frame) else { continue };
                     if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
                         events.pass(data);
