@@ -184,8 +184,10 @@ pub fn peek(bytes: &[u8]) {
             let stream = document.all("stream");
             assert!(stream.len() <= 1);
             assert_eq!(peeked.stream, stream.first() == Some(&&serde_json::Value::Bool(true)));
-            let user = document.all("user").pop().and_then(serde_json::Value::as_str);
-            assert!(peeked.user.is_none() || peeked.user.as_deref() == user);
+            let session = peeked.session.map(|raw| serde_json::from_str(&raw).unwrap());
+            let names = ["prompt_cache_key", "conversation", "previous_response_id"];
+            let named = names.iter().filter_map(|name| document.all(name).pop());
+            assert!(session.is_none() || named.into_iter().any(|one| Some(one) == session.as_ref()));
             let prompt = document.first_of(&["messages", "prompt", "input"]);
             let told = peeked.prompt.map(|raw| serde_json::from_str(&raw).unwrap());
             assert_eq!(told.as_ref(), prompt);

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use dynamo_discovery::{EngineState, InstanceStatus, ModelEntry, WorkerState};
 use dynamo_tests::{
-    Answers, Client, Etcd, Program, ScriptedEngine, SharedEtcd, Space, eventually, lists, unique,
+    Answers, Client, Etcd, Load, Program, ScriptedEngine, SharedEtcd, Space, eventually, lists,
+    unique,
 };
+use rustix::process::Signal;
 use serde_json::json;
 
 const KEY: &str = "a-key-that-nobody-could-guess";
@@ -255,4 +257,64 @@ async fn a_restart_of_the_engine_and_its_requests_are_seen() {
     let again = worker.until("it is back", |status| status.state == WorkerState::Serving).await;
     assert!(again.engine_started.unwrap() > started, "{again:?}");
     assert_eq!(worker.control.metric("dynamo_worker_engine_restarts_total").await, 1.0);
+}
+
+/// What is logged when a control port denies an entry.
+const DENIED: &str =
+    "a worker's control port does not know its entries any more: they get no requests";
+
+#[tokio::test]
+async fn a_stranger_at_the_address_of_a_killed_worker_gets_no_prompt_once_the_worker_is_known_gone()
+{
+    let etcd = SharedEtcd::find().await;
+    let namespace = unique("stranger");
+    // Without probes of engines, so that nothing but the control port tells the two engines apart.
+    let of = ["--namespace", &namespace, "--worker-probe-interval", "0"];
+    let (frontend, client) =
+        Program::frontend(etcd.endpoints(), &of, &[("DYN_LOG", "debug")]).await;
+    // A lease that outlives the test.
+    let arguments = ["--namespace", &namespace, "--model", "m", "--lease-ttl", "600"];
+    let mut worker = Program::worker(etcd.endpoints(), &arguments, &[]);
+    let engine = worker.says("following the engine").await["url"].as_str().unwrap().to_owned();
+    lists(&client, &["m"]).await;
+    let load = Load::on(&client, "m", 4);
+    load.flows(50).await;
+    frontend.says("a worker's control port knows its entries").await;
+
+    worker.signal(Signal::KILL);
+    worker.ended().await;
+    let address = engine.strip_prefix("http://").unwrap().parse().unwrap();
+    let stranger = ScriptedEngine::start_at(address, &["m"]).await;
+    frontend.says(DENIED).await;
+    // Those that were under way have their answers.
+    load.flows(20).await;
+    let before = stranger.prompts().len();
+    load.flows(100).await;
+    let answer = client.chat("m").await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "no_instances"));
+    assert_eq!(stranger.prompts().len(), before);
+    assert_eq!(client.models().await, ["m"], "its lease lives");
+    println!("{before} prompts reached the stranger before that");
+}
+
+#[tokio::test]
+async fn a_control_port_behind_a_firewall_ends_no_service_and_is_named_once() {
+    let etcd = SharedEtcd::find().await;
+    let namespace = unique("firewall");
+    // It takes connections and answers nothing, like a firewall that drops packets.
+    let firewall = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", firewall.local_addr().unwrap());
+    let of = ["--namespace", &namespace];
+    let (frontend, client) = Program::frontend(etcd.endpoints(), &of, &[]).await;
+    let arguments = [&of[..], &["--model", "m", "--control-advertise-url", &url]].concat();
+    let _worker = Program::worker(etcd.endpoints(), &arguments, &[]);
+    lists(&client, &["m"]).await;
+    let load = Load::paced(&client, "m", 20);
+    let never =
+        "a worker's control port has never answered: its entries count as those without one";
+    assert_eq!(frontend.says(never).await["control"], url);
+    load.flows(60).await;
+    assert_eq!(load.failures(), []);
+    assert_eq!(frontend.logged(never).len(), 1);
+    assert!(frontend.logged(DENIED).is_empty());
 }

@@ -8,11 +8,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::fs;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// The interval between two looks at the file. Unlike a notification, a look also sees the swap of
 /// a link, by which Kubernetes changes a mounted directory.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A file that was not touched for so long is whole.
+const SETTLING: Duration = Duration::from_millis(200);
+/// How often a file that does not stand still is looked at, before it is read nevertheless.
+const LOOKS: usize = 25;
 /// The largest file that is read: more than any list of keys that people write.
 const LARGEST: u64 = 16 << 20;
 
@@ -83,7 +87,21 @@ impl FollowedFile {
                 }
             }
         }
+        settled(&self.path).await;
         self.read().await
+    }
+}
+
+/// Waits until the file stands still: half of what somebody writes may be a valid file, too.
+async fn settled(path: &Path) {
+    let mut before = look(path).await;
+    for _ in 0..LOOKS {
+        sleep(SETTLING).await;
+        let now = look(path).await;
+        if now == before {
+            return;
+        }
+        before = now;
     }
 }
 

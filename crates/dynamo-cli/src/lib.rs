@@ -10,9 +10,12 @@
 //! - `engine`: the client of an OpenAI-compatible server; `echo`: a built-in server of that kind.
 //! - `hash_key`: the subcommand of the frontend that makes keys.
 //! - `process_metrics`: the standard metrics of a process.
-//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `descriptors`:
+//! - `cgroup`: how much memory the process may have.
+//! - `tools`: what every program can do beside its work.
+//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `key_file`, `descriptors`:
 //!   shared by the programs.
 
+mod cgroup;
 mod descriptors;
 mod echo;
 mod engine;
@@ -21,12 +24,14 @@ mod failure;
 mod followed_file;
 pub mod frontend;
 mod hash_key;
+mod key_file;
 mod logging;
 mod process_metrics;
 mod program;
 pub mod reference;
 mod runtime;
 mod settings;
+mod tools;
 pub mod worker;
 pub mod worker_config;
 

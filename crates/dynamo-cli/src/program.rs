@@ -6,42 +6,100 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Arg, Command};
+use clap::{Arg, ArgMatches, Command};
 
 use crate::environment::Environment;
 use crate::failure::{Failure, one_line};
 use crate::logging::{self, Logging};
+use crate::settings::file::ConfigFile;
 use crate::settings::given::{COMMAND, Given};
 use crate::settings::strangers;
-use crate::settings::table::{Program, instead_of};
+use crate::settings::table::{CONFIG, Config, Program, instead_of};
+use crate::tools;
 
-const HOW_SETTINGS_RANK: &str = "A flag wins over its variable, and a variable over the default. \
-                                 A blank variable counts as unset.";
+const HOW_SETTINGS_RANK: &str = "A flag wins over its variable, a variable over the configuration \
+                                 file, and the file over the default. A blank variable counts as \
+                                 unset.";
 
-/// Runs a program to its end, with the arguments of the process.
-pub(crate) fn run(
-    program: &Program,
-    main: impl FnOnce(&Given) -> Result<ExitCode, Failure>,
-) -> ExitCode {
-    run_with(program, std::env::args_os(), main)
+/// A program, and what it does.
+#[derive(Debug)]
+pub(crate) struct Main {
+    pub(crate) program: &'static Program,
+    pub(crate) run: Run,
+    /// Reads all that it was given, and does nothing with it.
+    pub(crate) check: fn(&Given) -> Result<(), Failure>,
+    /// What it can do beside; each name begins with the program's own.
+    pub(crate) subcommands: &'static [(&'static Program, Run)],
 }
 
-/// Runs a program to its end. The first argument is its name.
-pub(crate) fn run_with(
-    program: &Program,
-    arguments: impl Iterator<Item = OsString>,
-    main: impl FnOnce(&Given) -> Result<ExitCode, Failure>,
-) -> ExitCode {
-    let arguments: Vec<_> = arguments.collect();
-    let parsed = parse(program, &arguments, Environment::of_process());
-    let ended = parsed.and_then(|parsed| match parsed {
-        Parsed::Given(given) => main(&given),
-        Parsed::Help(text) => print(&text).map(|()| ExitCode::SUCCESS),
-    });
+/// What a program does with the settings that it was given.
+pub(crate) type Run = fn(&Given) -> Result<ExitCode, Failure>;
+
+impl Main {
+    /// The command line, with that of every subcommand.
+    pub(crate) fn command(&self) -> Command {
+        let beside = self.subcommands.iter().map(|(program, _)| {
+            let name = program.name.rsplit(' ').next().unwrap_or_default();
+            command(program).name(name)
+        });
+        command(self.program)
+            .args_conflicts_with_subcommands(true)
+            .disable_help_subcommand(true)
+            .subcommands(beside)
+            .subcommands(tools::commands(self.program))
+    }
+}
+
+/// Runs a program to its end, with the arguments of the process.
+pub(crate) fn run(main: &Main) -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let ended = dispatch(main, &arguments, Environment::of_process());
     ended.unwrap_or_else(|failure| {
         logging::last_line(&format!("error: {failure}"));
         failure.exit_code()
     })
+}
+
+fn dispatch(
+    main: &Main,
+    arguments: &[OsString],
+    environment: Environment,
+) -> Result<ExitCode, Failure> {
+    let flags = match parse(main.command(), arguments)? {
+        Parsed::Flags(flags) => flags,
+        Parsed::Help(text) => return print(&text).map(|()| ExitCode::SUCCESS),
+    };
+    let Some((name, of_subcommand)) = flags.subcommand() else {
+        return (main.run)(&given(main.program, flags, environment)?);
+    };
+    let is_named = |program: &Program| program.name.rsplit(' ').next() == Some(name);
+    match main.subcommands.iter().find(|(program, _)| is_named(program)) {
+        Some((program, run)) => run(&given(program, of_subcommand.clone(), environment)?),
+        None => tools::run(main, name, of_subcommand, environment),
+    }
+}
+
+/// What a program was given, with the configuration file that a flag or a variable names.
+///
+/// # Errors
+///
+/// When the file cannot be read or is invalid.
+pub(crate) fn given(
+    program: &Program,
+    flags: ArgMatches,
+    environment: Environment,
+) -> Result<Given, Failure> {
+    let given = Given::new(flags, environment);
+    if !program.settings().any(|setting| setting.name == CONFIG.name) {
+        return Ok(given);
+    }
+    match Config::read(&given)?.config.take() {
+        Some(path) => {
+            let file = ConfigFile::read(&path, program, &given.environment)?;
+            Ok(given.with_file(file))
+        }
+        None => Ok(given),
+    }
 }
 
 /// Starts logging, and tells which variables may be misspelt.
@@ -67,21 +125,17 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// The request of the command line.
 #[derive(Debug)]
-pub(crate) enum Parsed {
-    /// To do the work, with these settings.
-    Given(Given),
+enum Parsed {
+    /// To do the work, with these flags.
+    Flags(ArgMatches),
     /// To print this text: the help, or the version.
     Help(String),
 }
 
 /// Parses a command line, whose first argument is the program's name.
-fn parse(
-    program: &Program,
-    arguments: &[OsString],
-    environment: Environment,
-) -> Result<Parsed, Failure> {
-    match command(program).try_get_matches_from(arguments) {
-        Ok(flags) => Ok(Parsed::Given(Given::new(flags, environment))),
+fn parse(command: Command, arguments: &[OsString]) -> Result<Parsed, Failure> {
+    match command.try_get_matches_from(arguments) {
+        Ok(flags) => Ok(Parsed::Flags(flags)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 Ok(Parsed::Help(error.render().to_string()))
@@ -160,10 +214,10 @@ pub(crate) mod tests {
     ) -> Result<Given, String> {
         let arguments: Vec<_> =
             [&program.name].into_iter().chain(arguments).map(Into::into).collect();
-        match parse(program, &arguments, variables.into()) {
-            Ok(Parsed::Given(given)) => Ok(given),
-            Ok(Parsed::Help(text)) => Err(text),
-            Err(failure) => Err(failure.to_string()),
+        match parse(command(program), &arguments).map_err(|failure| failure.to_string())? {
+            Parsed::Flags(flags) => super::given(program, flags, variables.into())
+                .map_err(|failure| failure.to_string()),
+            Parsed::Help(text) => Err(text),
         }
     }
 

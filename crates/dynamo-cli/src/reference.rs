@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::settings::table::{PROGRAMS, Program};
+use crate::settings::table::{FRONTEND, PROGRAMS, Program, WORKER};
+use crate::tools;
 
 const NOTE: &str = "<!-- Made by `cargo run -p dynamo-cli --example reference`; change \
                     crates/dynamo-cli/src/settings/table.rs instead. -->";
@@ -13,24 +14,30 @@ const NOTE: &str = "<!-- Made by `cargo run -p dynamo-cli --example reference`; 
 pub struct Page {
     /// The file's name in `docs/reference`.
     pub file: &'static str,
-    /// The page's text, as Markdown.
+    /// The page's text, as Markdown or JSON.
     pub text: String,
 }
 
 /// All generated pages.
 #[must_use]
-pub fn pages() -> [Page; 2] {
+pub fn pages() -> [Page; 4] {
+    let schema = |program| format!("{:#}\n", tools::schema(program));
     [
         Page { file: "cli.md", text: command_line() },
         Page { file: "environment.md", text: environment() },
+        Page { file: "frontend.schema.json", text: schema(&FRONTEND) },
+        Page { file: "worker.schema.json", text: schema(&WORKER) },
     ]
 }
 
 fn command_line() -> String {
     let mut page = format!(
         "{NOTE}\n\n# Command line\n\n\
-         A flag wins over its variable, and a variable over the default.\n\
+         A flag wins over its variable, a variable over the [configuration file](config.md), and the \
+         file over the default.\n\
          A variable that is empty or blank counts as unset.\n\
+         Every program prints its completions with `completions SHELL`, and its man page with \
+         `man`.\n\
          Data goes to stdout, logs and errors to stderr.\n\n\
          | exit code | meaning |\n|---|---|\n\
          | 0 | it did what it was asked, or was stopped by SIGTERM or SIGINT |\n\

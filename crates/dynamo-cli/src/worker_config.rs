@@ -6,7 +6,7 @@ use dynamo_namespace::EndpointId;
 use serde_json::json;
 
 use crate::failure::Failure;
-use crate::program;
+use crate::program::{self, Main};
 use crate::settings::given::Given;
 use crate::settings::identity;
 use crate::settings::table::{Output, WORKER_CONFIG};
@@ -18,8 +18,16 @@ const ENV_FORMAT_PREFIX: &str = "DYN_WORKER_";
 
 /// Runs `dynamo-worker-config`.
 pub fn main() -> ExitCode {
-    program::run(&WORKER_CONFIG, run)
+    program::run(&MAIN)
 }
+
+/// The program, as it is run.
+pub(crate) const MAIN: Main = Main {
+    program: &WORKER_CONFIG,
+    run,
+    check: |given| identity::read(given).map(drop),
+    subcommands: &[],
+};
 
 impl Format {
     fn print(self, id: &EndpointId) -> String {

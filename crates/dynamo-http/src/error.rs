@@ -22,7 +22,7 @@ pub enum ErrorShape {
 /// workers through as they are.
 ///
 /// As an axum response it has the status, a JSON body in the chosen shape, `Retry-After` with 503
-/// and 429, and `WWW-Authenticate` with 401. The status decides the `type` in the body. No message
+/// and 429 unless it is [left out](Self::without_retry_after), and `WWW-Authenticate` with 401. The status decides the `type` in the body. No message
 /// of this crate names a worker or another namespace.
 ///
 /// ```
@@ -43,8 +43,8 @@ pub struct ApiError {
     param: Option<Cow<'static, str>>,
     message: Cow<'static, str>,
     shape: ErrorShape,
-    /// How long a client should wait before it asks again, in seconds.
-    retry_after: u32,
+    /// How long a client should wait before it asks again, in seconds; none where that is no use.
+    retry_after: Option<u32>,
 }
 
 impl ApiError {
@@ -56,7 +56,7 @@ impl ApiError {
             param: None,
             message: message.into(),
             shape: ErrorShape::default(),
-            retry_after: 1,
+            retry_after: Some(1),
         }
     }
 
@@ -78,7 +78,15 @@ impl ApiError {
     #[must_use]
     pub fn with_retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
-        Self { retry_after: u32::try_from(seconds).unwrap_or(u32::MAX).max(1), ..self }
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX).max(1);
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// The same error without `Retry-After`: the same request fails until somebody changes
+    /// something.
+    #[must_use]
+    pub fn without_retry_after(self) -> Self {
+        Self { retry_after: None, ..self }
     }
 
     /// The same error in another shape.
@@ -185,7 +193,9 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
+                if let Some(seconds) = self.retry_after {
+                    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+                }
             }
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -241,6 +251,8 @@ mod tests {
             let error = error.clone().with_retry_after(Duration::from_secs_f64(wait));
             assert_eq!(error.into_response().headers()[header::RETRY_AFTER], expected);
         }
+        let response = error.without_retry_after().into_response();
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
     }
 
     #[test]

@@ -9,8 +9,8 @@ pub struct Peeked {
     pub model: String,
     /// Whether a stream is asked for.
     pub stream: bool,
-    /// For whom.
-    pub user: Option<String>,
+    /// What names the session, as raw JSON.
+    pub session: Option<String>,
     /// What the model is to work on, as raw JSON.
     pub prompt: Option<String>,
 }
@@ -25,7 +25,7 @@ pub fn peek(body: &[u8]) -> Result<Peeked, String> {
     Ok(Peeked {
         model: peeked.model.into_owned(),
         stream: peeked.stream,
-        user: peeked.user.map(Into::into),
-        prompt: peeked.prompt.map(Into::into),
+        session: peeked.session.map(Into::into),
+        prompt: Some(peeked.prompt.input).filter(|input| !input.is_empty()).map(Into::into),
     })
 }

@@ -33,8 +33,9 @@ mod hold;
 #[cfg(feature = "proxy")]
 mod meter;
 #[cfg(feature = "proxy")]
+pub mod placement;
+#[cfg(feature = "proxy")]
 mod proxy;
-#[cfg(feature = "serve")]
 mod quiet;
 mod route;
 #[cfg(feature = "serve")]
@@ -68,7 +69,10 @@ pub use client_name::{ClientName, InvalidClientName};
 #[cfg(feature = "proxy")]
 pub use door::{Frontend, FrontendConfig, FrontendService, ProgramMetrics};
 #[cfg(feature = "proxy")]
-pub use fleet::{Fleet, InvalidNetwork, InvalidWorkerKey, Network, WorkerKey};
+pub use fleet::{
+    Fleet, InvalidNetwork, InvalidWorkerKey, Network, Networks, Resolve, ResolveError, Resolving,
+    SystemResolver, WorkerKey,
+};
 #[cfg(feature = "proxy")]
 pub use hold::Hold;
 #[cfg(feature = "proxy")]

@@ -44,6 +44,13 @@ pub enum Route {
 }
 
 impl Route {
+    /// Whether engines continue a prompt on this route, and keep what they computed for it. Inputs of
+    /// the other routes are small, or lists of which nothing is kept.
+    #[cfg(feature = "proxy")]
+    pub(crate) const fn continues_a_prompt(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Responses | Self::Messages | Self::Completions)
+    }
+
     /// Every route. A later version may add routes at any place.
     pub const ALL: &'static [Self] = &[
         Self::ChatCompletions,

@@ -15,6 +15,11 @@ async fn an_unknown_path_is_404_and_a_wrong_method_405_with_allow_before_anythin
     let answer = door.get(CHAT).await;
     assert_eq!((answer.status(), answer.code().as_str()), (405, "method_not_allowed"));
     assert_eq!(answer.header("allow"), Some("POST"));
+    for route in Route::ALL {
+        let error = door.get(route.path()).await.json();
+        let shape = if *route == Route::Messages { "/type" } else { "/error/code" };
+        assert!(error.pointer(shape).is_some(), "{}: {error}", route.path());
+    }
 }
 
 #[tokio::test]
@@ -161,8 +166,13 @@ async fn an_entry_without_a_url_opens_its_route_and_is_never_picked() {
     door.add(&instance("a", "m", "Chat", None));
     let answer = door.post(CHAT, &chat("m")).await;
     assert_eq!((answer.status(), answer.code().as_str()), (503, "no_instances"));
-    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(answer.header("retry-after"), None, "to ask again is no use");
+    let message = answer.json()["error"]["message"].to_string();
+    assert!(message.contains("without the URL"), "{message}");
     assert_eq!(door.get("/health").await.json()["instances"][0]["unroutable"], true);
+    let unroutable = "dynamo_frontend_unroutable_instances{endpoint=\"chat_completions\"} 1";
+    let metrics = door.get("/metrics").await;
+    assert!(metrics.body().lines().any(|line| line == unroutable), "{}", metrics.body());
 
     let worker = Worker::start([whole("{}")]).await;
     door.add(&worker.instance("a", "m"));

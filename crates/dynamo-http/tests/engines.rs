@@ -78,7 +78,7 @@ async fn a_request_that_waits_for_a_slot_without_any_header_is_waited_for() {
     let door = door(&worker).await;
     let waiting = door.begin(post(CHAT, &chat("m"))).await;
     worker.until_asked().await;
-    // For longer than a silent worker would get.
+    // Each answer to a probe is a sign of life, so the request is never given up.
     worker.until_probed(8).await;
     free.notify_one();
     let answer = soon(Answer::read(waiting)).await;
@@ -119,7 +119,7 @@ async fn a_health_page_that_hangs_while_bytes_flow_puts_no_one_out_of_rotation()
         while matches!(flowing.read(&mut buffer).await, Ok(n) if n > 0) {}
     });
     // Longer than the silence that puts a server out: nothing must happen, and nothing tells of it.
-    sleep(Duration::from_secs(6)).await;
+    sleep(Duration::from_secs(18)).await;
     let health = door.get("/health").await.json();
     assert_eq!(health["instances"][0].get("out_of_rotation"), None, "{health}");
     done.notify_waiters();

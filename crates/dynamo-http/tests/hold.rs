@@ -16,7 +16,7 @@ use dynamo_discovery::{Gone, Instance, InstanceId, Key, Kinds, ModelEntry, Model
 use dynamo_http::{Feed, Frontend, FrontendConfig, Hold, Source, Switchboard};
 use futures_util::StreamExt as _;
 use http::StatusCode;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 
 const CHAT: &str = "/v1/chat/completions";
 const SERVING: &str = r#"{"state":"serving","engine":"healthy"}"#;
@@ -34,13 +34,11 @@ async fn chat_in_doubt(status: StatusCode, answer: &'static str) -> (u16, usize)
         }),
     ))
     .await;
-    let (asked, told) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (was_asked, tell) = (asked.clone(), told.clone());
+    let (tell, told) = watch::channel(true);
     let control = listen(Router::new().route(
         "/instance/{id}",
         get(async move || {
-            asked.notify_one();
-            told.notified().await;
+            told.clone().wait_for(|tells| *tells).await.unwrap();
             (status, answer).into_response()
         }),
     ))
@@ -65,13 +63,20 @@ async fn chat_in_doubt(status: StatusCode, answer: &'static str) -> (u16, usize)
     let door = listen(frontend.router()).await;
     assert_eq!(ask(&door, post(CHAT, &chat("m"))).await.status(), 200);
 
+    tell.send_replace(false);
     events.send(batch(vec![ModelUpdate::Removed(instance, Gone::Vanished)], false)).unwrap();
-    soon(was_asked.notified()).await;
+    let admin = listen(frontend.admin_router()).await;
+    let page = async |path| ask(&admin, common::keyed::get(path, None)).await.body().to_owned();
+    soon(async {
+        while !page("/health").await.contains("unroutable") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let waiting = tokio::spawn(async move { ask(&door, post(CHAT, &chat("m"))).await.status() });
     // The request has arrived when it is counted as one that is being answered.
-    let admin = listen(frontend.admin_router()).await;
     soon(async {
-        while !ask(&admin, common::keyed::get("/metrics", None)).await.body().contains(
+        while !page("/metrics").await.contains(
             r#"dynamo_frontend_inflight_requests{endpoint="chat_completions",model="m"} 1"#,
         ) {
             tokio::task::yield_now().await;
@@ -79,7 +84,7 @@ async fn chat_in_doubt(status: StatusCode, answer: &'static str) -> (u16, usize)
     })
     .await;
     assert_eq!(prompts.load(Ordering::SeqCst), 1, "no prompt leaves while nothing is proven");
-    tell.notify_one();
+    tell.send_replace(true);
     (soon(waiting).await.unwrap(), prompts.load(Ordering::SeqCst))
 }
 

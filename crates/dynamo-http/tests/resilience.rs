@@ -136,7 +136,7 @@ async fn a_request_at_a_busy_worker_that_answers_probes_is_waited_for() {
     busy.until_asked().await;
     let idle = Worker::start([whole("{}")]).await;
     door.add(&idle.instance("a", "m"));
-    // For longer than a silent worker would get.
+    // Each answer to a probe is a sign of life, so the request is never given up.
     busy.until_probed(8).await;
     assert_eq!(out(&door).await, [""; 0]);
     done.notify_one();
@@ -233,7 +233,7 @@ async fn until_queued(door: &Door, count: usize) {
 }
 
 #[tokio::test]
-async fn a_session_a_user_and_a_prompt_each_stay_with_their_worker() {
+async fn a_session_stays_with_its_worker_whether_a_header_or_the_body_names_it() {
     let names = ["0", "1", "2", "3"];
     let mut workers = Vec::new();
     for name in names {
@@ -242,16 +242,24 @@ async fn a_session_a_user_and_a_prompt_each_stay_with_their_worker() {
     let workers: Vec<_> = workers.iter().collect();
     let affinity = |config: FrontendConfig| config.with_router_mode(RouterMode::Affinity);
     let door = door(affinity, &workers).await;
-    let long = "x".repeat(2000);
-    let in_session = |session: u32, body: String| {
-        post(CHAT, &body).replace("host: d", &format!("host: d\r\nX-Session-Id: {session}"))
+    let in_session = |header: &str, session: u32, body: String| {
+        post(CHAT, &body).replace("host: d", &format!("host: d\r\n{header}: {session}"))
     };
     type Request<'a> = &'a dyn Fn(u32, u32) -> String;
     // Each has a key, and something else that differs.
-    let requests: [Request<'_>; 3] = [
-        &|key, n| in_session(key, format!(r#"{{"model":"m","user":"{n}","messages":[{n}]}}"#)),
-        &|key, n| post(CHAT, &format!(r#"{{"model":"m","messages":[{n}],"user":"{key}"}}"#)),
-        &|key, n| post(CHAT, &format!(r#"{{"model":"m","messages":["{key}{long}{n}"],"n":{n}}}"#)),
+    let requests: [Request<'_>; 4] = [
+        &|key, n| {
+            let body = format!(r#"{{"model":"m","prompt_cache_key":"{n}","messages":[{n}]}}"#);
+            in_session("X-Session-Id", key, body)
+        },
+        &|key, n| in_session("session_id", key, format!(r#"{{"model":"m","user":"{n}"}}"#)),
+        &|key, n| {
+            post(CHAT, &format!(r#"{{"model":"m","user":"u","n":{n},"prompt_cache_key":"{key}"}}"#))
+        },
+        &|key, n| {
+            let conversation = format!(r#"{{"id":"{key}"}}"#);
+            post(CHAT, &format!(r#"{{"model":"m","n":{n},"conversation":{conversation}}}"#))
+        },
     ];
     for request in requests {
         let mut homes = std::collections::BTreeSet::new();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Act, Answer, Door, Worker, chat, instance, read_request, send, soon, whole};
-use dynamo_http::{FrontendConfig, ServeOptions};
+use dynamo_http::{FrontendConfig, RouterMode, ServeOptions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -328,8 +328,10 @@ async fn an_answer_that_comes_before_the_body_is_read_is_the_answer_and_nothing_
     let body = format!(r#"{{"model":"m","messages":["{}"]}}"#, "x".repeat(8 << 20));
     for closes in [true, false] {
         let refuses = [Refuses::start(closes).await, Refuses::start(closes).await];
-        let without_probes = FrontendConfig::new().with_probe_interval(None);
-        let door = door(&without_probes, &refuses.each_ref().map(|one| &*one.url)).await;
+        let config = FrontendConfig::new()
+            .with_probe_interval(None)
+            .with_router_mode(RouterMode::RoundRobin);
+        let door = door(&config, &refuses.each_ref().map(|one| &*one.url)).await;
         for _ in 0..10 {
             let answer = door.post(CHAT, &body).await;
             assert_eq!((answer.status(), answer.body()), (413, "large"), "closes: {closes}");

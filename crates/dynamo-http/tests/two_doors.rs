@@ -151,8 +151,9 @@ async fn each_door_has_turns_of_its_own() {
 async fn each_door_chooses_workers_by_its_own_mode() {
     let (one, two) = (Worker::start([whole("one")]).await, Worker::start([whole("two")]).await);
     let faithful = FrontendConfig::new().with_router_mode(RouterMode::Affinity);
-    let ([faithful, fair], _writer) = open(&[&one, &two], [faithful, FrontendConfig::new()]).await;
-    let body = r#"{"model":"m","user":"u"}"#;
+    let fair = FrontendConfig::new().with_router_mode(RouterMode::RoundRobin);
+    let ([faithful, fair], _writer) = open(&[&one, &two], [faithful, fair]).await;
+    let body = r#"{"model":"m","prompt_cache_key":"k"}"#;
     let (mut at_faithful, mut at_fair) = (Vec::new(), Vec::new());
     for _ in 0..4 {
         at_faithful.push(faithful.chat(body).await.body().to_owned());

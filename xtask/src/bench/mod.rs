@@ -5,6 +5,7 @@ mod contender;
 mod discovery;
 mod figures;
 mod proxy;
+mod routing;
 mod start;
 mod usage;
 
@@ -17,11 +18,14 @@ pub(crate) enum Bench {
     Proxy(proxy::Args),
     /// The time from a put until the route is open, beside the time until etcd's own event
     Discovery(discovery::Args),
+    /// Policies of routing in front of simulated engines, in virtual time: cache hits, time to the first token
+    Routing(routing::Args),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Proxy(args) => proxy::run(args),
         Bench::Discovery(args) => discovery::run(args),
+        Bench::Routing(args) => routing::run(args),
     }
 }

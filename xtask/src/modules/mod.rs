@@ -35,6 +35,7 @@ const CRATES: [Crate; 3] = [
             "hold",
             "feed",
             "fleet",
+            "placement",
             "access",
             "meter",
             "view",

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamo_discovery::{WorkerUrl, is_forbidden_address};
-use dynamo_http::{WorkerKey, WorkerTls};
+use dynamo_discovery::{ErrorChain, WorkerUrl};
+use dynamo_http::{Networks, Resolve, SystemResolver, WorkerKey, WorkerTls};
 use http::header::{AUTHORIZATION, CONNECTION, HOST};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -26,6 +27,8 @@ pub(crate) struct Client {
     url: WorkerUrl,
     key: WorkerKey,
     tls: WorkerTls,
+    networks: Networks,
+    resolver: Arc<dyn Resolve>,
 }
 
 /// A whole answer.
@@ -58,7 +61,12 @@ impl fmt::Display for NoAnswer {
 
 impl Client {
     pub(crate) fn new(url: WorkerUrl, key: WorkerKey, tls: WorkerTls) -> Self {
-        Self { url, key, tls }
+        Self { url, key, tls, networks: Networks::default(), resolver: Arc::new(SystemResolver) }
+    }
+
+    /// The same, at addresses in these networks only, which this resolver finds.
+    pub(crate) fn within(self, networks: Networks, resolver: Arc<dyn Resolve>) -> Self {
+        Self { networks, resolver, ..self }
     }
 
     /// What is asked for a path below the engine's URL.
@@ -82,9 +90,8 @@ impl Client {
 
     async fn ask(&self, path: &str) -> io::Result<Answer> {
         let uri = self.url.to_uri();
-        let stream =
-            tokio::time::timeout(CONNECT_TIMEOUT, connect(self.url.host(), self.url.port()))
-                .await??;
+        let connecting = connect(&self.url, &self.networks, &*self.resolver);
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
         stream.set_nodelay(true)?;
 
         let below = format!("{}{path}", uri.path().trim_end_matches('/'));
@@ -114,7 +121,8 @@ impl fmt::Debug for Client {
 /// Whether anybody accepts connections where a URL leads. An address that does not answer in time is
 /// one where nobody does.
 pub(crate) async fn somebody_listens(url: &WorkerUrl) -> bool {
-    let connecting = connect(url.host(), url.port());
+    let anywhere = Networks::default();
+    let connecting = connect(url, &anywhere, &SystemResolver);
     tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.is_ok_and(|tried| tried.is_ok())
 }
 
@@ -126,13 +134,22 @@ fn is_our_own(error: &io::Error) -> bool {
     errno.is_some_and(|errno| ours.contains(&errno))
 }
 
-async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+async fn connect(
+    url: &WorkerUrl,
+    networks: &Networks,
+    resolver: &dyn Resolve,
+) -> io::Result<TcpStream> {
+    let host = url.host();
+    let addresses = match host.parse() {
+        Ok(address) => vec![address],
+        Err(_) => resolver
+            .resolve(host)
+            .await
+            .map_err(|error| io::Error::other(format!("{host}: {}", ErrorChain(&error))))?,
+    };
     let mut last = io::Error::other(format!("{host} has no address that may be asked"));
-    for address in tokio::net::lookup_host((host, port)).await? {
-        if is_forbidden_address(address.ip()) {
-            continue;
-        }
-        match TcpStream::connect(address).await {
+    for address in addresses.into_iter().filter(|address| networks.permit(*address)) {
+        match TcpStream::connect((address, url.port())).await {
             // The kernel may choose the port that is asked for as our own, and connects it to itself.
             Ok(stream) if stream.local_addr().ok() == stream.peer_addr().ok() => {
                 last = io::ErrorKind::ConnectionRefused.into();

@@ -7,10 +7,11 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynamo_discovery::WorkerUrl;
-use dynamo_http::{WorkerKey, WorkerTls};
+use dynamo_http::{Networks, Resolve, WorkerKey, WorkerTls};
 
 pub(crate) use client::{Client, somebody_listens};
 pub(crate) use load::Load;
@@ -51,6 +52,13 @@ pub(crate) struct HttpEngine {
 impl HttpEngine {
     pub(crate) fn new(url: WorkerUrl, key: WorkerKey, tls: WorkerTls) -> Self {
         Self { client: Client::new(url, key, tls) }
+    }
+}
+
+impl HttpEngine {
+    /// The same engine, asked only at addresses in these networks, which this resolver finds.
+    pub(crate) fn within(self, networks: Networks, resolver: Arc<dyn Resolve>) -> Self {
+        Self { client: self.client.within(networks, resolver) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The file of API keys: a JSON list.
+//! The API keys of a file: a JSON list, or a section of the configuration file.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -8,7 +8,9 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use dynamo_http::{ApiKey, ClientName, Credential, KeyHash, KeyList, KeyName};
 use dynamo_namespace::{Namespace, NamespaceScope};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
 
 use crate::settings::table::Listening;
 
@@ -23,7 +25,33 @@ pub(super) fn parse(
     within: &NamespaceScope,
     asks_for_certificates: bool,
 ) -> anyhow::Result<KeyList> {
-    let entries: Vec<Entry> = serde_json::from_str(text)
+    checked(serde_json::from_str(text), within, asks_for_certificates)
+}
+
+/// The same for a section of the configuration file.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub(super) fn of_section(
+    section: &Value,
+    within: &NamespaceScope,
+    asks_for_certificates: bool,
+) -> anyhow::Result<KeyList> {
+    checked(Vec::deserialize(section), within, asks_for_certificates)
+}
+
+/// The JSON schema of a list of keys.
+pub(super) fn schema() -> Value {
+    schemars::SchemaGenerator::default().into_root_schema_for::<Vec<Fields>>().to_value()
+}
+
+fn checked(
+    entries: serde_json::Result<Vec<Entry>>,
+    within: &NamespaceScope,
+    asks_for_certificates: bool,
+) -> anyhow::Result<KeyList> {
+    let entries = entries
         .map_err(|error| anyhow::Error::msg(escaped(&error.to_string())))
         .context("it is no list of keys")?;
     let mut unbound = entries.iter().map(|Entry(unbound)| unbound);
@@ -44,6 +72,7 @@ pub(super) fn parse(
         );
         key.requests_per_minute = unbound.requests_per_minute;
         key.concurrent = unbound.concurrent;
+        key.explain = unbound.explain;
         key
     });
     Ok(KeyList::new(keys, within)?)
@@ -73,24 +102,43 @@ struct Unbound {
     shows: Option<NamespaceScope>,
     requests_per_minute: Option<NonZeroU32>,
     concurrent: Option<NonZeroU32>,
+    explain: bool,
 }
 
-#[derive(Deserialize)]
+/// A key of clients.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Fields {
+    /// Name of the key in logs and metrics.
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "String")]
     name: KeyName,
+    /// Hash of the key, as `dynamo-frontend hash-key` prints it.
     #[serde(default, deserialize_with = "maybe_parsed")]
+    #[schemars(with = "String")]
     hash: Option<KeyHash>,
+    /// Name in the client's certificate.
     #[serde(default, deserialize_with = "maybe_parsed")]
+    #[schemars(with = "String")]
     client_cn: Option<ClientName>,
+    /// Shows this namespace.
+    #[schemars(with = "Option<String>")]
     namespace: Option<Named>,
+    /// Shows these namespaces.
+    #[schemars(with = "Option<BTreeSet<String>>")]
     namespaces: Option<BTreeSet<Named>>,
+    /// Shows this namespace and its generations.
+    #[schemars(with = "Option<String>")]
     namespace_prefix: Option<Named>,
+    /// Shows all namespaces that the frontend discovers.
     #[serde(default)]
     all_namespaces: bool,
+    /// The most requests a minute.
     requests_per_minute: Option<NonZeroU32>,
+    /// The most requests under way at one time.
     concurrent: Option<NonZeroU32>,
+    #[serde(default)]
+    explain: bool,
 }
 
 /// A namespace by its name. An empty text is refused: a template that was not filled in leaves such
@@ -155,8 +203,8 @@ impl TryFrom<Fields> for Entry {
                 return Err(format!("the key {name} needs one of hash and client_cn, or both"));
             }
         };
-        let Fields { requests_per_minute, concurrent, .. } = fields;
-        Ok(Self(Unbound { name, credential, shows, requests_per_minute, concurrent }))
+        let Fields { requests_per_minute, concurrent, explain, .. } = fields;
+        Ok(Self(Unbound { name, credential, shows, requests_per_minute, concurrent, explain }))
     }
 }
 

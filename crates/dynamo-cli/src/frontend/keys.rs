@@ -1,47 +1,62 @@
-//! The keys of clients and of workers: read when the frontend starts, and again when they change.
+//! The keys of clients: read when the frontend starts, and again when they change.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use dynamo_http::{ApiKeys, KeyList, WorkerKey};
+use dynamo_http::{ApiKeys, KeyList};
 use dynamo_namespace::NamespaceScope;
 use tracing::{info, warn};
 
 use super::api_keys;
+use super::settings::Keyring;
 use crate::failure::Failure;
 use crate::followed_file::FollowedFile;
-use crate::settings::Setting;
-use crate::settings::table::Keys;
+use crate::key_file::refused;
+use crate::settings::table::{KEYS_SECTION, Keys};
 
-/// The file of the keys that clients need.
+/// How the keys that clients need are read.
+#[derive(Clone, Debug)]
 pub(super) struct ClientKeys {
-    file: FollowedFile,
     /// The scope of the frontend, which bounds the scope of each key.
-    within: NamespaceScope,
+    pub(super) within: NamespaceScope,
     /// Whether clients are asked for certificates, without which no key can name a client.
-    asks_for_certificates: bool,
+    pub(super) asks_for_certificates: bool,
 }
 
 impl ClientKeys {
-    /// Reads the keys for the first time.
+    /// Reads the keys of a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// When the section is no list of keys for this frontend.
+    pub(super) fn of_section(&self, keyring: &Keyring) -> anyhow::Result<KeyList> {
+        api_keys::of_section(&keyring.keys, &self.within, self.asks_for_certificates)
+            .with_context(|| format!("{}: {KEYS_SECTION}", keyring.at))
+    }
+
+    /// Reads the keys of a file of their own for the first time.
     ///
     /// # Errors
     ///
     /// When the file cannot be read, or its text is no list of keys for this frontend.
-    pub(super) async fn read(
-        path: PathBuf,
-        within: NamespaceScope,
-        asks_for_certificates: bool,
-    ) -> Result<(Self, KeyList), Failure> {
-        let mut keys = Self { file: follow(path)?, within, asks_for_certificates };
+    pub(super) async fn of_file(self, path: PathBuf) -> Result<(KeyFile, KeyList), Failure> {
+        let mut keys = KeyFile { file: follow(path)?, keys: self };
         let text = keys.file.read().await;
         let list = text.and_then(|text| keys.parse(&text));
         let list = list.with_context(|| Keys::api_keys.label()).map_err(Failure::Usage)?;
         Ok((keys, list))
     }
+}
 
+/// The file of the keys that clients need.
+pub(super) struct KeyFile {
+    file: FollowedFile,
+    keys: ClientKeys,
+}
+
+impl KeyFile {
     fn parse(&self, text: &str) -> anyhow::Result<KeyList> {
-        api_keys::parse(text, &self.within, self.asks_for_certificates)
+        api_keys::parse(text, &self.keys.within, self.keys.asks_for_certificates)
             .with_context(|| self.file.path().display().to_string())
     }
 
@@ -70,39 +85,6 @@ pub(super) fn told(list: &KeyList) {
     }
 }
 
-/// Reads the key for workers, and returns the future that follows the key's file.
-///
-/// # Errors
-///
-/// When the file cannot be read or holds no key.
-pub(super) async fn worker_key(
-    path: PathBuf,
-    key: WorkerKey,
-) -> Result<impl Future<Output = ()>, Failure> {
-    let mut file = follow(path)?;
-    let take_up = move |text: anyhow::Result<String>, path: &std::path::Path| {
-        key.set(text?.trim()).with_context(|| format!("{} holds no key", path.display()))
-    };
-    let text = file.read().await;
-    take_up(text, file.path())
-        .with_context(|| Keys::worker_api_key_file.label())
-        .map_err(Failure::Usage)?;
-    Ok(async move {
-        loop {
-            let text = file.next().await;
-            match take_up(text, file.path()) {
-                Ok(()) => info!("the key for workers was taken up"),
-                Err(error) => refused(Keys::worker_api_key_file, &error),
-            }
-        }
-    })
-}
-
 fn follow(path: PathBuf) -> Result<FollowedFile, Failure> {
     FollowedFile::new(path).context("cannot listen for SIGHUP").map_err(Failure::Running)
-}
-
-fn refused(setting: &Setting, error: &anyhow::Error) {
-    let error = format_args!("{error:#}");
-    warn!(setting = %setting.label(), %error, "a changed file cannot be used; what was known stands");
 }

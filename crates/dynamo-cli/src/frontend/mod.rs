@@ -2,7 +2,10 @@
 
 mod apart;
 mod api_keys;
+mod budget;
 mod keys;
+mod reload;
+mod resolver;
 mod settings;
 mod state_file;
 mod static_workers;
@@ -23,38 +26,64 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::failure::Failure;
+use crate::logging::Logging;
+use crate::program::{self, Main};
 use crate::settings::Setting;
 use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
-use crate::settings::table::{FRONTEND, HASH_KEY, Listening};
-use crate::{descriptors, hash_key, process_metrics, program, runtime};
+use crate::settings::table::{FRONTEND, HASH_KEY, Keys, Listening};
+use crate::{descriptors, hash_key, key_file, process_metrics, runtime};
 
 use apart::apart;
-use keys::ClientKeys;
-use settings::FrontendSettings;
+use reload::{Reloading, Reloads};
+use settings::{FrontendSettings, KeySource};
 use state_file::StateFile;
+
+/// What became of the changes of the configuration file.
+static RELOADS: Reloads = Reloads::new();
 
 /// Runs `dynamo-frontend`.
 pub fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == "hash-key") {
-        return program::run_with(&HASH_KEY, std::env::args_os().skip(1), hash_key::run);
+    program::run(&MAIN)
+}
+
+/// The program, as it is run.
+pub(crate) const MAIN: Main =
+    Main { program: &FRONTEND, run, check, subcommands: &[(&HASH_KEY, hash_key::run)] };
+
+/// Reads all that a frontend was given.
+fn check(given: &Given) -> Result<(), Failure> {
+    let settings = settings::read(given)?;
+    if let Some(KeySource::Section(keyring)) = &settings.api_keys {
+        settings.client_keys().of_section(keyring).map_err(Failure::Usage)?;
     }
-    program::run(&FRONTEND, run)
+    Ok(())
+}
+
+/// The JSON schema of the keys in a configuration file.
+pub(crate) fn keys_schema() -> serde_json::Value {
+    api_keys::schema()
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
     process_metrics::started();
-    let _logging = program::start(given)?;
+    let logging = program::start(given)?;
     let mut settings = settings::read(given)?;
     descriptors::raise_limit();
     let most = settings.options.max_connections().or_else(descriptors::most_connections);
     settings.options = settings.options.with_max_connections(most);
+    settings.config = budget::with_body_memory(settings.config, settings.body_memory);
     // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
     // list while the other stages its entries.
-    runtime::block_on(NonZeroUsize::new(2), start(settings))
+    runtime::block_on(NonZeroUsize::new(2), start(settings, given.clone(), &logging))
 }
 
-async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
+async fn start(
+    mut settings: FrontendSettings,
+    given: Given,
+    logging: &Logging,
+) -> Result<ExitCode, Failure> {
+    let (filter, log) = (logging.filter(), logging.metrics());
     // The handlers come first, so that an early signal does not end the process.
     let signals =
         || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
@@ -64,14 +93,25 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
 
     let scope = settings.scope.scope.clone();
     log_start(&settings, &scope);
+    let mut key_file = None;
     let client_keys = match settings.api_keys.take() {
-        Some(path) => {
-            Some(ClientKeys::read(path, scope.clone(), settings.asks_for_certificates).await?)
+        Some(KeySource::File(path)) => {
+            let (file, list) = settings.client_keys().of_file(path).await?;
+            key_file = Some(file);
+            Some(list)
+        }
+        Some(KeySource::Section(keyring)) => {
+            Some(settings.client_keys().of_section(&keyring).map_err(Failure::Usage)?)
         }
         None => None,
     };
-    if let Some(path) = settings.worker_key.take() {
-        tokio::spawn(keys::worker_key(path, settings.config.worker_key().clone()).await?);
+    for (path, key) in std::mem::take(&mut settings.worker_keys) {
+        let take_up = move |text: &str| key.set(text);
+        tokio::spawn(key_file::follow(path, Keys::worker_api_key_file, take_up).await?);
+    }
+    let resolv_conf = settings.resolv_conf.take();
+    if let Some(resolver) = resolver::start(resolv_conf, settings.is_resolv_conf_given).await? {
+        settings.config = settings.config.with_resolver(resolver);
     }
     // The threads come before the workers, whose connections are kept by thread.
     let threads = Threads::start(settings.threads).context("cannot start threads");
@@ -92,13 +132,24 @@ async fn start(mut settings: FrontendSettings) -> Result<ExitCode, Failure> {
     settings.config = settings
         .config
         .with_connections(Some(settings.options.connections().clone()))
-        .with_program_metrics(Some(ProgramMetrics::new(process_metrics::text)));
+        .with_program_metrics(Some(ProgramMetrics::new(move || {
+            process_metrics::text() + &log.text() + &RELOADS.text()
+        })));
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
     let feed = feed.with_hold(settings.hold.clone(), frontend.fleet());
     let feed = tokio::spawn(feed.run());
-    if let Some((file, list)) = client_keys {
+    let keys_of_section = client_keys.is_some() && key_file.is_none();
+    if let Some(list) = client_keys {
         api_keys.replace(&list).await.context("discovery ended").map_err(Failure::Running)?;
         keys::told(&list);
+    }
+    if let Some(file) = &given.file {
+        let keys = keys_of_section.then(|| (settings.client_keys(), api_keys.clone()));
+        let reloading = Reloading::new(file.path.clone(), given.clone(), filter, keys, &RELOADS);
+        let reloading = reloading.context("cannot listen for SIGHUP").map_err(Failure::Running)?;
+        tokio::spawn(reloading.run());
+    }
+    if let Some(file) = key_file {
         tokio::spawn(file.follow(api_keys));
     }
     let service = match admin {
@@ -193,6 +244,7 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
         let store =
             EtcdStore::new(etcd.config.clone()).map_err(|error| Failure::Usage(error.into()))?;
         let watcher = WatcherConfig::new(Arc::new(store))
+            .with_network_prefix(etcd.root.clone())
             .with_target_namespace(scope.clone())
             .with_watch_scope(*watch);
         let watcher = ModelWatcher::new(watcher).map_err(|error| Failure::Usage(error.into()))?;
@@ -206,7 +258,8 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
             Some(path) => {
                 let mut endpoints = etcd.endpoints.clone();
                 endpoints.sort_unstable();
-                let origin = CatalogOrigin::new(endpoints.join(","), scope.clone());
+                let origin = CatalogOrigin::new(endpoints.join(","), scope.clone())
+                    .with_network_prefix(etcd.root.clone());
                 let (remembered, file) = StateFile::new(path, origin)?.recall().await;
                 let events = match file {
                     Some(file) => file.keep(watcher),
@@ -221,12 +274,8 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
         if settings.workers.is_empty() {
             warn!("no worker can register in the memory of this process: --worker-url names some");
         }
-        let workers = static_workers::discover(
-            settings.workers.clone(),
-            scope.clone(),
-            settings.config.worker_key(),
-            settings.config.worker_tls(),
-        );
+        let workers =
+            static_workers::discover(settings.workers.clone(), scope.clone(), &settings.config);
         sources.push(Source::new("static", workers));
     }
     Ok(sources)

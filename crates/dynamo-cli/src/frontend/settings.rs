@@ -6,14 +6,21 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dynamo_http::{ClientAuth, FrontendConfig, Hold, ServeOptions, ServerTls};
+use dynamo_http::{ClientAuth, FrontendConfig, Hold, ServeOptions, ServerTls, WorkerKey};
+use dynamo_namespace::{Namespace, NamespaceScope};
+use serde_json::Value as Json;
 
+use super::keys::ClientKeys;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
 use crate::settings::scope::{self, ScopeSettings};
+use crate::settings::scoped::{Scoped, split};
 use crate::settings::static_worker::StaticWorker;
 use crate::settings::store::{self, Etcd, Store};
-use crate::settings::table::{self, Balancing, Keys, Limits, Listening, Usage, Workers};
+use crate::settings::table::{
+    self, Balancing, KEYS_SECTION, Keys, Limits, Listening, Usage, Workers,
+};
+use crate::settings::value::Mebibytes;
 use crate::settings::{authorities, pair, strangers, url};
 
 /// A frontend's settings, checked.
@@ -24,10 +31,16 @@ pub(crate) struct FrontendSettings {
     pub(crate) port: u16,
     /// How many threads serve requests.
     pub(crate) threads: NonZeroUsize,
-    /// The file of the keys that clients need, if they need any.
-    pub(crate) api_keys: Option<PathBuf>,
-    /// The file of the key that workers get, if they get one from us.
-    pub(crate) worker_key: Option<PathBuf>,
+    /// Where the keys are that clients need, if they need any.
+    pub(crate) api_keys: Option<KeySource>,
+    /// The files of the keys that workers get, each with the key that it holds.
+    pub(crate) worker_keys: Vec<(PathBuf, WorkerKey)>,
+    /// What finds the addresses of workers; none: the system does.
+    pub(crate) resolv_conf: Option<PathBuf>,
+    /// Whether it was asked for, and is not only the default.
+    pub(crate) is_resolv_conf_given: bool,
+    /// The memory for bodies, if it was given.
+    pub(crate) body_memory: Option<usize>,
     /// Where operators are listened to, if apart from clients.
     pub(crate) admin: Option<(String, u16)>,
     /// TLS of the admin port, which asks for no certificate.
@@ -42,6 +55,56 @@ pub(crate) struct FrontendSettings {
     pub(crate) state_file: Option<PathBuf>,
     pub(crate) config: FrontendConfig,
     pub(crate) options: ServeOptions,
+}
+
+/// Where the keys of clients are.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum KeySource {
+    /// A file of their own.
+    File(PathBuf),
+    /// This section of the configuration file.
+    Section(Keyring),
+}
+
+/// The keys of a configuration file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Keyring {
+    /// The file and the line, as a message calls them.
+    pub(crate) at: String,
+    pub(crate) keys: Json,
+}
+
+impl FrontendSettings {
+    /// How the keys of clients are read.
+    pub(super) fn client_keys(&self) -> ClientKeys {
+        ClientKeys {
+            within: self.scope.scope.clone(),
+            asks_for_certificates: self.asks_for_certificates,
+        }
+    }
+}
+
+impl KeySource {
+    fn of(file: Value<Option<PathBuf>>, given: &Given) -> Result<Option<Self>, Failure> {
+        let Some(keyring) = Keyring::of(given) else { return Ok(file.take().map(Self::File)) };
+        if file.is_given() {
+            return Err(Failure::usage(format!(
+                "keys are given by {} and in {}: leave one of the two out",
+                file.source(),
+                keyring.at
+            )));
+        }
+        Ok(Some(Self::Section(keyring)))
+    }
+}
+
+impl Keyring {
+    /// The keys of the configuration file, if it has any.
+    pub(crate) fn of(given: &Given) -> Option<Self> {
+        let file = given.file.as_ref()?;
+        let section = file.section(KEYS_SECTION)?;
+        Some(Self { at: file.at(section.line), keys: section.value.clone() })
+    }
 }
 
 /// # Errors
@@ -74,7 +137,14 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
     }
     let mut config = config(Balancing::read(given)?, &limits);
     config = config.with_usage(*Usage::read(given)?.usage);
-    config = config.with_worker_networks(workers.worker_network.take());
+    let label = workers.worker_network.setting.label();
+    let (shared, own) = split(workers.worker_network.take());
+    ensure_discovered(own.keys(), &scope.scope, &label)?;
+    config = config.with_worker_networks(shared).with_namespace_networks(own);
+    let label = keys.worker_api_key_file.setting.label();
+    let worker_keys;
+    (config, worker_keys) =
+        with_worker_keys(config, keys.worker_api_key_file.take(), &scope.scope, &label)?;
     config = config.with_worker_tls(authorities(workers.worker_ca)?);
     let mut options = options(&listening, &limits);
     let admin_tls = certificate(listening.tls_cert_path, listening.tls_key_path)?;
@@ -87,8 +157,11 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         host: listening.http_host.take(),
         port: *listening.http_port,
         threads: threads.unwrap_or(NonZeroUsize::MIN),
-        api_keys: keys.api_keys.take(),
-        worker_key: keys.worker_api_key_file.take(),
+        api_keys: KeySource::of(keys.api_keys, given)?,
+        worker_keys,
+        is_resolv_conf_given: workers.resolv_conf.is_given(),
+        resolv_conf: (!*workers.system_resolver).then(|| workers.resolv_conf.take()),
+        body_memory: limits.http_body_memory_mb.map(Mebibytes::bytes),
         asks_for_certificates,
         admin_tls,
         admin: admin(listening.admin_host, *listening.admin_port)?,
@@ -101,6 +174,50 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
     })
 }
 
+/// No setting is for a namespace that is not discovered: it would be misspelt, and what it says would
+/// not hold where it should.
+fn ensure_discovered<'a>(
+    mut namespaces: impl Iterator<Item = &'a Namespace>,
+    scope: &NamespaceScope,
+    label: &str,
+) -> Result<(), Failure> {
+    match namespaces.find(|name| !scope.contains(name)) {
+        None => Ok(()),
+        Some(stranger) => Err(Failure::usage(format!(
+            "{label}: the namespace {stranger} is not among those that this frontend discovers \
+             ({scope})"
+        ))),
+    }
+}
+
+/// Adds the keys of workers, and returns each with the file that will say what it is.
+fn with_worker_keys(
+    config: FrontendConfig,
+    files: Vec<Scoped<PathBuf>>,
+    scope: &NamespaceScope,
+    label: &str,
+) -> Result<(FrontendConfig, Vec<(PathBuf, WorkerKey)>), Failure> {
+    let mut keys = Vec::new();
+    let mut one = |mut files: Vec<PathBuf>, key: &WorkerKey, whose: &str| {
+        let file = files.pop();
+        if !files.is_empty() {
+            return Err(Failure::usage(format!("{label} is given twice for {whose}")));
+        }
+        keys.extend(file.map(|file| (file, key.clone())));
+        Ok(())
+    };
+    let (shared, own) = split(files);
+    ensure_discovered(own.keys(), scope, label)?;
+    one(shared, config.worker_key(), "the workers of all namespaces")?;
+    let mut own_keys = std::collections::BTreeMap::new();
+    for (namespace, files) in own {
+        let key = WorkerKey::default();
+        one(files, &key, namespace.as_str())?;
+        own_keys.insert(namespace, key);
+    }
+    Ok((config.with_namespace_keys(own_keys), keys))
+}
+
 fn static_workers(given: Value<Vec<StaticWorker>>) -> Vec<StaticWorker> {
     let label = given.setting.label();
     let base = |worker: StaticWorker| StaticWorker { url: url::base(worker.url, &label), ..worker };
@@ -111,6 +228,7 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
     let probe = balancing.worker_probe_interval.0;
     FrontendConfig::new()
         .with_router_mode(*balancing.router_mode)
+        .with_frontends(*balancing.frontends)
         .with_affinity_header(balancing.affinity_header.take())
         .with_worker_concurrency(*balancing.worker_concurrency)
         .with_queue_depth(*balancing.queue_depth)
@@ -119,7 +237,6 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
         .with_panic_threshold(balancing.panic_threshold.0)
         .with_probe_interval((probe > Duration::ZERO).then_some(probe))
         .with_body_limit(limits.http_body_limit_mb.bytes())
-        .with_bodies_limit(limits.http_body_memory_mb.bytes())
         .with_body_stall_timeout(limits.http_body_stall_timeout.0)
         .with_connect_timeout(limits.connect_timeout.0)
         .with_first_byte_timeout(limits.first_byte_timeout.0)
@@ -240,6 +357,47 @@ mod tests {
     }
 
     #[test]
+    fn networks_and_keys_are_of_one_namespace_or_of_all() {
+        let namespace = |name: &str| name.parse::<Namespace>().unwrap();
+        let settings = resolve(
+            &[
+                ["--worker-network", "192.0.2.0/28"],
+                ["--worker-network", "team-b=192.0.2.16/28"],
+                ["--worker-network", "team-b=192.0.2.32/28"],
+                ["--worker-api-key-file", "/run/shared"],
+                ["--worker-api-key-file", "team-b=/run/of-b"],
+            ]
+            .concat(),
+            [],
+        )
+        .unwrap();
+        let config = &settings.config;
+        for (name, address, expected) in [
+            ("team-a", "192.0.2.1", true),
+            ("team-a", "192.0.2.17", false),
+            ("team-b", "192.0.2.1", false),
+            ("team-b", "192.0.2.17", true),
+            ("team-b", "192.0.2.33", true),
+        ] {
+            let networks = config.networks_of(&namespace(name));
+            assert_eq!(networks.permit(address.parse().unwrap()), expected, "{name} {address}");
+        }
+        let files: Vec<_> = settings.worker_keys.iter().map(|(file, _)| file.as_path()).collect();
+        assert_eq!(files, [std::path::Path::new("/run/shared"), std::path::Path::new("/run/of-b")]);
+        settings.worker_keys[1].1.set("b").unwrap();
+        assert_eq!(config.worker_key_of(&namespace("team-b")).header().unwrap(), "Bearer b");
+        assert_eq!(config.worker_key_of(&namespace("team-a")).header(), None);
+
+        let twice = ["--worker-api-key-file", "a=/x", "--worker-api-key-file", "a=/y"];
+        let message = resolve(&twice, []).unwrap_err();
+        assert!(message.contains("is given twice for a"), "{message}");
+        for flag in ["--worker-network=team-b=192.0.2.0/24", "--worker-api-key-file=team-b=/x"] {
+            let message = resolve(&[flag], [("DYN_NAMESPACE", "team-a")]).unwrap_err();
+            assert!(message.contains("the namespace team-b is not among"), "{message}");
+        }
+    }
+
+    #[test]
     fn every_limit_is_a_flag() {
         let settings = resolve(
             &[
@@ -265,8 +423,8 @@ mod tests {
         )
         .unwrap();
         let seconds = std::time::Duration::from_secs_f64;
-        let FrontendSettings { config, options, .. } = settings;
-        assert_eq!((*config.body_limit(), *config.bodies_limit()), (1 << 20, 2 << 20));
+        let FrontendSettings { config, options, body_memory, .. } = settings;
+        assert_eq!((*config.body_limit(), body_memory), (1 << 20, Some(2 << 20)));
         assert_eq!(*config.body_stall_timeout(), seconds(2.0));
         assert_eq!(*config.connect_timeout(), seconds(0.5));
         assert_eq!(*config.first_byte_timeout(), seconds(6.0));
@@ -308,7 +466,8 @@ mod tests {
     fn how_requests_are_spread_is_set_by_flags() {
         let settings = resolve(
             &[
-                ["--router-mode", "affinity"],
+                ["--router-mode", "cache-aware"],
+                ["--frontends", "3"],
                 ["--affinity-header", "X-Chat"],
                 ["--worker-concurrency", "8"],
                 ["--queue-depth", "9"],
@@ -321,7 +480,9 @@ mod tests {
             [],
         );
         let config = settings.unwrap().config;
-        assert_eq!(*config.router_mode(), RouterMode::Affinity);
+        assert_eq!(*config.router_mode(), RouterMode::CacheAware);
+        assert_eq!(config.frontends().get(), 3);
+        assert!(resolve(&["--frontends", "0"], []).is_err());
         assert_eq!(*config.affinity_header(), "x-chat");
         assert_eq!(config.worker_concurrency().map(NonZeroUsize::get), Some(8));
         assert_eq!((*config.queue_depth(), config.queue_timeout().as_millis()), (9, 1500));

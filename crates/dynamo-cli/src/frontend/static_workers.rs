@@ -12,7 +12,7 @@ use dynamo_discovery::{
     Accepts, DiscoveryBatch, DiscoveryEvent, InstanceId, MemoryStore, ModelEntry, ModelKey,
     ModelWatcher, Revision, State, WatcherConfig,
 };
-use dynamo_http::{WorkerKey, WorkerTls};
+use dynamo_http::FrontendConfig;
 use dynamo_namespace::{EndpointId, NamespaceScope, names};
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
@@ -37,18 +37,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The events about the models of static workers, for as long as the stream is polled.
 ///
 /// Each serves from its first answer on. The source has told what there is when every worker has
-/// answered, or after [`PATIENCE`]. Those that name no namespace belong to the frontend's own.
+/// answered, or after [`PATIENCE`]. Those that name no namespace belong to the frontend's own. Each is
+/// asked under the terms of its namespace: within its networks, and with its key.
 pub(crate) fn discover(
     workers: Vec<StaticWorker>,
     scope: NamespaceScope,
-    key: &WorkerKey,
-    tls: &WorkerTls,
+    config: &FrontendConfig,
 ) -> BoxStream<'static, DiscoveryEvent> {
     let store = MemoryStore::new();
     let mut reached = Vec::new();
     for (worker, id) in workers.into_iter().zip(1..) {
-        let engine = HttpEngine::new(worker.url.clone(), key.clone(), tls.clone());
         let namespace = worker.namespace.clone().unwrap_or_else(|| scope::home(&scope));
+        let key = config.worker_key_of(&namespace);
+        let engine = HttpEngine::new(worker.url.clone(), key, config.worker_tls().clone())
+            .within(config.networks_of(&namespace), config.resolver().clone());
         let endpoint =
             EndpointId::new(namespace, names::BACKEND_COMPONENT, names::GENERATE_ENDPOINT)
                 .unwrap_or_else(|_| unreachable!("both names are valid"));
@@ -324,9 +326,31 @@ mod tests {
     }
 
     fn discover_these(workers: &[&str]) -> BoxStream<'static, DiscoveryEvent> {
+        discover_with(workers, &FrontendConfig::default())
+    }
+
+    fn discover_with(
+        workers: &[&str],
+        config: &FrontendConfig,
+    ) -> BoxStream<'static, DiscoveryEvent> {
         let workers = workers.iter().map(|worker| worker.parse().unwrap()).collect();
         let scope = NamespaceScope::Generations("team-a".parse().unwrap());
-        discover(workers, scope, &WorkerKey::default(), &WorkerTls::default())
+        discover(workers, scope, config)
+    }
+
+    #[tokio::test]
+    async fn a_static_worker_outside_of_its_namespaces_networks_is_not_asked() {
+        let inside = crate::echo::tests::serve(&["inside"]).await;
+        let elsewhere = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let outside = format!("http://{}", elsewhere.local_addr().unwrap());
+        let networks = vec!["127.0.0.1".parse().unwrap()];
+        let config = FrontendConfig::new()
+            .with_namespace_networks([("team-a".parse().unwrap(), networks)].into());
+        let mut events = discover_with(&[inside.as_str(), &outside], &config);
+        let models: Vec<_> = told(&mut events).await.into_iter().map(|(name, _)| name).collect();
+        assert_eq!(models, ["inside"]);
+        let asked = timeout(Duration::from_millis(50), elsewhere.accept()).await;
+        assert!(asked.is_err(), "nobody connected");
     }
 
     #[tokio::test]

@@ -26,6 +26,8 @@ const PLACES: usize = 1024;
 pub(super) struct Limits {
     began: Instant,
     places: Arc<[Place]>,
+    /// How many lines were left out in all.
+    left_out: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -42,7 +44,7 @@ struct Place {
 impl Default for Limits {
     fn default() -> Self {
         let places = std::iter::repeat_with(Place::default).take(PLACES).collect();
-        Self { began: Instant::now(), places }
+        Self { began: Instant::now(), places, left_out: Arc::default() }
     }
 }
 
@@ -61,6 +63,11 @@ impl Limits {
                 warn!(lines, like, "log lines were left out: there are too many of this kind");
             }
         }
+    }
+
+    /// How many lines were left out so far.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
     }
 
     fn span(&self) -> u32 {
@@ -102,6 +109,7 @@ impl<S: Subscriber> Layer<S> for Limits {
         let Some(place) = self.place(address) else { return true };
         let admitted = place.admits(self.span());
         if !admitted {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
             place.message.get_or_init(|| Message::of(event));
         }
         admitted
@@ -179,6 +187,7 @@ mod tests {
             limits.report(false);
             limits.report(true);
             limits.report(true);
+            assert_eq!(limits.left_out(), 5, "it counts on when it was told");
         });
         let of = |text: &str| lines.iter().filter(|line| line.contains(text)).count() as u64;
         assert_eq!((of("message=no TLS"), of("another place")), (MOST, 1));

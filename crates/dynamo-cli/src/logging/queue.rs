@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,7 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     sender: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+/// What the queue counts.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Lines that wait.
+    waiting: AtomicUsize,
+    /// Lines that were dropped since the last report.
+    untold: AtomicU64,
+    /// All lines that were dropped.
+    dropped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -45,21 +56,28 @@ impl Queue {
         report: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(CAPACITY);
-        let dropped = Arc::<AtomicU64>::default();
-        let queue = Self { sender, dropped: Arc::clone(&dropped) };
+        let counts = Arc::<Counts>::default();
+        let queue = Self { sender, counts: Arc::clone(&counts) };
+        let told = Arc::clone(&counts);
         let report = move || {
-            tell(&dropped);
+            tell(&told.untold);
             report();
         };
         thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write(&receiver, out, &report))
+            .spawn(move || write(&receiver, out, &counts.waiting, &report))
             .map(|_| queue)
     }
 
     /// Logs how many lines were dropped since the last report.
     pub(super) fn report(&self) {
-        tell(&self.dropped);
+        tell(&self.counts.untold);
+    }
+
+    /// How many lines wait, how many may, and how many found no room so far.
+    pub(super) fn counts(&self) -> (usize, usize, u64) {
+        let Counts { waiting, dropped, .. } = &*self.counts;
+        (waiting.load(Ordering::Relaxed), CAPACITY, dropped.load(Ordering::Relaxed))
     }
 
     /// Waits until all lines are written, but not for long.
@@ -86,12 +104,20 @@ fn tell(dropped: &AtomicU64) {
     }
 }
 
-fn write(receiver: &Receiver<Message>, mut out: impl Write, report: &impl Fn()) {
+fn write(
+    receiver: &Receiver<Message>,
+    mut out: impl Write,
+    waiting: &AtomicUsize,
+    report: &impl Fn(),
+) {
     let mut reported = Instant::now();
     loop {
         // A line that cannot be written is lost: there is no one to tell.
         match receiver.recv_timeout(REPORT_INTERVAL) {
-            Ok(Message::Line(line)) => drop(out.write_all(&line)),
+            Ok(Message::Line(line)) => {
+                drop(out.write_all(&line));
+                waiting.fetch_sub(1, Ordering::Relaxed);
+            }
             Ok(Message::Flush(done)) => {
                 let _ = out.flush();
                 let _ = done.try_send(());
@@ -109,8 +135,12 @@ fn write(receiver: &Receiver<Message>, mut out: impl Write, report: &impl Fn()) 
 /// One line is written at once.
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Before it is there: the thread may take it at once.
+        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
         if self.sender.try_send(Message::Line(line.to_vec())).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counts.untold.fetch_add(1, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
@@ -162,12 +192,14 @@ mod tests {
         for _ in 0..CAPACITY + 10 {
             queue.write_all(b".").unwrap();
         }
-        let dropped = queue.dropped.load(Ordering::Relaxed);
+        let (waiting, most, dropped) = queue.counts();
+        assert!((most..=most + 1).contains(&waiting), "{waiting}");
         assert!((9..=10).contains(&dropped), "{dropped}");
         drop(opener);
         queue.wait();
         let written = taken.lock().unwrap().len();
         assert_eq!(written as u64, CAPACITY as u64 + 10 - dropped);
+        assert_eq!(queue.counts(), (0, CAPACITY, dropped));
     }
 
     #[test]

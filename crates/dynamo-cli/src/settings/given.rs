@@ -7,6 +7,8 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::Setting;
+use super::file::ConfigFile;
+use super::table::Program;
 use super::value::{Refused, Shape};
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -15,10 +17,11 @@ use crate::failure::Failure;
 pub(crate) const COMMAND: &str = "COMMAND";
 
 /// The sources of a program's settings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Given {
     flags: ArgMatches,
     pub(crate) environment: Environment,
+    pub(crate) file: Option<ConfigFile>,
 }
 
 /// Where a value comes from, the source that wins first.
@@ -27,8 +30,22 @@ pub(crate) enum Origin {
     Flag,
     /// The variable of this name.
     Variable(&'static str),
+    /// This line of the configuration file.
+    File(u64),
     /// No source has a value.
     Default,
+}
+
+impl Origin {
+    /// The place of the source among the sources; the lowest wins.
+    pub(crate) fn rank(self) -> u8 {
+        match self {
+            Self::Flag => 0,
+            Self::Variable(_) => 1,
+            Self::File(_) => 2,
+            Self::Default => 3,
+        }
+    }
 }
 
 /// A value, where it comes from, and what it is a value of.
@@ -40,7 +57,14 @@ pub(crate) struct Value<T> {
 
 impl Given {
     pub(crate) fn new(flags: ArgMatches, environment: Environment) -> Self {
-        Self { flags, environment }
+        Self { flags, environment, file: None }
+    }
+
+    /// The same flags and variables with a configuration file, or with another one.
+    #[must_use]
+    pub(crate) fn with_file(&self, file: ConfigFile) -> Self {
+        let (flags, environment) = (self.flags.clone(), self.environment.clone());
+        Self { flags, environment, file: Some(file) }
     }
 
     /// A setting's value.
@@ -50,12 +74,15 @@ impl Given {
     /// When the source that wins holds no valid one.
     pub(crate) fn value<T: Shape>(&self, setting: &'static Setting) -> Result<Value<T>, Failure> {
         let (origin, texts) = self.texts(setting).unwrap_or((Origin::Default, Vec::new()));
-        let value = T::read(&texts).map_err(|refused| refuse(setting, origin, &refused))?;
+        let value = T::read(&texts).map_err(|refused| match (origin, &self.file) {
+            (Origin::File(line), Some(file)) => refuse_line(setting, &file.at(line), &refused),
+            _ => refuse(setting, origin, &refused),
+        })?;
         Ok(Value { value, origin, setting })
     }
 
     /// The texts of the first source that has any. A blank variable counts as unset.
-    fn texts(&self, setting: &Setting) -> Option<(Origin, Vec<OsString>)> {
+    pub(crate) fn texts(&self, setting: &Setting) -> Option<(Origin, Vec<OsString>)> {
         let by_flag = || {
             let source = setting.has_flag.then(|| self.flags.value_source(setting.name))?;
             let texts = self.flags.get_raw(setting.name)?.map(OsStr::to_owned).collect();
@@ -66,9 +93,21 @@ impl Given {
                 Some((Origin::Variable(name), vec![self.environment.get(name)?.into()]))
             })
         };
-        // A configuration file comes between these two.
+        let by_file = || {
+            let written = self.file.as_ref()?.setting(setting)?;
+            Some((Origin::File(written.line), written.texts.clone()))
+        };
         let by_default = || Some((Origin::Default, vec![setting.default?.into()]));
-        by_flag().or_else(by_variable).or_else(by_default)
+        by_flag().or_else(by_variable).or_else(by_file).or_else(by_default)
+    }
+
+    /// The settings of a program whose values differ from those of an earlier time.
+    pub(crate) fn changes(&self, earlier: &Self, program: &Program) -> Vec<&'static Setting> {
+        let texts = |given: &Self, setting| given.texts(setting).map(|(_, texts)| texts);
+        program
+            .settings()
+            .filter(|setting| texts(self, setting) != texts(earlier, setting))
+            .collect()
     }
 
     /// The arguments after `--`.
@@ -78,10 +117,26 @@ impl Given {
     }
 }
 
+/// Whether a value may hold a password, so that it is not shown.
+pub(crate) fn is_hidden(setting: &Setting, text: &str) -> bool {
+    setting.is_secret || text.contains('@')
+}
+
+/// What is said of a value of the configuration file that is none.
+fn refuse_line(setting: &Setting, at: &str, Refused { text, why }: &Refused<'_>) -> Failure {
+    let text = text.to_string_lossy();
+    let name = setting.name;
+    Failure::usage(if is_hidden(setting, &text) {
+        format!("{at}: {name}: {why}")
+    } else {
+        format!("{at}: {name}: {text:?}: {why}")
+    })
+}
+
 /// What is said of a value that is none. One that may hold a password is not repeated.
 fn refuse(setting: &Setting, origin: Origin, Refused { text, why }: &Refused<'_>) -> Failure {
     let text = text.to_string_lossy();
-    let is_hidden = setting.is_secret || text.contains('@');
+    let is_hidden = is_hidden(setting, &text);
     let placeholder = setting.placeholder.unwrap_or_default();
     Failure::usage(match (origin, setting.flag()) {
         (Origin::Flag, Some(flag)) if is_hidden => {
@@ -110,6 +165,9 @@ impl<T> Value<T> {
         match (self.origin, self.setting.flag()) {
             (Origin::Flag, Some(flag)) => flag,
             (Origin::Variable(name), _) => name.to_owned(),
+            (Origin::File(line), _) => {
+                format!("{} in line {line} of the configuration file", self.setting.name)
+            }
             _ => self.setting.label(),
         }
     }

@@ -3,9 +3,12 @@
 //! The [`table`] holds the declarations. The command line, the help, `docs/reference` and the types
 //! of the values are made from them. A new flag is a declaration there, and its use.
 
+pub(crate) mod file;
 pub(crate) mod given;
 pub(crate) mod identity;
+pub(crate) mod root;
 pub(crate) mod scope;
+pub(crate) mod scoped;
 pub(crate) mod static_worker;
 pub(crate) mod store;
 pub(crate) mod strangers;
@@ -18,6 +21,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction};
 use dynamo_http::WorkerTls;
+use serde_json::Value as Json;
 
 use crate::failure::Failure;
 use given::Value;
@@ -40,8 +44,12 @@ pub(crate) struct Setting {
     action: ArgAction,
     /// Its value is never shown, and no engine inherits it.
     pub(crate) is_secret: bool,
-    /// What it says can change while the program runs.
+    /// The file that it names is read again when that changes.
     is_reloadable: bool,
+    /// In the configuration file, it is taken up again when that changes.
+    pub(crate) is_followed: bool,
+    /// The JSON schema of its value in a configuration file.
+    pub(crate) schema: fn() -> Json,
 }
 
 /// Settings that belong together, under one title.
@@ -68,6 +76,8 @@ const fn switch() -> Setting {
         action: ArgAction::Set,
         is_secret: false,
         is_reloadable: false,
+        is_followed: false,
+        schema: || Json::Null,
     }
 }
 
@@ -99,6 +109,11 @@ impl Setting {
         self
     }
 
+    const fn followed(mut self) -> Self {
+        self.is_followed = true;
+        self
+    }
+
     pub(crate) fn variables(&self) -> impl Iterator<Item = &'static str> {
         self.variables.into_iter().flatten()
     }
@@ -106,6 +121,11 @@ impl Setting {
     /// The flag with its dashes, if there is one.
     pub(crate) fn flag(&self) -> Option<String> {
         self.has_flag.then(|| format!("--{}", self.name.replace('_', "-")))
+    }
+
+    /// Whether it has any number of values.
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self.action, ArgAction::Append)
     }
 
     /// How a message calls it: `--http-port (DYN_HTTP_PORT)`.
@@ -118,7 +138,11 @@ impl Setting {
 
     /// What it means.
     pub(crate) fn meaning(&self) -> String {
-        let again = if self.is_reloadable { ". Read again when it changes" } else { "" };
+        let again = match (self.is_reloadable, self.is_followed) {
+            (true, _) => ". Read again when it changes",
+            (_, true) => ". Followed in the configuration file",
+            _ => "",
+        };
         format!("{}{again}", self.meaning.trim())
     }
 
@@ -167,6 +191,7 @@ macro_rules! settings {
                 name: stringify!($name),
                 meaning: concat!($($meaning),+),
                 action: <$type as $crate::settings::value::Shape>::ACTION,
+                schema: <$type as $crate::settings::value::Shape>::schema,
                 ..$declared
             }; )+
             pub(crate) const GROUP: &'static Group =

@@ -7,7 +7,7 @@ use dynamo_namespace::{
     EndpointId, GLOBAL_NAMESPACE, Namespace, NamespaceScope, is_global_namespace, names,
 };
 
-use super::given::{Given, Origin};
+use super::given::Given;
 use super::table::Scope;
 use super::value::YesNo;
 use crate::failure::Failure;
@@ -45,18 +45,19 @@ pub(crate) fn read(given: &Given) -> Result<ScopeSettings, Failure> {
 fn scope(asked: &Scope, literal: bool) -> Result<NamespaceScope, Failure> {
     let Scope { namespace, namespace_prefix: prefix, .. } = asked;
     let of = |source: String, error: &dyn Display| Failure::usage(format!("{source}: {error}"));
-    // Images set both variables, so a flag wins over either one.
-    let by_flag = [namespace.origin, prefix.origin].contains(&Origin::Flag);
-    if *asked.all_namespaces {
-        return if by_flag {
-            Err(Failure::usage(
-                "--all-namespaces and a namespace are given: leave one of the two out",
-            ))
+    // Images set both variables, so a flag wins over either one, as a variable does over the file.
+    let first = namespace.origin.rank().min(prefix.origin.rank());
+    if *asked.all_namespaces && asked.all_namespaces.origin.rank() <= first {
+        return if asked.all_namespaces.origin.rank() == first {
+            Err(Failure::usage(format!(
+                "{} and a namespace are given: leave one of the two out",
+                asked.all_namespaces.source()
+            )))
         } else {
             Ok(NamespaceScope::All)
         };
     }
-    match prefix.as_deref().filter(|_| !by_flag || prefix.origin == Origin::Flag) {
+    match prefix.as_deref().filter(|_| prefix.origin.rank() == first) {
         None => NamespaceScope::from_target(namespace.as_deref())
             .map_err(|error| of(namespace.source(), &error)),
         Some(prefix) if is_global_namespace(prefix) => Ok(NamespaceScope::All),

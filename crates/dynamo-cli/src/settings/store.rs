@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use dynamo_discovery::{ClientIdentity, Credentials, EtcdConfig, Password, Tls};
+use dynamo_discovery::{ClientIdentity, Credentials, EtcdConfig, NetworkPrefix, Password, Tls};
 
 use super::given::{Given, Origin};
+use super::root::Root;
 use super::value::{Backend, from_text};
 use super::{Value, pair, table};
 use crate::failure::Failure;
@@ -48,6 +49,8 @@ pub(crate) enum Store {
 #[derive(Clone, Debug)]
 pub(crate) struct Etcd {
     pub(crate) endpoints: Vec<String>,
+    /// Where the keys are.
+    pub(crate) root: NetworkPrefix,
     pub(crate) config: EtcdConfig,
 }
 
@@ -72,7 +75,8 @@ pub(crate) fn read(given: &Given) -> Result<Store, Failure> {
     let named = named || credentials.is_some() || tls.is_some();
     let Endpoints(endpoints) = store.etcd_endpoints.take();
     let config = EtcdConfig::new(endpoints.clone()).with_credentials(credentials).with_tls(tls);
-    Ok(Store::Etcd { etcd: Box::new(Etcd { endpoints, config }), named })
+    let Root(root) = store.root.take().unwrap_or_default();
+    Ok(Store::Etcd { etcd: Box::new(Etcd { endpoints, root, config }), named })
 }
 
 /// A user with a password, which is given itself or in a file.

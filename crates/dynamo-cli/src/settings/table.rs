@@ -8,6 +8,8 @@ use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
 
+use super::root::Root;
+use super::scoped::Scoped;
 use super::static_worker::StaticWorker;
 use super::store::Endpoints;
 use super::value::{
@@ -26,7 +28,14 @@ pub(crate) struct Program {
     pub(crate) groups: &'static [&'static Group],
     /// What the arguments after `--` are, if it takes any.
     pub(crate) command: Option<&'static str>,
+    /// The parts of its configuration file that are more than a setting.
+    pub(crate) sections: &'static [&'static str],
 }
+
+/// The section of the configuration file with the keys of clients.
+pub(crate) const KEYS_SECTION: &str = "keys";
+/// The setting that names the configuration file.
+pub(crate) const CONFIG: &Setting = Config::config;
 
 /// The programs.
 pub(crate) const PROGRAMS: [&Program; 4] = [&FRONTEND, &HASH_KEY, &WORKER, &WORKER_CONFIG];
@@ -46,8 +55,10 @@ pub(crate) const FRONTEND: Program = Program {
         Usage::GROUP,
         Limits::GROUP,
         Logs::GROUP,
+        Config::GROUP,
     ],
     command: None,
+    sections: &[KEYS_SECTION],
 };
 
 /// `dynamo-frontend hash-key`.
@@ -57,6 +68,7 @@ pub(crate) const HASH_KEY: Program = Program {
     usage: &["dynamo-frontend hash-key < FILE", "dynamo-frontend hash-key --generate"],
     groups: &[NewKey::GROUP],
     command: None,
+    sections: &[],
 };
 
 /// `dynamo-worker`.
@@ -77,8 +89,10 @@ pub(crate) const WORKER: Program = Program {
         Lease::GROUP,
         Store::GROUP,
         Logs::GROUP,
+        Config::GROUP,
     ],
     command: Some("The engine to run: it ends with the worker"),
+    sections: &[],
 };
 
 /// `dynamo-worker-config`.
@@ -88,6 +102,7 @@ pub(crate) const WORKER_CONFIG: Program = Program {
     usage: &["dynamo-worker-config [OPTIONS]"],
     groups: &[Identity::GROUP, Output::GROUP, Logs::GROUP],
     command: None,
+    sections: &[],
 };
 
 impl Program {
@@ -168,9 +183,11 @@ settings! {
         /// Ask every client for a key. FILE lists their hashes, what they show and their limits, as
         /// JSON. `/health` and `/metrics` are then on the admin port only
         api_keys: Option<PathBuf> = flag("FILE").reloadable();
-        /// File with the key that every worker gets, in requests and in probes, in place of what
-        /// clients send as `Authorization`
-        worker_api_key_file: Option<PathBuf> = flag("FILE").reloadable();
+        /// File with the key that workers get, in requests and in probes, in place of what clients
+        /// send as `Authorization`; repeatable. With NAMESPACE, the key is for the workers of that
+        /// namespace and of its generations, and for no others; without, it is for those of all
+        /// namespaces that have none of their own
+        worker_api_key_file: Vec<Scoped<PathBuf>> = flag("[NAMESPACE=]FILE").reloadable();
     }
 
     NewKey "Output" {
@@ -187,10 +204,19 @@ settings! {
         /// no store is used
         worker_url: Vec<StaticWorker> =
             flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE][;accepts=FIELDS]");
-        /// A network in which workers may be, such as 192.0.2.0/24; can be given several times.
-        /// Judged by the address that a worker's name resolves to; link-local addresses and those of
-        /// metadata services are always refused, and without this flag all others are allowed
-        worker_network: Vec<Network> = flag("NETWORK");
+        /// A network in which workers may be, such as 192.0.2.0/24; can be given several times. With
+        /// NAMESPACE, it is one of the workers of that namespace and of its generations, which may then
+        /// be in no other; without, it is for all namespaces that have none of their own. Judged by
+        /// the address that a worker's name resolves to, for requests, probes, control ports and the
+        /// workers of --worker-url; link-local addresses and those of metadata services are always
+        /// refused, and without this flag all others are allowed
+        worker_network: Vec<Scoped<Network>> = flag("[NAMESPACE=]NETWORK");
+        /// Which servers know the names of workers, in the form of resolv.conf, with its search domains
+        /// and options. The file /etc/hosts is read as well
+        resolv_conf: PathBuf = flag("FILE").default("/etc/resolv.conf").reloadable();
+        /// Have the system resolve the names of workers (getaddrinfo, with all that nsswitch.conf
+        /// names), which remembers nothing and takes a thread for each name
+        system_resolver: bool = switch();
         /// Authorities that `https` workers are trusted by, PEM, beside those of the system
         worker_ca: Option<PathBuf> = flag("FILE").reloadable();
         /// How long the instances of a worker that vanishes from the store without having withdrawn
@@ -208,11 +234,16 @@ settings! {
     }
 
     Balancing "Balancing" {
-        /// How a worker is picked: `round-robin`, `random`, `least-loaded` (of two at random, the one
-        /// with fewer requests in flight), or `affinity` (the same one for the same session, user or
-        /// beginning of a prompt, while it has no more than 1.25 times its share)
-        router_mode: RouterMode = flag("MODE").or("DYN_ROUTER_MODE").default("round-robin");
-        /// Header that names a session, for `affinity`
+        /// How a worker is picked: `round-robin`, `random`, `power-of-two` (of two at random, the one
+        /// with fewer requests in flight), `least-loaded` (the one with the least outstanding work),
+        /// `affinity` (the same one for the same session, while it has no more than twice its share),
+        /// or `cache-aware` (the one that has most of the prompt in its cache, unless waiting there
+        /// costs more than computing it elsewhere)
+        router_mode: RouterMode = flag("MODE").or("DYN_ROUTER_MODE").default("cache-aware");
+        /// How many frontends send requests to the same workers, for `cache-aware`: above 1, they agree
+        /// without a word on the worker of a prompt that none of them knows
+        frontends: NonZeroUsize = flag("COUNT").default("1");
+        /// Header that names a session, for `affinity` and `cache-aware`
         affinity_header: HeaderName = flag("NAME").default("x-session-id");
         /// How many requests one worker may have in flight; without it there is no limit, and engines
         /// queue by themselves
@@ -228,7 +259,7 @@ settings! {
         /// Below this share of a model's workers in rotation, those whose answers fail are used as well
         panic_threshold: Percent = flag("PERCENT").default("50");
         /// How long a worker that sends nothing is left alone between two probes of its `/health`; 0
-        /// turns probes off
+        /// turns probes off, and not the questions to control ports
         worker_probe_interval: Seconds = flag("SECONDS").default("2");
     }
 
@@ -236,6 +267,9 @@ settings! {
         /// Where workers register: `etcd`, or `memory`, which lives in one process and is for a
         /// frontend with --worker-url
         discovery_backend: Backend = flag("BACKEND").or("DYN_DISCOVERY_BACKEND").default("etcd");
+        /// Keys are below `ROOT/models/` in place of `models/`, where no other program finds them. Give
+        /// the same to frontends and workers
+        root: Option<Root> = flag("ROOT").or("DYN_STORE_ROOT");
         /// Endpoints of etcd, separated by commas
         etcd_endpoints: Endpoints =
             flag("URLS").or("ETCD_ENDPOINTS").default("http://localhost:2379");
@@ -264,8 +298,9 @@ settings! {
     Limits "Limits" {
         /// Largest request body, in MiB
         http_body_limit_mb: Mebibytes = flag("MIB").or("DYN_HTTP_BODY_LIMIT_MB").default("192");
-        /// Request bodies in memory at one time, all together, in MiB; over it, requests get 503
-        http_body_memory_mb: Mebibytes = flag("MIB").default("1024");
+        /// Request bodies in memory at one time, all together, in MiB; over it, requests get 503. By
+        /// default a quarter of the memory that the process's cgroups allow, and 1024 at most
+        http_body_memory_mb: Option<Mebibytes> = flag("MIB");
         /// Largest request head, in KiB
         http_header_limit_kb: Kibibytes = flag("KIB").default("64");
         /// Most header fields of a request
@@ -313,7 +348,7 @@ settings! {
         /// Base URL under which frontends reach the engine; else that of --url
         advertise_url: Option<WorkerUrl> = flag("URL");
         /// File with the key that the engine wants from those who ask for its health and models
-        engine_api_key_file: Option<PathBuf> = flag("FILE");
+        engine_api_key_file: Option<PathBuf> = flag("FILE").reloadable();
         /// Authorities that an `https` engine is trusted by when it is asked for its health and models,
         /// PEM, beside those of the system
         engine_ca: Option<PathBuf> = flag("FILE").reloadable();
@@ -358,7 +393,7 @@ settings! {
         control_advertise_url: Option<ControlUrl> = flag("URL");
         /// File with the key of those who may ask the control port to drain and to undrain; without it
         /// nobody may
-        control_key_file: Option<PathBuf> = flag("FILE");
+        control_key_file: Option<PathBuf> = flag("FILE").reloadable();
         /// Have no control port: then frontends cannot tell the worker from a stranger at its address
         no_control: bool = switch();
     }
@@ -387,9 +422,15 @@ settings! {
     }
 
     Logs "Logs" {
-        /// Which logs are written to stderr, such as `debug` or `info,dynamo_http=debug`
-        log: String = variable("DYN_LOG", "FILTER").or(RUST_LOG).default("info");
+        /// Which logs are written to stderr, such as `debug` or `info,dynamo_http=debug`.
+        log: String = variable("DYN_LOG", "FILTER").or(RUST_LOG).default("info").followed();
         /// Logs as one JSON object a line
         logging_jsonl: YesNo = variable("DYN_LOGGING_JSONL", "YES|NO").default("0");
+    }
+
+    Config "Configuration file" {
+        /// File with settings by their names, in YAML: `http_port: 8000`. A flag or a variable wins
+        /// over the file
+        config: Option<PathBuf> = flag("FILE").or("DYN_CONFIG").reloadable();
     }
 }

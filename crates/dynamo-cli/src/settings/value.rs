@@ -11,6 +11,7 @@ use clap::ArgAction;
 use dynamo_discovery::{Accepts, ControlUrl, Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
 use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
 use http::HeaderName;
+use serde_json::{Value, json};
 
 /// One value, read from a text as a source has it.
 pub(crate) trait FromText: Sized {
@@ -18,6 +19,11 @@ pub(crate) trait FromText: Sized {
     ///
     /// Why it is none, in a part of a sentence.
     fn from_text(text: &OsStr) -> Result<Self, String>;
+
+    /// The JSON schema of a value in a configuration file.
+    fn schema() -> Value {
+        text_or("string")
+    }
 }
 
 /// What a setting holds: one value, maybe one, any number, or whether it is switched on.
@@ -29,6 +35,9 @@ pub(crate) trait Shape: Sized {
     ///
     /// When one of the texts is no value, or there is none and one is needed.
     fn read(texts: &[OsString]) -> Result<Self, Refused<'_>>;
+
+    /// The JSON schema of the setting in a configuration file.
+    fn schema() -> Value;
 }
 
 /// A text that is no value.
@@ -47,6 +56,10 @@ impl<T: FromText> Shape for Option<T> {
     fn read(texts: &[OsString]) -> Result<Self, Refused<'_>> {
         texts.last().map(parse).transpose()
     }
+
+    fn schema() -> Value {
+        T::schema()
+    }
 }
 
 impl<T: FromText> Shape for T {
@@ -56,6 +69,10 @@ impl<T: FromText> Shape for T {
         let needed = || Refused { text: OsStr::new(""), why: "a value is needed".to_owned() };
         Option::read(texts)?.ok_or_else(needed)
     }
+
+    fn schema() -> Value {
+        <T as FromText>::schema()
+    }
 }
 
 impl<T: FromText> Shape for Vec<T> {
@@ -63,6 +80,10 @@ impl<T: FromText> Shape for Vec<T> {
 
     fn read(texts: &[OsString]) -> Result<Self, Refused<'_>> {
         texts.iter().map(parse).collect()
+    }
+
+    fn schema() -> Value {
+        json!({"type": "array", "items": T::schema()})
     }
 }
 
@@ -72,6 +93,10 @@ impl Shape for bool {
     fn read(texts: &[OsString]) -> Result<Self, Refused<'_>> {
         Ok(texts.last().map(parse).transpose()?.is_some_and(|YesNo(on)| on))
     }
+
+    fn schema() -> Value {
+        <YesNo as FromText>::schema()
+    }
 }
 
 impl FromText for PathBuf {
@@ -80,22 +105,35 @@ impl FromText for PathBuf {
     }
 }
 
-/// Types that are read as they parse.
+/// Types that are read as they parse; a literal names their type in JSON, beside text.
 macro_rules! from_text {
-    ($($type:ty),+) => { $(
+    ($($type:ty),+) => { $crate::settings::value::from_text!("string": $($type),+); };
+    ($json:literal: $($type:ty),+) => { $(
         impl $crate::settings::value::FromText for $type {
             fn from_text(text: &std::ffi::OsStr) -> Result<Self, String> {
                 let text = text.to_str().ok_or("it is not UTF-8")?;
                 text.parse().map_err(|error: <Self as std::str::FromStr>::Err| error.to_string())
+            }
+
+            fn schema() -> serde_json::Value {
+                $crate::settings::value::text_or($json)
             }
         }
     )+ };
 }
 pub(crate) use from_text;
 
-from_text!(String, u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
-from_text!(Accepts, HeaderName, Network, RouterMode, UsageMode, WorkerUrl, ControlUrl);
-from_text!(Seconds, Timeout, LeaseTtl, Mebibytes, Kibibytes, YesNo, Percent, ModelName);
+/// The JSON schema of a value of this type, or of a text, which may name a variable.
+pub(crate) fn text_or(json: &str) -> Value {
+    if json == "string" { json!({"type": json}) } else { json!({"type": [json, "string"]}) }
+}
+
+from_text!(String, HeaderName, Network, RouterMode, WorkerUrl, ControlUrl, ModelName);
+from_text!(Accepts, UsageMode);
+from_text!("integer": u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
+from_text!("integer": LeaseTtl, Mebibytes, Kibibytes, Percent);
+from_text!("number": Seconds, Timeout);
+from_text!("boolean": YesNo);
 
 /// Types of which each value has a name.
 macro_rules! from_name {
@@ -106,6 +144,10 @@ macro_rules! from_name {
                     $(Some($name) => Ok($value),)+
                     _ => Err(Expected($expected.to_owned()).to_string()),
                 }
+            }
+
+            fn schema() -> Value {
+                json!({"anyOf": [{"enum": [$($name),+]}, {"type": "string", "pattern": "\\$"}]})
             }
         }
     )+ };

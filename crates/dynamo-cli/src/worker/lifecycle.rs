@@ -27,9 +27,6 @@ use crate::engine::{HttpEngine, somebody_listens};
 use crate::failure::Failure;
 use crate::settings::table::Echo;
 
-/// How long the withdrawal may take: a store that is away delays the end by this at most.
-const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The part of `--stop-timeout` that is left when the worker sends SIGTERM to each process of the
 /// engine; half of `--stop-timeout`, if that is less.
 const LAST_CALL: Duration = Duration::from_secs(5);
@@ -159,13 +156,13 @@ impl Worker {
         match end {
             End::EngineEnded(ended) => {
                 error!(%ended, "the engine ended by itself");
-                withdraw(registering).await;
+                registering.await;
                 // Kills the processes that the engine may have left behind.
                 engine.kill();
                 Ok(ended.unasked())
             }
             End::StartTimeout(limit) => {
-                withdraw(registering).await;
+                registering.await;
                 stop_engine(&settings, &mut engine, &mut signals).await;
                 Err(Failure::Running(anyhow::anyhow!(
                     "the engine at {engine_url} was not ready within {} s",
@@ -175,7 +172,7 @@ impl Worker {
             End::Asked => {
                 info!("stopping: withdrawing the models");
                 let grace = if is_published { settings.drain_grace } else { Duration::ZERO };
-                withdraw(registering).await;
+                registering.await;
                 let exit = drain(&settings, grace, &mut engine, &mut signals).await;
                 info!("stopped");
                 Ok(exit)
@@ -257,13 +254,6 @@ async fn serve(
                 Asked::Reload => info!("SIGHUP: files are read again whenever they change"),
             },
         }
-    }
-}
-
-/// Lets the registration withdraw; entries that it does not withdraw in time end with the lease.
-async fn withdraw(registering: impl Future<Output = ()>) {
-    if timeout(WITHDRAW_TIMEOUT, registering).await.is_err() {
-        warn!("the store does not answer: the models stay listed until their lease ends");
     }
 }
 

@@ -25,19 +25,28 @@ use dynamo_discovery::{EtcdStore, RegistrationConfig};
 use tracing::warn;
 
 use crate::failure::Failure;
+use crate::program::{self, Main};
 use crate::settings::given::Given;
-use crate::settings::table::WORKER;
+use crate::settings::table::{Control, Engine, WORKER};
 use crate::settings::value::LeaseTtl;
 use crate::settings::{identity, store};
-use crate::{descriptors, program, runtime};
+use crate::{descriptors, key_file, runtime};
 
 use lifecycle::Worker;
 use settings::{EngineSettings, WorkerSettings};
 
 /// Runs `dynamo-worker`.
 pub fn main() -> ExitCode {
-    program::run(&WORKER, run)
+    program::run(&MAIN)
 }
+
+/// The program, as it is run.
+pub(crate) const MAIN: Main = Main {
+    program: &WORKER,
+    run,
+    check: |given| settings::read(given).map(drop),
+    subcommands: &[],
+};
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
     let _logging = program::start(given)?;
@@ -60,7 +69,18 @@ async fn start(settings: WorkerSettings) -> Result<ExitCode, Failure> {
     let is_local = settings.etcd.is_local();
     let store = EtcdStore::new(settings.etcd.config.clone())
         .map_err(|error| Failure::Usage(error.into()))?;
-    let registration = RegistrationConfig::new(Arc::new(store)).with_ttl(settings.lease_ttl);
+    let registration = RegistrationConfig::new(Arc::new(store))
+        .with_network_prefix(settings.etcd.root.clone())
+        .with_ttl(settings.lease_ttl);
+    if let Some(file) = settings.engine_key_file.clone() {
+        let key = settings.engine_key.clone();
+        let take_up = move |text: &str| key.set(text);
+        tokio::spawn(key_file::follow(file, Engine::engine_api_key_file, take_up).await?);
+    }
+    if let Some((file, key)) = settings.control.as_ref().and_then(|control| control.key.clone()) {
+        let take_up = move |text: &str| key.set(text);
+        tokio::spawn(key_file::follow(file, Control::control_key_file, take_up).await?);
+    }
     let worker = Worker::start(settings).await?;
     if !is_local && store::is_loopback(&worker.offer.url.to_uri()) {
         warn!(

@@ -4,9 +4,15 @@ use std::mem::{self, Discriminant};
 use std::time::Duration;
 
 use dynamo_discovery::{ErrorChain, ModelEntry, Registration, RegistrationConfig, StoreError};
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
+
+/// How long the end may take: a store that is away delays the end of the worker by this at most.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);
+/// The part of it that a call gets which runs when the worker is stopped.
+const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// Whether a worker offers its models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +43,9 @@ pub(crate) struct RegistrationReport {
 /// Publishes, updates and publishes again until `stop`, then withdraws. Nothing is published but while
 /// the offering is open; that outlives every lease.
 ///
-/// A call to the store that runs at `stop` is finished first, so that no entry is left behind; the
-/// caller bounds the time.
+/// From `stop` on, it takes [`WITHDRAW_TIMEOUT`] at most. A call to the store that runs at `stop` has
+/// [`LAST_CALL`] to finish. The registration knows what a call that was dropped may have done, and
+/// withdraws it as well.
 pub(crate) async fn register(
     config: RegistrationConfig,
     mut wanted: watch::Receiver<Vec<ModelEntry>>,
@@ -46,7 +53,7 @@ pub(crate) async fn register(
     report: watch::Sender<RegistrationReport>,
     stop: impl Future<Output = ()>,
 ) {
-    let mut stop = std::pin::pin!(stop);
+    let stop = stop.map(|()| Instant::now()).shared();
     let mut registration: Option<Registration> = None;
     let mut retry = Retry::default();
     loop {
@@ -54,7 +61,10 @@ pub(crate) async fn register(
         let entries = wanted.borrow_and_update().clone();
         let entries = if is_open { entries } else { Vec::new() };
         let (names, models) = (names(&entries), entries.len());
-        let done = bring(&mut registration, &config, entries).await;
+        let done = tokio::select! {
+            done = bring(&mut registration, &config, entries) => done,
+            () = stop.clone().then(|stopped| sleep_until(stopped + LAST_CALL)) => break,
+        };
         report.send_modify(|report| {
             report.has_lease = registration.is_some();
             match done {
@@ -84,7 +94,7 @@ pub(crate) async fn register(
         };
         let lost = registration.as_ref().map(Registration::lost);
         tokio::select! {
-            () = &mut stop => break,
+            _ = stop.clone() => break,
             changed = wanted.changed() => if changed.is_err() { break },
             Ok(()) = offering.changed() => {}
             () = resolve(lost) => {
@@ -96,7 +106,10 @@ pub(crate) async fn register(
         }
     }
     if let Some(registration) = registration {
-        match registration.withdraw().await {
+        // Without a stop, the wanted entries have no writer any more.
+        let began = stop.peek().copied().unwrap_or_else(Instant::now);
+        let left = WITHDRAW_TIMEOUT.saturating_sub(began.elapsed());
+        match registration.withdraw_within(left).await {
             Ok(()) => info!("withdrawn"),
             Err(error) => warn!(error = %chain(&error), "not withdrawn; the lease will end it"),
         }

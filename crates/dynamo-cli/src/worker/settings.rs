@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dynamo_discovery::{Accepts, Kind, Kinds, WorkerUrl};
-use dynamo_http::{KeyHash, WorkerKey, WorkerTls};
+use dynamo_http::{WorkerKey, WorkerTls};
 use dynamo_namespace::EndpointId;
 
-use super::control::ControlConfig;
+use super::control::{ControlConfig, ControlKey};
 use crate::echo::EchoEngine;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Value};
@@ -29,6 +29,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) control: Option<ControlConfig>,
     /// The key for the engine, if it wants one.
     pub(crate) engine_key: WorkerKey,
+    /// The file of that key.
+    pub(crate) engine_key_file: Option<PathBuf>,
     /// Which authorities an `https` engine is trusted by.
     pub(crate) engine_tls: WorkerTls,
     pub(crate) models: Vec<String>,
@@ -97,6 +99,7 @@ pub(crate) fn read(given: &Given) -> Result<WorkerSettings, Failure> {
         advertise_url,
         control: control(control_port)?,
         engine_key: engine_key(&engine.engine_api_key_file)?,
+        engine_key_file: engine.engine_api_key_file.take(),
         engine_tls: authorities(engine.engine_ca)?,
         models: names,
         kinds,
@@ -143,12 +146,12 @@ fn control(control: Control) -> Result<Option<ControlConfig>, Failure> {
             let source = control.control_advertise_url.source();
             return Err(Failure::usage(format!("{source}: no frontend can reach {url}: {why}")));
         }
-        let key = read_key(&control.control_key_file, KeyHash::of)?;
+        let key = read_key(&control.control_key_file, ControlKey::of)?;
         return Ok(Some(ControlConfig {
             host: control.control_host.take(),
             port: control.control_port.take(),
             advertise_url: control.control_advertise_url.take(),
-            key,
+            key: control.control_key_file.take().zip(key),
         }));
     }
     fn given<T>(value: &Value<T>) -> Option<String> {
@@ -280,14 +283,14 @@ mod tests {
         let more =
             ["--control-advertise-url", "https://gpu-7.example/", "--control-key-file", key_file];
         let settings = resolve(&[&at[..], &more].concat(), []).unwrap();
-        let key = KeyHash::of("abcdefghijklmnopqrstuvwxyz").unwrap();
+        let key = ControlKey::of("abcdefghijklmnopqrstuvwxyz").unwrap();
         assert_eq!(
             settings.control,
             Some(ControlConfig {
                 host: Some("192.0.2.7".into()),
                 port: 9001,
                 advertise_url: Some("https://gpu-7.example".parse().unwrap()),
-                key: Some(key),
+                key: Some((file.path().into(), key)),
             })
         );
         assert!(!format!("{settings:?}").contains("abcdefgh"));

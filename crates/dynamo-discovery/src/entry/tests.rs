@@ -115,6 +115,11 @@ fn each_broken_rule_is_named_without_the_value() {
     assert!(ModelEntry::from_json(b"\xff\xfe").is_err());
     let endpoint_as_text = r#"{"name":"m","endpoint":"dyn://a.b.c","model_type":"Chat"}"#;
     assert!(parse(endpoint_as_text).is_err());
+    let endpoint_as_list = r#"{"name":"m","endpoint":["a","b","c"],"model_type":"Chat"}"#;
+    let all_as_list = r#"["m",{"namespace":"a","component":"b","name":"c"},"Chat"]"#;
+    for list in [endpoint_as_list, all_as_list] {
+        assert!(matches!(parse(list), Err(InvalidEntry::Json { .. })), "{list}");
+    }
     assert!(parse(&json("").replace("\"Chat\"", "1")).is_err());
 }
 

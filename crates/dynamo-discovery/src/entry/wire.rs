@@ -1,10 +1,14 @@
 //! The JSON of an entry: how it is written, read and checked.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
 use dynamo_namespace::EndpointId;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::{InvalidEntry, ModelEntry, State};
@@ -69,14 +73,14 @@ impl<'a> RawEntry<'a> {
         if value.len() > ModelEntry::MAX_VALUE_LEN {
             return Err(InvalidEntry::TooLarge);
         }
-        let wire: Result<WireIn<'a>, _> = match std::str::from_utf8(value) {
+        let wire: Result<Object<WireIn<'a>>, _> = match std::str::from_utf8(value) {
             // UTF-8 is checked once for the whole value, and not for each string.
             Ok(text) => serde_json::from_str(text),
             Err(_) => serde_json::from_slice(value),
         };
-        let wire = wire
+        let Object(wire) = wire
             .map_err(|error| InvalidEntry::Json { line: error.line(), column: error.column() })?;
-        let WireEndpoint { namespace, component, name } = &wire.endpoint;
+        let Object(WireEndpoint { namespace, component, name }) = &wire.endpoint;
         let endpoint =
             endpoint([namespace, component, name], like).ok_or(InvalidEntry::Endpoint)?;
         Ok(Self { endpoint, wire })
@@ -167,7 +171,7 @@ struct WireIn<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     #[serde(borrow)]
-    endpoint: WireEndpoint<'a>,
+    endpoint: Object<WireEndpoint<'a>>,
     #[serde(borrow)]
     model_type: Cow<'a, str>,
     #[serde(borrow)]
@@ -181,6 +185,29 @@ struct WireIn<'a> {
     runtime_config: Option<&'a RawValue>,
     #[serde(borrow)]
     accepts: Option<&'a RawValue>,
+}
+
+/// A struct that is written as a JSON object. Serde by itself would also read a list of its fields.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
 }
 
 /// A string, borrowed where it has no escapes.

@@ -388,3 +388,6 @@ impl std::fmt::Debug for Clients {
         f.debug_struct("Clients").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,11 @@ mod renewal;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 pub use self::config::RegistrationConfig;
@@ -148,27 +149,61 @@ impl Registration {
     /// Withdraws on purpose: marks every entry as draining, deletes every entry, then ends the lease.
     /// Watchers learn from the mark that the worker did not die.
     ///
-    /// An entry that a successor has put under its own lease is left alone. The caller bounds the time:
-    /// when the future is dropped half-way, the remaining entries end with the lease.
+    /// An entry that a successor has put under its own lease is left alone. The time is as long as the
+    /// store takes; when the future is dropped half-way, the remaining entries end with the lease.
     ///
     /// # Errors
     ///
     /// As the store's. What it did not do before is done with the end of the lease, so only an error of
     /// that one counts.
     pub async fn withdraw(self) -> Result<(), StoreError> {
-        let mut published = self.published.lock().await;
+        self.withdraw_in_steps(None).await
+    }
+
+    /// Withdraws as [`withdraw`](Self::withdraw), within a time of which each step gets its share. So a
+    /// store that does not answer to the mark is still asked to delete, and to end the lease.
+    ///
+    /// # Errors
+    ///
+    /// As [`withdraw`](Self::withdraw); [`StoreError::Unavailable`] when the lease was not ended in time.
+    pub async fn withdraw_within(self, time: Duration) -> Result<(), StoreError> {
+        self.withdraw_in_steps(Some(Instant::now() + time)).await
+    }
+
+    async fn withdraw_in_steps(self, deadline: Option<Instant>) -> Result<(), StoreError> {
         let (store, lease) = (&*self.config.store, self.lease);
-        let keys = published.keys();
         // All marks come before the first deletion: they stop the requests.
-        let marked = store.write(&published.drains_of(&keys), lease).await;
-        let deleted = store.write(&Published::deletions_of(&keys), lease).await;
+        let marked = share(deadline, 3, async {
+            // The renewal may hold the lock while it brings keys back.
+            let mut published = self.published.lock().await;
+            let keys = published.keys();
+            store.write(&published.drains_of(&keys), lease).await
+        });
+        let marked = marked.await;
+        let deleted = share(deadline, 2, async {
+            let deletions = Published::deletions_of(&self.published.lock().await.keys());
+            store.write(&deletions, lease).await
+        });
+        let deleted = deleted.await;
         for (what, result) in [("not marked as draining", marked), ("not deleted", deleted)] {
             if let Err(error) = result {
                 debug!(%lease, error = %ErrorChain(&error), "{what}");
             }
         }
-        store.revoke(lease).await
+        share(deadline, 1, store.revoke(lease)).await
     }
+}
+
+/// Takes one of `shares` equal parts of the time that is left, if the time is bounded.
+async fn share<T>(
+    deadline: Option<Instant>,
+    shares: u32,
+    step: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let Some(deadline) = deadline else { return step.await };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let late = |_| Err(StoreError::Unavailable("no answer in the time for a withdrawal".into()));
+    timeout(left / shares, step).await.unwrap_or_else(late)
 }
 
 #[derive(Debug)]

@@ -125,6 +125,8 @@ enum Mood {
     Mute,
     /// It takes no puts.
     Full,
+    /// It answers to no put.
+    Deaf,
 }
 
 #[async_trait]
@@ -142,6 +144,9 @@ impl LeaseStore for Moody {
         if mood == Mood::Full {
             return Err(StoreError::Full("scripted".into()));
         }
+        if mood == Mood::Deaf {
+            std::future::pending::<()>().await;
+        }
         self.store.put(key, value, lease).await?;
         if mood == Mood::Mute { unavailable() } else { Ok(()) }
     }
@@ -155,6 +160,9 @@ impl LeaseStore for Moody {
         let mood = *self.mood.borrow();
         if mood == Mood::Full {
             return Err(StoreError::Full("scripted".into()));
+        }
+        if mood == Mood::Deaf {
+            std::future::pending::<()>().await;
         }
         let done = self.store.put_if_leased(key, value, lease).await?;
         if mood == Mood::Mute { unavailable() } else { Ok(done) }
@@ -338,6 +346,19 @@ async fn a_withdrawal_says_draining_for_all_before_it_deletes_any() {
         story(&store, 1).await,
         ["a serving", "b serving", "a draining", "b draining", "-a", "-b"]
     );
+    assert_eq!(store.renew(lease).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawal_whose_mark_gets_no_answer_still_deletes_and_ends_the_lease_in_its_time() {
+    let (store, mood, config) = moody();
+    let registration = Registration::publish(config, vec![entry("a"), entry("b")]).await.unwrap();
+    let lease = registration.lease;
+    mood.send_replace(Mood::Deaf);
+    timeout(seconds(2), registration.withdraw_within(seconds(2))).await.unwrap().unwrap();
+    // The deletions have a revision each; the end of the lease would be one for both.
+    assert_eq!(story(&store, 3).await, ["-a", "-b"]);
+    assert_eq!(store.revision().0, 5);
     assert_eq!(store.renew(lease).await.unwrap(), None);
 }
 

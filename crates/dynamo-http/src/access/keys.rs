@@ -76,6 +76,7 @@ pub(crate) struct Tenant {
     pub(crate) lens: Lens,
     requests_per_minute: Option<NonZeroU32>,
     concurrent: Option<NonZeroU32>,
+    pub(super) explain: bool,
     pub(crate) usage: Arc<Usage>,
     began: Instant,
 }
@@ -116,6 +117,7 @@ impl ApiKeys {
                 lens: live.into(),
                 requests_per_minute: key.requests_per_minute,
                 concurrent: key.concurrent,
+                explain: key.explain,
                 usage: usage.get(&key.name).map_or_else(Arc::default, |usage| (*usage).clone()),
                 began: self.inner.began,
             });

@@ -62,6 +62,8 @@ pub struct ApiKey {
     pub requests_per_minute: Option<NonZeroU32>,
     /// How many proxied requests may be in flight at one time. Default no limit.
     pub concurrent: Option<NonZeroU32>,
+    /// Whether a request with `x-dynamo-explain: 1` is told how its worker was chosen. Default no.
+    pub explain: bool,
 }
 
 /// The key or the certificate that a request must have.
@@ -112,7 +114,14 @@ impl ApiKey {
     #[must_use]
     pub fn new(name: KeyName, credential: impl Into<Credential>, scope: NamespaceScope) -> Self {
         let credential = credential.into();
-        Self { name, credential, scope, requests_per_minute: None, concurrent: None }
+        Self {
+            name,
+            credential,
+            scope,
+            requests_per_minute: None,
+            concurrent: None,
+            explain: false,
+        }
     }
 }
 

@@ -8,23 +8,41 @@ use std::str::FromStr;
 #[non_exhaustive]
 pub enum RouterMode {
     /// The servers take turns.
-    #[default]
     RoundRobin,
     /// A server at random.
     Random,
-    /// Of two at random, the one with fewer requests in flight ("power of two choices").
+    /// Of two at random, the one with fewer requests in flight.
+    PowerOfTwo,
+    /// The one with the least outstanding work: requests in flight, and prompts whose answers have no
+    /// content yet. Of more than 16 servers, 16 at random are looked at.
     LeastLoaded,
-    /// Requests of the same session, the same user or the same beginning of a prompt go to the same
-    /// server, where the engine's cache is warm. The server is found by rendezvous hashing. A server
-    /// with more than four requests in flight and more than 1.25 times its share of them is passed
-    /// over. A request without session, user and prompt goes by least load.
+    /// Requests of the same session go to the same server, where the engine's cache is warm. The
+    /// server is found by rendezvous hashing. A server with more than four requests in flight and
+    /// more than twice its share of them is passed over. A request without a session goes as in
+    /// [`PowerOfTwo`](Self::PowerOfTwo).
     Affinity,
+    /// The one that costs least, in prompt tokens to be computed before the request's first token:
+    /// what of the prompt is not in the server's cache, and what other requests still need there. See
+    /// [`placement`](crate::placement).
+    #[default]
+    CacheAware,
 }
 
 impl RouterMode {
     /// Every mode.
-    pub const ALL: &'static [Self] =
-        &[Self::RoundRobin, Self::Random, Self::LeastLoaded, Self::Affinity];
+    pub const ALL: &'static [Self] = &[
+        Self::RoundRobin,
+        Self::Random,
+        Self::PowerOfTwo,
+        Self::LeastLoaded,
+        Self::Affinity,
+        Self::CacheAware,
+    ];
+
+    /// Whether requests of one session are to stay together.
+    pub(crate) const fn asks_for_sessions(self) -> bool {
+        matches!(self, Self::Affinity | Self::CacheAware)
+    }
 
     /// The name, as the flag spells it.
     #[must_use]
@@ -32,8 +50,10 @@ impl RouterMode {
         match self {
             Self::RoundRobin => "round-robin",
             Self::Random => "random",
+            Self::PowerOfTwo => "power-of-two",
             Self::LeastLoaded => "least-loaded",
             Self::Affinity => "affinity",
+            Self::CacheAware => "cache-aware",
         }
     }
 }
@@ -46,7 +66,7 @@ impl fmt::Display for RouterMode {
 
 /// A text is no router mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected round-robin, random, least-loaded or affinity")]
+#[error("expected round-robin, random, power-of-two, least-loaded, affinity or cache-aware")]
 pub struct UnknownRouterMode;
 
 impl FromStr for RouterMode {

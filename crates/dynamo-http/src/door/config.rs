@@ -1,15 +1,18 @@
 //! The settings of a front door.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
+use dynamo_namespace::Namespace;
 use http::HeaderName;
 
 use super::program_metrics::ProgramMetrics;
 use crate::access::ApiKeys;
 use crate::balance::RouterMode;
 use crate::config::config;
-use crate::fleet::{Network, WorkerKey};
+use crate::fleet::{Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of};
 use crate::meter::UsageMode;
 use crate::serve::Connections;
 #[cfg(feature = "tls")]
@@ -49,9 +52,27 @@ config! {
         /// Default none, which allows any address; link-local addresses and those of metadata
         /// services are always refused.
         worker_networks, with_worker_networks: Vec<Network> = Vec::new();
-        /// How a worker is chosen for a request. Default round robin.
+        /// The networks in which the workers of a namespace, and of its generations, may be, in place
+        /// of `worker_networks`. Default none. Where some namespace has networks, and
+        /// `worker_networks` is empty, the workers of a namespace without any are not connected to.
+        namespace_networks, with_namespace_networks: BTreeMap<Namespace, Vec<Network>> = BTreeMap::new();
+        /// The keys that the workers of a namespace, and of its generations, get in place of
+        /// `worker_key`. Default none.
+        namespace_keys, with_namespace_keys: BTreeMap<Namespace, WorkerKey> = BTreeMap::new();
+        /// What finds the addresses of workers that are registered by name. Default that of the
+        /// system.
+        resolver, with_resolver: Arc<dyn Resolve> = Arc::new(SystemResolver);
+        /// How a worker is chosen for a request. Default [`RouterMode::CacheAware`].
         router_mode, with_router_mode: RouterMode = RouterMode::default();
-        /// The header that names a session, for [`RouterMode::Affinity`]. Default `x-session-id`.
+        /// How many frontends send requests to the same workers. Above 1,
+        /// [`RouterMode::CacheAware`] presumes that a prompt that is unknown here was sent to the one
+        /// worker that all frontends agree on. Default 1.
+        frontends, with_frontends: NonZeroUsize = NonZeroUsize::MIN;
+        /// How many blocks of prompts [`RouterMode::CacheAware`] remembers in all, each at each
+        /// worker; a block is 1 KiB of a prompt and takes about 60 bytes. Default 1,000,000.
+        placement_blocks, with_placement_blocks: usize = 1_000_000;
+        /// The header that names a session, for [`RouterMode::Affinity`] and
+        /// [`RouterMode::CacheAware`]. Default `x-session-id`.
         affinity_header, with_affinity_header: HeaderName = HeaderName::from_static("x-session-id");
         /// How many requests one worker may have in flight. Default no limit, since engines queue
         /// requests.
@@ -70,7 +91,8 @@ config! {
         /// answers fail get requests as well. Default 50.
         panic_threshold, with_panic_threshold: u8 = 50;
         /// The time between two probes of `/health` at a worker that sends nothing. None: workers
-        /// are not probed, and leave the rotation only when their answers fail. Default 2 s.
+        /// are not probed, and leave the rotation only by what requests see of them. Control ports
+        /// are asked in either case. Default 2 s.
         probe_interval, with_probe_interval: Option<Duration> = Some(Duration::from_secs(2));
         #[cfg(feature = "tls")]
         /// The authorities that are trusted for `https` workers. Default those of the machine.
@@ -85,5 +107,19 @@ config! {
         /// The keys that clients need. Default none: every client may use every model in the
         /// frontend's scope.
         api_keys, with_api_keys: Option<ApiKeys> = None;
+    }
+}
+
+impl FrontendConfig {
+    /// Where the workers of a namespace may be.
+    #[must_use]
+    pub fn networks_of(&self, namespace: &Namespace) -> Networks {
+        networks_of(&self.worker_networks, &self.namespace_networks, Some(namespace))
+    }
+
+    /// The key that the workers of a namespace get.
+    #[must_use]
+    pub fn worker_key_of(&self, namespace: &Namespace) -> WorkerKey {
+        key_of(&self.worker_key, &self.namespace_keys, Some(namespace))
     }
 }

@@ -18,8 +18,9 @@ use super::state::{Reader, State};
 use crate::balance::{Balancer, QueueLimits, RetryBudget};
 use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
-use crate::fleet::{Connector, Fleet};
+use crate::fleet::{Connector, Fleet, Tenants};
 use crate::meter::Metrics;
+use crate::placement::{Limits, Placement};
 use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy, Resends, Via};
 use crate::view::{LiveView, Switchboard};
 
@@ -64,6 +65,7 @@ impl Frontend {
         let proxy = proxy(&all, config);
         let state = Arc::new(State::new(proxy, all, discovery, config));
         let fleet = state.proxy.forwarder.fleet.clone();
+        tokio::spawn(fleet.clone().follow_names_while(Arc::downgrade(&state)));
         tokio::spawn(fleet.attend_while(Arc::downgrade(&state)));
         tokio::spawn(age(Arc::downgrade(&state)));
         #[cfg(feature = "tls")]
@@ -147,10 +149,13 @@ impl fmt::Debug for Frontend {
 
 fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
     let metrics = Arc::new(Metrics::new());
-    let connector = Connector::new(config.connect_timeout, &config.worker_networks);
+    let connector = Connector::new(config.connect_timeout, config.resolver.clone());
     #[cfg(feature = "tls")]
     let connector = connector.with_tls(config.worker_tls.clone());
-    let worker_key = config.worker_key.clone();
+    let tenants = Tenants::new(
+        (&config.worker_networks, &config.namespace_networks),
+        (&config.worker_key, &config.namespace_keys),
+    );
     let anyone = match config.api_keys {
         Some(_) => LiveView::of_nothing(NamespaceScope::AnyOf(BTreeSet::new())),
         None => all.clone(),
@@ -158,7 +163,13 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
     Proxy {
         anyone: anyone.into(),
         forwarder: Forwarder {
-            fleet: Fleet::new(connector, worker_key, config.probe_interval, metrics.clone()),
+            fleet: Fleet::new(
+                connector,
+                tenants,
+                config.probe_interval,
+                metrics.clone(),
+                placement(config),
+            ),
             balancer: Balancer {
                 mode: config.router_mode,
                 limit: config.worker_concurrency,
@@ -179,6 +190,11 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
         idle_stream: config.idle_stream_timeout,
         usage: config.usage,
     }
+}
+
+fn placement(config: &FrontendConfig) -> Placement {
+    let limits = Limits::new().with_blocks(config.placement_blocks);
+    Placement::new(limits.with_frontends(config.frontends))
 }
 
 /// Ages the budget of resent requests once a second, and drops series that nobody uses once a minute,

@@ -6,7 +6,7 @@ use prometheus::{
 
 use super::key_metrics;
 use super::state::{Reader, State};
-use crate::fleet::Out;
+use crate::fleet::reasons;
 use crate::meter::{opts, valid};
 use crate::route::Route;
 
@@ -58,21 +58,27 @@ fn facts(state: &State, reader: Reader) -> Registry {
     let models = gauges("live_models", "Models that serve the route", "endpoint");
     let instances =
         gauges("live_instances", "Instances that serve the route, without those held", "endpoint");
+    let unroutable = gauges(
+        "unroutable_instances",
+        "Instances of the route that are registered without a URL, and get no request",
+        "endpoint",
+    );
     for route in Route::ALL {
         let label = [route.name()];
         open.with_label_values(&label).set(view.is_open(route.kind()).into());
         let count = i64::try_from(view.models_of(route.kind())).unwrap_or(i64::MAX);
         models.with_label_values(&label).set(count);
         instances.with_label_values(&label).set(0);
+        unroutable.with_label_values(&label).set(0);
     }
     let out = gauges("instances_out_of_rotation", "Instances out of rotation, by reason", "reason");
-    for reason in Out::ALL {
-        out.with_label_values(&[reason.name()]).set(0);
+    for reason in reasons() {
+        out.with_label_values(&[reason]).set(0);
     }
     let mut held = 0;
     for instance in view.instances() {
         if let Some(reason) = fleet.out_of_rotation(instance) {
-            out.with_label_values(&[reason.name()]).inc();
+            out.with_label_values(&[reason]).inc();
         }
         if view.is_held(instance) {
             held += 1;
@@ -80,6 +86,9 @@ fn facts(state: &State, reader: Reader) -> Registry {
         }
         for route in Route::of(instance.kinds()) {
             instances.with_label_values(&[route.name()]).inc();
+            if instance.url().is_none() {
+                unroutable.with_label_values(&[route.name()]).inc();
+            }
         }
     }
     single("held_instances", "Instances that serve though the store has lost them", held);
@@ -97,8 +106,14 @@ fn facts(state: &State, reader: Reader) -> Registry {
     );
     single("ready", "Whether every source has told once what there is", view.is_ready().into());
 
+    let memory = &state.proxy.limits.memory;
+    single("body_memory_bytes", "Memory that request bodies take", memory.used());
+    single("body_memory_limit_bytes", "Most memory for request bodies", memory.limit());
     if let Some(connections) = &state.connections {
         single("connections", "Connections of clients that are open", connections.open());
+        if let Some(limit) = connections.limit() {
+            single("connections_limit", "Most connections of clients", limit.get());
+        }
         let counter = |name: &str, help: &str, value: u64| {
             let counter = valid(IntCounter::with_opts(opts(name, help)));
             counter.inc_by(value);
@@ -140,6 +155,12 @@ fn facts(state: &State, reader: Reader) -> Registry {
     if reader == Reader::Operator {
         let revision =
             gauges("discovery_revision", "The source's revision that is applied", "source");
+        let blocks = fleet.placement().blocks();
+        single(
+            "placement_blocks",
+            "Blocks of prompts that are remembered, each at each worker",
+            blocks,
+        );
         let out_of_scope =
             counters("discovery_out_of_scope_total", "Entries that were out of scope");
         for source in discovery.sources() {

@@ -4,6 +4,7 @@ mod config;
 mod frontend;
 mod key_metrics;
 mod metrics;
+mod page;
 mod pages;
 mod program_metrics;
 mod service;

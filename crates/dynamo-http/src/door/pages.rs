@@ -53,7 +53,14 @@ fn describe(model: &Model) -> Value {
 }
 
 /// `GET /health`: always 200, in Dynamo's shape with further fields.
-pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) -> Json<Value> {
+pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) -> Response {
+    let all = state.clone();
+    let make = move || describe_all(&all, reader).to_string().into_bytes();
+    let page = state.reports(reader).health.read(state.all.load().size(), make).await;
+    ([(header::CONTENT_TYPE, "application/json")], page).into_response()
+}
+
+fn describe_all(state: &State, reader: Reader) -> Value {
     let view = state.all.load();
     let fleet = &state.proxy.forwarder.fleet;
     let mut endpoints: Vec<String> =
@@ -83,13 +90,13 @@ pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) ->
         })
         .collect();
     let routes: Vec<&str> = Route::of(view.open_kinds()).map(Route::path).collect();
-    Json(json!({
+    json!({
         "status": if state.is_draining() { "draining" } else if view.is_ready() { "healthy" } else { "starting" },
         "endpoints": endpoints,
         "instances": instances,
         "routes": routes,
         "discovery": sources,
-    }))
+    })
 }
 
 fn describe_instance(view: &View, fleet: &Fleet, instance: &Instance) -> Value {
@@ -109,7 +116,7 @@ fn describe_instance(view: &View, fleet: &Fleet, instance: &Instance) -> Value {
         value["held"] = true.into();
     }
     if let Some(reason) = fleet.out_of_rotation(instance) {
-        value["out_of_rotation"] = reason.name().into();
+        value["out_of_rotation"] = reason.into();
     }
     value
 }
@@ -137,5 +144,11 @@ pub(super) async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
 
 /// `GET /metrics`, in Prometheus' text format.
 pub(super) async fn metrics(Shared(state): Shared<Arc<State>>, reader: Reader) -> Response {
-    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text(&state, reader)).into_response()
+    let all = state.clone();
+    let page = state
+        .reports(reader)
+        .metrics
+        .read(state.all.load().size(), move || text(&all, reader))
+        .await;
+    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response()
 }

@@ -80,8 +80,9 @@ where
                 let (mut head, body) = request.into_parts();
                 Box::pin(async move { Ok(door.state.proxy.serve(route, &mut head, body).await) })
             }
-            Some(_) => {
-                let mut response = method_not_allowed().into_response();
+            Some(route) => {
+                let refused = method_not_allowed().with_shape(route.error_shape());
+                let mut response = refused.into_response();
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
                 Box::pin(answered(request.method(), response))
             }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::config::FrontendConfig;
+use super::page::Page;
 use super::program_metrics::ProgramMetrics;
 use crate::access::ApiKeys;
 use crate::feed::DiscoveryStatus;
@@ -21,7 +22,15 @@ pub(super) struct State {
     /// The counts of the front door's listener.
     pub(super) connections: Option<Connections>,
     pub(super) program_metrics: Option<ProgramMetrics>,
+    pages: [Reports; 2],
     draining: AtomicBool,
+}
+
+/// The pages that show all instances.
+#[derive(Default)]
+pub(super) struct Reports {
+    pub(super) health: Page,
+    pub(super) metrics: Page,
 }
 
 /// The reader of a page about the frontend.
@@ -47,7 +56,16 @@ impl State {
             keys: config.api_keys.clone(),
             connections: config.connections.clone(),
             program_metrics: config.program_metrics.clone(),
+            pages: Default::default(),
             draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The pages as this reader sees them.
+    pub(super) fn reports(&self, reader: Reader) -> &Reports {
+        match reader {
+            Reader::Client => &self.pages[0],
+            Reader::Operator => &self.pages[1],
         }
     }
 

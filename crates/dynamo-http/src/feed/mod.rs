@@ -7,7 +7,7 @@ mod status;
 use std::fmt;
 use std::sync::Arc;
 
-use dynamo_discovery::{DiscoveryEvent, Instance};
+use dynamo_discovery::{DiscoveryBatch, DiscoveryEvent, Instance, ModelUpdate};
 use futures_util::stream::{BoxStream, SelectAll, StreamExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{info, warn};
@@ -15,6 +15,7 @@ use tracing::{info, warn};
 pub(crate) use self::keep::Keep;
 pub use self::source::Source;
 pub use self::status::{DiscoveryStatus, SourceStatus};
+use crate::quiet::Quiet;
 use crate::view::{OpenRequest, RouteChange, Scopes, SwitchboardWriter};
 
 /// Keeps a switchboard current from its sources.
@@ -104,6 +105,7 @@ impl Feed {
             for (source, event) in &chunk {
                 status.sources()[*source].note(event);
                 if let DiscoveryEvent::Batch(batch) = event {
+                    tell_unroutable(batch);
                     keep.stage(*source, batch, &mut writer);
                 }
             }
@@ -129,6 +131,28 @@ impl Feed {
 /// Whether the event is a part of a list whose rest follows at once.
 fn is_part(event: &DiscoveryEvent) -> bool {
     matches!(event, DiscoveryEvent::Batch(batch) if batch.more)
+}
+
+/// Logs that instances came which no request can reach, at most once a minute.
+fn tell_unroutable(batch: &DiscoveryBatch) {
+    static LINE: Quiet = Quiet::new();
+
+    let added = batch.updates.iter().filter_map(|update| match update {
+        ModelUpdate::Added(new) | ModelUpdate::Changed { new, .. } => Some(new),
+        _ => None,
+    });
+    let mut unroutable = added.filter(|new| new.url().is_none() && !new.kinds().is_empty());
+    let Some(first) = unroutable.next() else { return };
+    if let Some(left_out) = LINE.may_write() {
+        warn!(
+            model = first.model(),
+            namespace = %first.endpoint().namespace(),
+            instances = 1 + unroutable.count(),
+            left_out,
+            "instances are registered without a URL, so that no request can be sent to them: only \
+             Dynamo's own frontend reaches Dynamo's workers"
+        );
+    }
 }
 
 fn tell_ready(status: &DiscoveryStatus) {

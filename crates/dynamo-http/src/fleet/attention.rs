@@ -7,14 +7,18 @@ use std::time::Duration;
 use crossbeam_queue::SegQueue;
 use prometheus::IntCounter;
 use tokio::sync::Semaphore;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::rotation::{Change, Out};
+use super::claims::Claimed;
+use super::identity::{Finding, Identity};
+use super::standing::{Change, Out};
 use super::upstream::Upstream;
 use crate::meter::Metrics;
 
 /// How many probes run at once.
-const PROBES: usize = 64;
+const PROBES: usize = 256;
+/// Why an instance gets no request although its server is in rotation: its control port denies it.
+pub(super) const GONE: &str = "gone";
 
 /// The state that requests share with the upkeep.
 pub(crate) struct Attention {
@@ -23,6 +27,7 @@ pub(crate) struct Attention {
     joining: SegQueue<Weak<Upstream>>,
     pub(super) probes: Arc<Semaphore>,
     ejections: [IntCounter; Out::ALL.len()],
+    denials: IntCounter,
 }
 
 impl Attention {
@@ -32,6 +37,7 @@ impl Attention {
             joining: SegQueue::new(),
             probes: Arc::new(Semaphore::new(PROBES)),
             ejections: Out::ALL.map(|reason| metrics.ejections(reason.name())),
+            denials: metrics.ejections(GONE),
         }
     }
 
@@ -52,12 +58,37 @@ impl Attention {
         match change {
             None => {}
             // A full server says so often, so there is no log line.
-            Some(Change::Ejected(Out::Full)) => self.ejections[Out::Full.index()].inc(),
+            Some(Change::Ejected(Out::Full)) => self.count(Out::Full),
             Some(Change::Ejected(reason)) => {
                 warn!(url = %upstream.url, %reason, "a worker is out of rotation");
-                self.ejections[reason.index()].inc();
+                self.count(reason);
             }
             Some(Change::Restored) => info!(url = %upstream.url, "a worker is back in rotation"),
+        }
+    }
+
+    fn count(&self, reason: Out) {
+        self.ejections[reason as usize].inc();
+    }
+
+    /// Tells what the answer of a control port changed.
+    pub(super) fn note_finding(&self, claimed: &Claimed, before: Identity, finding: Finding) {
+        let (url, control) = (&claimed.claim.url, &claimed.claim.control);
+        match (before, claimed.identity()) {
+            (before, now) if before.is_denied() == now.is_denied() => {
+                if before == Identity::Unheard && now != Identity::Unheard {
+                    debug!(%url, %control, "a worker's control port knows its entries");
+                }
+            }
+            (_, Identity::Denied) => {
+                self.denials.inc();
+                if finding == Finding::Withdrawn {
+                    info!(%url, %control, "a worker withdraws: its entries get no requests");
+                } else {
+                    warn!(%url, %control, "a worker's control port does not know its entries any more: they get no requests");
+                }
+            }
+            _ => info!(%url, %control, "a worker's control port knows its entries again"),
         }
     }
 }

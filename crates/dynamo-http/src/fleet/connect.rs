@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_discovery::{WorkerUrl, is_forbidden_address};
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout_at};
+use dynamo_discovery::{ErrorChain, WorkerUrl};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use super::network::Network;
+use super::dial;
+use super::network::Networks;
 use super::read_on::ReadOn;
+use super::resolve::{Resolve, ResolveError};
 use crate::serve::Joined;
 use crate::tcp;
 #[cfg(feature = "tls")]
@@ -59,34 +61,32 @@ fn is_ours(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| OURS.contains(&number))
 }
 
-/// What the error of a look-up says. The standard library has only the resolver's own words for it:
-/// these are glibc's and musl's for a server of names that does not answer.
-fn unresolved(error: io::Error) -> ConnectError {
-    const NO_ANSWER: [&str; 2] = ["Temporary failure in name resolution", "Try again"];
+/// Whether a host is an address, and no name.
+pub(super) fn is_address(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok()
+}
 
-    let text = error.to_string();
-    if NO_ANSWER.iter().any(|words| text.ends_with(words)) {
-        return ConnectError::Ours(error);
-    }
-    error.into()
+/// A new connection, and the address that it leads to.
+pub(crate) struct Connected {
+    pub(crate) transport: Transport,
+    pub(crate) address: IpAddr,
 }
 
 /// Opens connections to workers.
 #[derive(Clone)]
 pub(crate) struct Connector {
     timeout: Duration,
-    /// Where workers may be; none is anywhere.
-    networks: Arc<[Network]>,
+    resolver: Arc<dyn Resolve>,
     #[cfg(feature = "tls")]
     tls: WorkerTls,
 }
 
 impl Connector {
-    /// Connects within the time-out, and only to addresses in these networks; none: to any.
-    pub(crate) fn new(timeout: Duration, networks: &[Network]) -> Self {
+    /// Connects within the time-out, to the addresses that the resolver finds.
+    pub(crate) fn new(timeout: Duration, resolver: Arc<dyn Resolve>) -> Self {
         Self {
             timeout,
-            networks: networks.into(),
+            resolver,
             #[cfg(feature = "tls")]
             tls: WorkerTls::default(),
         }
@@ -98,52 +98,46 @@ impl Connector {
         Self { tls, ..self }
     }
 
-    /// Connects within the time-out, to the first address that takes us.
-    pub(crate) async fn connect(&self, url: &WorkerUrl) -> Result<Transport, ConnectError> {
-        let deadline = Instant::now() + self.timeout;
+    /// Connects within the time-out, to the first address in these networks that takes us.
+    pub(crate) async fn connect(
+        &self,
+        url: &WorkerUrl,
+        networks: &Networks,
+    ) -> Result<Connected, ConnectError> {
         let connect = async {
-            let stream = self.connect_tcp(url.host(), url.port(), deadline).await?;
+            let found = self.addresses(url.host()).await?;
+            let permitted = found.into_iter().filter(|address| networks.permit(*address));
+            let permitted = dial::order(permitted);
+            if permitted.is_empty() {
+                let kind = io::ErrorKind::AddrNotAvailable;
+                return Err(ConnectError::Theirs(io::Error::new(kind, "no permitted address")));
+            }
+            let addresses = permitted.into_iter().map(|ip| SocketAddr::new(ip, url.port()));
+            let stream = dial::dial(addresses, is_ours).await?;
             tcp::prepare(&stream)?;
-            Ok(self.secure(stream, url).await?)
+            let address = stream.peer_addr()?.ip();
+            Ok(Connected { transport: self.secure(stream, url).await?, address })
         };
         let late = |_| Err(ConnectError::Theirs(io::ErrorKind::TimedOut.into()));
-        timeout_at(deadline, connect).await.unwrap_or_else(late)
+        // The look-up has a part of this time, so that its lateness is not the worker's.
+        timeout(self.timeout, connect).await.unwrap_or_else(late)
     }
 
-    /// Tries the addresses one after the other. Each but the last gets half of the time that is
-    /// left, so that one that does not answer leaves time for the next.
-    async fn connect_tcp(
-        &self,
-        host: &str,
-        port: u16,
-        deadline: Instant,
-    ) -> Result<TcpStream, ConnectError> {
-        let resolved = timeout_at(deadline, lookup_host((host, port))).await;
-        let silent = |_| ConnectError::Ours(io::Error::other("the resolver does not answer"));
-        let addresses = resolved.map_err(silent)?.map_err(unresolved)?;
-        let mut addresses = addresses.filter(|address| self.permits(address)).peekable();
-        let mut error = io::Error::new(io::ErrorKind::AddrNotAvailable, "no permitted address");
-        while let Some(address) = addresses.next() {
-            let now = Instant::now();
-            let until = match addresses.peek() {
-                Some(_) => now + deadline.saturating_duration_since(now) / 2,
-                None => deadline,
-            };
-            match timeout_at(until, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(refused)) => error = refused,
-                Err(_) => error = io::ErrorKind::TimedOut.into(),
-            }
+    /// The addresses of a host, within the time-out.
+    pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ConnectError> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
         }
-        Err(error.into())
-    }
-
-    /// Checked on what a name resolved to: so `0x7f000001`, and a name whose answer changes, are
-    /// judged by where they lead.
-    fn permits(&self, address: &SocketAddr) -> bool {
-        let listed = |network: &Network| network.contains(address.ip());
-        let allowed = self.networks.is_empty() || self.networks.iter().any(listed);
-        allowed && !is_forbidden_address(address.ip())
+        match timeout(self.timeout / 4 * 3, self.resolver.resolve(host)).await {
+            Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+            Ok(Ok(_) | Err(ResolveError::NotFound)) => {
+                Err(ConnectError::Theirs(io::Error::other(ResolveError::NotFound)))
+            }
+            Ok(Err(error @ ResolveError::NoAnswer(_))) => {
+                Err(ConnectError::Ours(io::Error::other(ErrorChain(&error).to_string())))
+            }
+            Err(_) => Err(ConnectError::Ours(io::Error::other("the resolver does not answer"))),
+        }
     }
 
     #[cfg(feature = "tls")]
@@ -169,12 +163,16 @@ impl Connector {
 #[cfg(test)]
 impl Default for Connector {
     fn default() -> Self {
-        Self::new(Duration::from_secs(2), &[])
+        Self::new(Duration::from_secs(2), Arc::new(super::resolve::SystemResolver))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
+    use super::super::network::Network;
+    use super::super::resolve::Resolving;
     use super::*;
 
     fn theirs<T>(result: Result<T, ConnectError>) -> io::ErrorKind {
@@ -185,9 +183,8 @@ mod tests {
         }
     }
 
-    async fn error_of(connector: &Connector, host: &str) -> io::ErrorKind {
-        let deadline = Instant::now() + Duration::from_secs(2);
-        theirs(connector.connect_tcp(host, 80, deadline).await)
+    fn only(networks: &[&str]) -> Networks {
+        Networks::of(networks.iter().map(|one| one.parse::<Network>().unwrap()))
     }
 
     #[test]
@@ -199,14 +196,65 @@ mod tests {
         for number in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::ETIMEDOUT] {
             assert!(!is_ours(io::Error::from_raw_os_error(number).into()), "{number}");
         }
-        let lookup =
-            |words| io::Error::other(format!("failed to lookup address information: {words}"));
-        for words in ["Temporary failure in name resolution", "Try again"] {
-            assert!(is_ours(unresolved(lookup(words))), "{words}");
+    }
+
+    /// A resolver with one answer for every name.
+    #[derive(Debug)]
+    enum Fake {
+        Says(&'static [&'static str]),
+        Knows(Vec<IpAddr>),
+        Fails,
+        Waits,
+    }
+
+    impl Resolve for Fake {
+        fn resolve<'a>(&'a self, _: &'a str) -> Resolving<'a> {
+            Box::pin(async move {
+                match self {
+                    Self::Says(list) => Ok(list.iter().map(|one| one.parse().unwrap()).collect()),
+                    Self::Knows(list) => Ok(list.clone()),
+                    Self::Fails => Err(ResolveError::NoAnswer("SERVFAIL".into())),
+                    Self::Waits => std::future::pending().await,
+                }
+            })
         }
-        for words in ["Name or service not known", "Name does not resolve"] {
-            assert!(!is_ours(unresolved(lookup(words))), "{words}");
+    }
+
+    fn resolving(fake: Fake) -> Connector {
+        Connector::new(Duration::from_secs(2), Arc::new(fake))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_does_not_answer_says_nothing_about_a_worker() {
+        let url = "http://gpu-7.example:1".parse().unwrap();
+        for fake in [Fake::Fails, Fake::Waits] {
+            let connected = resolving(fake).connect(&url, &Networks::default()).await;
+            assert!(matches!(connected, Err(ConnectError::Ours(_))));
         }
+        for gone in [Fake::Says(&[]), Fake::Says(&["169.254.169.254", "fe80::1"])] {
+            theirs(resolving(gone).connect(&url, &Networks::default()).await);
+        }
+        // An address is not looked up.
+        let here = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let url = format!("http://{here}").parse().unwrap();
+        theirs(resolving(Fake::Waits).connect(&url, &Networks::default()).await);
+    }
+
+    #[tokio::test]
+    async fn of_several_addresses_those_that_are_permitted_are_tried_until_one_answers() {
+        // All of 127.0.0.0/8 is this machine; the listener has one address of it.
+        let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("http://gpu-7.example:{port}").parse().unwrap();
+        let known = ["169.254.169.254", "127.0.0.2", "127.0.0.3"].map(|one| one.parse().unwrap());
+        let connector = resolving(Fake::Knows(known.into()));
+        let connected = connector.connect(&url, &Networks::default()).await.unwrap();
+        assert_eq!(connected.address, known[2]);
+        connector.connect(&url, &only(&["127.0.0.3"])).await.unwrap();
+        let refused = theirs(connector.connect(&url, &only(&["127.0.0.2"])).await);
+        assert_eq!(refused, io::ErrorKind::ConnectionRefused);
+        let elsewhere = theirs(connector.connect(&url, &only(&["192.0.2.0/24"])).await);
+        assert_eq!(elsewhere, io::ErrorKind::AddrNotAvailable);
     }
 
     #[tokio::test]
@@ -219,34 +267,32 @@ mod tests {
             "fe80::1",
             "::ffff:169.254.169.254",
         ] {
-            let error = error_of(&Connector::default(), host).await;
-            assert_eq!(error, io::ErrorKind::AddrNotAvailable, "{host}");
+            let found = Connector::default().addresses(host).await.unwrap();
+            assert!(!found.is_empty(), "{host}");
+            for networks in [Networks::default(), only(&["0.0.0.0/0", "::/0"])] {
+                assert!(!found.iter().any(|address| networks.permit(*address)), "{host}");
+            }
         }
     }
 
     #[tokio::test]
     async fn only_listed_networks_are_connected_to_however_an_address_is_spelled() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let connector = |networks: &[&str]| {
-            let networks: Vec<Network> = networks.iter().map(|one| one.parse().unwrap()).collect();
-            Connector::new(Duration::from_secs(2), &networks)
-        };
+        let connector = Connector::default();
         for host in ["127.0.0.1", "localhost", "0x7f000001", "[::ffff:7f00:1]"] {
             let url = format!("http://{host}:{port}").parse().unwrap();
-            let error = theirs(connector(&["10.0.0.0/8", "::1"]).connect(&url).await);
-            assert_ne!(error, io::ErrorKind::TimedOut, "{host}");
-            connector(&["10.0.0.0/8", "127.0.0.0/8"]).connect(&url).await.unwrap();
+            let error = theirs(connector.connect(&url, &only(&["10.0.0.0/8"])).await);
+            assert_eq!(error, io::ErrorKind::AddrNotAvailable, "{host}");
+            connector.connect(&url, &only(&["10.0.0.0/8", "127.0.0.0/8"])).await.unwrap();
         }
-        let error = error_of(&connector(&["0.0.0.0/0"]), "169.254.169.254").await;
-        assert_eq!(error, io::ErrorKind::AddrNotAvailable);
     }
 
     #[tokio::test]
     async fn sockets_to_workers_do_not_wait_to_fill_a_packet() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let transport = Connector::default().connect(&url).await.unwrap();
-        assert!(transport.inner().inner().nodelay().unwrap());
+        let connected = Connector::default().connect(&url, &Networks::default()).await.unwrap();
+        assert!(connected.transport.inner().inner().nodelay().unwrap());
     }
 }

@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dynamo_discovery::{Instance, WorkerUrl};
+use dynamo_namespace::Namespace;
 use imbl::OrdMap;
+use tokio::time::Instant;
 
-use super::attention::Attention;
+use super::attention::{Attention, GONE};
+use super::claims::{Claim, Claimed};
 use super::connect::Connector;
-use super::rotation::Out;
+use super::standing::Out;
 use super::targets::{Lasting, Targets};
-use super::upstream::{Servers, Upstream};
-use super::worker_key::WorkerKey;
+use super::tenants::Tenants;
+use super::terms::Terms;
+use super::upstream::Upstream;
 use crate::meter::{Metrics, WorkerSeries};
+use crate::placement::{Placement, Seed};
 use crate::view::{Lineage, LiveView, Model, WeakLiveView};
 
 /// The servers that one front door uses. A clone is the same fleet.
@@ -26,9 +31,9 @@ pub struct Fleet(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
     connector: Connector,
-    worker_key: WorkerKey,
     metrics: Arc<Metrics>,
-    pub(super) servers: Servers,
+    pub(super) tenants: Tenants,
+    placement: Placement,
     /// The targets of models that were asked for, by the address of the model's lineage. The weak
     /// reference in an entry keeps that address from being used again.
     pub(super) models: ArcSwap<OrdMap<usize, Entry>>,
@@ -50,19 +55,25 @@ impl Fleet {
     /// nothing is left alone between two probes; none: there are no probes.
     pub(crate) fn new(
         connector: Connector,
-        worker_key: WorkerKey,
+        tenants: Tenants,
         probe_interval: Option<Duration>,
         metrics: Arc<Metrics>,
+        placement: Placement,
     ) -> Self {
         Self(Arc::new(Shared {
             connector,
-            worker_key,
+            tenants,
             attention: Attention::new(probe_interval, &metrics),
             metrics,
-            servers: Servers::default(),
+            placement,
             models: ArcSwap::default(),
             renewing: Mutex::default(),
         }))
+    }
+
+    /// What is known of the servers' caches.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.0.placement
     }
 
     /// How servers are connected to.
@@ -70,9 +81,14 @@ impl Fleet {
         &self.0.connector
     }
 
-    /// What servers get in place of the client's `Authorization`.
-    pub(crate) fn worker_key(&self) -> &WorkerKey {
-        &self.0.worker_key
+    /// The terms under which the workers of a namespace are reached.
+    pub(super) fn terms_of(&self, namespace: &Namespace) -> &Arc<Terms> {
+        self.0.tenants.servers_of(namespace).terms()
+    }
+
+    /// The servers in use.
+    pub(super) fn all_servers(&self) -> impl Iterator<Item = Arc<Upstream>> {
+        self.0.tenants.all()
     }
 
     /// What requests share with the upkeep.
@@ -80,9 +96,9 @@ impl Fleet {
         &self.0.attention
     }
 
-    /// The server at a URL.
-    pub(crate) fn server(&self, url: &WorkerUrl) -> Arc<Upstream> {
-        self.0.servers.at(url)
+    /// The server at a URL that an entry of a namespace names.
+    pub(crate) fn server(&self, namespace: &Namespace, url: &WorkerUrl) -> Arc<Upstream> {
+        self.0.tenants.servers_of(namespace).at(url)
     }
 
     /// The series of a server.
@@ -95,12 +111,24 @@ impl Fleet {
         let used = |upstream: Arc<Upstream>| {
             Some((upstream.series.get()?.clone(), upstream.load.in_flight()))
         };
-        self.0.servers.all().into_iter().filter_map(used).collect()
+        self.all_servers().filter_map(used).collect()
     }
 
-    /// Why an instance's server is out of rotation, if it is.
-    pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Out> {
-        self.0.servers.find(instance.url()?)?.rotation.out()
+    /// What is known of a claim on a server. It is kept for as long as somebody refers to it.
+    pub(crate) fn claimed(&self, claim: &Claim) -> Arc<Claimed> {
+        let servers = self.0.tenants.servers_of(&claim.namespace);
+        servers.claimed(&servers.at(&claim.url), claim)
+    }
+
+    /// Why an instance gets no request, if it gets none: one of the [`reasons`].
+    pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<&'static str> {
+        let servers = self.0.tenants.servers_of(instance.endpoint().namespace());
+        let upstream = servers.find(instance.url()?)?;
+        let claimed = Claim::of(instance).and_then(|claim| upstream.claims.find(&claim));
+        if claimed.is_some_and(|claimed| claimed.identity().is_denied()) {
+            return Some(GONE);
+        }
+        upstream.rotation.out().map(Out::name)
     }
 
     /// The servers of a model that a view shows.
@@ -124,9 +152,17 @@ impl Fleet {
         }
         let lasting = match known {
             Some(entry) => entry.targets.lasting().clone(),
-            None => Arc::new(Lasting::new(self.0.metrics.model(model.name()))),
+            None => {
+                let scope = live.scope().to_string();
+                let seed = Seed::of([scope.as_bytes(), model.name().as_bytes()]);
+                let series = self.0.metrics.model(model.name());
+                Arc::new(Lasting::new(series, self.0.placement.knowledge(), seed))
+            }
         };
-        let targets = Arc::new(Targets::new(model, &self.0.servers, lasting, &self.0.metrics));
+        let targets = Arc::new(Targets::new(model, &self.0.tenants, lasting, &self.0.metrics));
+        if let Some(before) = known {
+            before.targets.forget_all_but(&targets);
+        }
         let entry = Entry {
             lineage: Arc::downgrade(model.lineage()),
             live: live.downgrade(),
@@ -138,16 +174,23 @@ impl Fleet {
 
     /// Renews the targets whose model has changed since a request last asked for them, and drops
     /// those whose model is gone: else a server that has left would be kept, and probed, for ever.
+    /// Notes the use of those that had requests.
     pub(super) fn renew_all(&self) {
         let mut gone = Vec::new();
+        let now = Instant::now();
         for (address, entry) in &**self.0.models.load() {
-            let now = entry.live.upgrade().and_then(|live| {
+            let found = entry.live.upgrade().and_then(|live| {
                 let model = live.load().model(entry.targets.name())?.clone();
                 let is_same = std::ptr::eq(Arc::as_ptr(model.lineage()), entry.lineage.as_ptr());
                 is_same.then_some((live, model))
             });
-            match now {
-                Some((live, model)) => drop(self.targets(&live, &model)),
+            match found {
+                Some((live, model)) => {
+                    let targets = self.targets(&live, &model);
+                    if targets.lasting().take_use() {
+                        targets.claims().for_each(|claimed| claimed.note_use(now));
+                    }
+                }
                 None => gone.push(*address),
             }
         }
@@ -160,6 +203,11 @@ impl Fleet {
             self.0.models.store(Arc::new(models));
         }
     }
+}
+
+/// Every reason why an instance may get no request.
+pub(crate) fn reasons() -> impl Iterator<Item = &'static str> {
+    Out::ALL.into_iter().map(Out::name).chain([GONE])
 }
 
 fn address(model: &Model) -> usize {

@@ -3,9 +3,12 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+/// What has had no request for so long is not in use, and nobody asks about it.
+pub(super) const UNUSED: Duration = Duration::from_secs(300);
 /// A request that begins, as it is added to [`Load::requests`].
 const BEGUN: u64 = 1 << 32 | IN_FLIGHT;
 /// A request in flight.

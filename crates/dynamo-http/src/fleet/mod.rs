@@ -4,11 +4,17 @@
 //! Views say who serves what. A fleet is what one reader of such views adds to that, so two front
 //! doors on one switchboard share no connection, no count and no limit.
 
+mod asking;
 mod attention;
+mod claims;
 mod connect;
+mod dial;
 #[expect(clippy::module_inception, reason = "the file's subject is the fleet itself")]
 mod fleet;
+mod identity;
+mod known;
 mod load;
+mod names;
 mod network;
 mod patience;
 mod place;
@@ -17,8 +23,12 @@ mod probe;
 mod question;
 mod read_on;
 mod relay;
+mod resolve;
 mod rotation;
+mod standing;
 mod targets;
+mod tenants;
+mod terms;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tls")]
@@ -28,17 +38,22 @@ mod upstream;
 mod window;
 mod worker_key;
 
+pub(crate) use self::claims::{Claim, Claimed};
 pub(crate) use self::connect::{ConnectError, Connector};
 pub use self::fleet::Fleet;
-pub use self::network::{InvalidNetwork, Network};
+pub(crate) use self::fleet::reasons;
+pub(crate) use self::identity::{Finding, Identity};
+pub use self::network::{InvalidNetwork, Network, Networks};
 pub(crate) use self::patience::Patience;
 pub(crate) use self::place::Place;
-pub(crate) use self::pool::{Connection, ExchangeError, GiveUp, Wait};
-pub(crate) use self::probe::Finding;
+pub(crate) use self::pool::{Connection, ExchangeError, Judge, Wait};
+pub use self::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
 #[cfg(test)]
-pub(crate) use self::rotation::FAILURES;
-pub(crate) use self::rotation::Out;
+pub(crate) use self::standing::FAILURES;
+pub(crate) use self::standing::Out;
 pub(crate) use self::targets::{Lasting, Origin, Targets};
+pub(crate) use self::tenants::Tenants;
+pub(crate) use self::terms::{key_of, networks_of};
 pub(crate) use self::upkeep::MAX_IDLE;
 pub(crate) use self::upstream::Upstream;
 pub use self::worker_key::{InvalidWorkerKey, WorkerKey};

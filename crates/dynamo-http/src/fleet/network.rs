@@ -1,9 +1,11 @@
-//! A network in which workers may be.
+//! The networks in which workers may be.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use dynamo_discovery::is_forbidden_address;
 use ipnet::IpNet;
 
 /// A network, as `192.0.2.0/24` or `2001:db8::/32` (RFC 4632), or a single address.
@@ -40,6 +42,41 @@ impl FromStr for Network {
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Where the workers of a namespace may be. A clone is cheap.
+///
+/// The default is anywhere, but for the addresses that are refused in any case: link-local ones and
+/// those of metadata services.
+///
+/// ```
+/// use dynamo_http::Networks;
+///
+/// let networks = Networks::of(["192.0.2.0/24".parse()?]);
+/// assert!(networks.permit("192.0.2.3".parse()?));
+/// assert!(!networks.permit("198.51.100.1".parse()?));
+/// assert!(Networks::default().permit("198.51.100.1".parse()?));
+/// assert!(!Networks::default().permit("169.254.169.254".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(Option<Arc<[Network]>>);
+
+impl Networks {
+    /// Only in these networks; nowhere, if there are none.
+    pub fn of(networks: impl IntoIterator<Item = Network>) -> Self {
+        Self(Some(networks.into_iter().collect()))
+    }
+
+    /// Whether a worker may be at an address.
+    ///
+    /// An address is judged, and never a name: so `0x7f000001`, and a name whose addresses change,
+    /// are judged by where they lead.
+    #[must_use]
+    pub fn permit(&self, address: IpAddr) -> bool {
+        let contain = |networks: &[Network]| networks.iter().any(|one| one.contains(address));
+        self.0.as_deref().is_none_or(contain) && !is_forbidden_address(address)
     }
 }
 

@@ -2,16 +2,21 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::upstream::Upstream;
+use crate::placement::{Choice, Sent};
 
 /// A request's place at a server, until its answer ends.
 #[derive(Debug)]
 pub(crate) struct Place {
     upstream: Arc<Upstream>,
     _place: Option<OwnedSemaphorePermit>,
+    /// What placement noted, where the mode of choosing servers asks it; boxed, so that a place is small
+    /// in the other modes.
+    sent: Option<Box<Sent>>,
 }
 
 impl Place {
@@ -33,7 +38,38 @@ impl Place {
 
     fn new(upstream: Arc<Upstream>, place: Option<OwnedSemaphorePermit>) -> Self {
         upstream.load.begin();
-        Self { upstream, _place: place }
+        Self { upstream, _place: place, sent: None }
+    }
+
+    /// Keeps what placement noted about the request until the answer ends.
+    pub(crate) fn begun(&mut self, sent: Sent) {
+        self.sent = Some(Box::new(sent));
+    }
+
+    /// Notes that the answer has content.
+    pub(crate) fn content_came(&mut self, at: Instant) {
+        if let Some(sent) = &mut self.sent {
+            sent.first_content(at);
+        }
+    }
+
+    /// Notes how many tokens the engine counted in the prompt.
+    pub(crate) fn usage(&self, prompt_tokens: u64) {
+        if let Some(sent) = &self.sent {
+            sent.usage(u32::try_from(prompt_tokens).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Notes that the answer is an error: it says nothing about the prompts that the server got before.
+    pub(crate) fn fails(&mut self) {
+        if let Some(sent) = &mut self.sent {
+            sent.failed(Instant::now());
+        }
+    }
+
+    /// Why placement chose the server, where it did.
+    pub(crate) fn choice(&self) -> Option<&Choice> {
+        self.sent.as_ref()?.choice()
     }
 
     pub(crate) fn upstream(&self) -> &Arc<Upstream> {
@@ -43,6 +79,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            sent.ended(Instant::now());
+        }
         self.upstream.load.end();
     }
 }
@@ -53,7 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_is_taken_until_it_is_dropped() {
-        let upstream = Arc::new(Upstream::new("http://h".parse().unwrap()));
+        let upstream = Arc::new(Upstream::new("http://h".parse().unwrap(), Arc::default()));
         let limit = NonZeroUsize::new(1);
         let place = Place::take(&upstream, limit).unwrap();
         assert_eq!(upstream.load.in_flight(), 1);

@@ -7,24 +7,29 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use dynamo_discovery::WorkerUrl;
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::{Body as _, Frame};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
+use tracing::info;
 
-use super::connect::{ConnectError, Connector, Transport};
+use super::connect::{ConnectError, Connected, Connector, Transport};
 use super::patience::{End, Patience};
 use super::read_on::Written;
 use super::relay::Relay;
+use super::terms::Terms;
 use crate::route::Route;
 use crate::threads;
 
@@ -34,6 +39,7 @@ const MAX_IDLE: usize = 256;
 /// The idle connections to one worker, and what every request to it needs.
 pub(crate) struct Pool {
     url: WorkerUrl,
+    terms: Arc<Terms>,
     /// The path of the URL, without a slash at its end.
     base: Box<str>,
     /// The `Host` of every request.
@@ -42,6 +48,9 @@ pub(crate) struct Pool {
     /// started later than this pool share these lists. A thread locks its own list; the sweep locks
     /// each list for a moment once a second.
     idle: Box<[CachePadded<Mutex<Idle>>]>,
+    /// The addresses of the server's name; none before they are looked up beside requests, and where
+    /// the URL has an address.
+    addresses: ArcSwapOption<Vec<IpAddr>>,
 }
 
 /// Idle connections. The one that was used last is at the end, and is used next: its memory is the
@@ -55,6 +64,8 @@ fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
 
 /// A connection that is not in use.
 pub(crate) struct Connection {
+    /// Where it leads.
+    address: IpAddr,
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
     relay: Relay,
@@ -90,6 +101,8 @@ impl Driver {
 pub(crate) enum ExchangeError {
     /// No connection: nothing was sent.
     Connect(ConnectError),
+    /// The server is none of the model any more, as its worker says: nothing was sent.
+    Gone,
     /// A new connection ended before a byte of the request was written.
     Unsent(hyper::Error),
     /// The connection ended before the answer. Bytes of the request may have reached the server.
@@ -106,27 +119,31 @@ pub(crate) enum ExchangeError {
 #[derive(Clone, Copy)]
 pub(crate) struct Wait<'a> {
     pub(crate) limit: Duration,
-    /// Asked now and then while nothing comes: whether to give up earlier.
-    pub(crate) give_up: &'a (dyn GiveUp + Sync),
+    pub(crate) judge: &'a (dyn Judge + Sync),
 }
 
-/// Decides whether to wait longer for a worker that has sent nothing yet.
-pub(crate) trait GiveUp {
-    fn is_time(&self) -> bool;
+/// Decides about the server of a request.
+pub(crate) trait Judge {
+    /// Whether to wait no longer for a server that has sent nothing yet. It is asked now and then.
+    fn gives_up(&self) -> bool;
+
+    /// Whether the server may get the request. It is asked while a new connection is made.
+    fn confirms(&self) -> BoxFuture<'_, bool>;
 }
 
 /// How often it is asked.
 const GLANCE: Duration = Duration::from_secs(1);
 
 impl Pool {
-    pub(crate) fn new(url: &WorkerUrl) -> Self {
+    pub(crate) fn new(url: &WorkerUrl, terms: Arc<Terms>) -> Self {
         let uri = url.to_uri();
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let host = HeaderValue::from_str(host)
             .unwrap_or_else(|_| unreachable!("an authority is visible ASCII"));
         let base = uri.path().trim_end_matches('/').into();
         let idle = (0..=threads::started()).map(|_| CachePadded::default()).collect();
-        Self { url: url.clone(), base, host, idle }
+        let addresses = ArcSwapOption::empty();
+        Self { url: url.clone(), terms, base, host, idle, addresses }
     }
 
     /// The `Host` of requests to this worker.
@@ -165,9 +182,36 @@ impl Pool {
     }
 
     fn put(&self, connection: Box<Connection>) {
+        if !self.is_current(&connection) {
+            return;
+        }
         let mut idle = self.here();
         if idle.len() < MAX_IDLE {
             idle.push(connection);
+        }
+    }
+
+    /// Whether the server's name still leads where a connection does.
+    fn is_current(&self, connection: &Connection) -> bool {
+        self.addresses.load().as_ref().is_none_or(|all| all.contains(&connection.address))
+    }
+
+    /// Closes the connections to other addresses than these: idle ones now, and one that is in use
+    /// when its answer has ended.
+    pub(super) fn keep_only(&self, addresses: &[IpAddr]) {
+        let mut addresses = addresses.to_vec();
+        addresses.sort_unstable();
+        let before = self.addresses.swap(Some(Arc::new(addresses.clone())));
+        if before.is_some_and(|before| *before != addresses) {
+            info!(url = %self.url, ?addresses, "the name of a worker leads to other addresses");
+        }
+        // Also where nothing has changed: a connection may have been put back in between.
+        for idle in &self.idle {
+            let mut idle = lock(idle);
+            let (kept, closed): (Idle, Idle) =
+                idle.drain(..).partition(|connection| self.is_current(connection));
+            *idle = kept;
+            drop((idle, closed));
         }
     }
 
@@ -198,17 +242,28 @@ impl Pool {
             let connection = match idle.take() {
                 Some(connection) => connection,
                 // Boxed, as it is rare: its state is no part of every request's.
-                None => {
-                    let opening = Box::pin(self.open(connector, wait.limit));
-                    opening.await.map_err(ExchangeError::Connect)?
-                }
+                None => Box::pin(self.open_confirmed(connector, wait)).await?,
             };
             let reused = connection.reused;
-            match connection.exchange(request, wait.give_up).await {
+            match connection.exchange(request, wait.judge).await {
                 Err(Failure { unsent: Some(unsent), .. }) if reused => request = *unsent,
                 answer => return answer.map_err(|failure| failure.error),
             }
         }
+    }
+
+    /// A new connection to a server that may get the request. The connect and the question whether
+    /// it may run beside each other; the first no ends both.
+    async fn open_confirmed(
+        &self,
+        connector: &Connector,
+        wait: Wait<'_>,
+    ) -> Result<Box<Connection>, ExchangeError> {
+        let open = async { self.open(connector, wait.limit).await.map_err(ExchangeError::Connect) };
+        let confirm =
+            async { wait.judge.confirms().await.then_some(()).ok_or(ExchangeError::Gone) };
+        let (connection, ()) = tokio::try_join!(open, confirm)?;
+        Ok(connection)
     }
 
     async fn open(
@@ -216,12 +271,14 @@ impl Pool {
         connector: &Connector,
         first_byte: Duration,
     ) -> Result<Box<Connection>, ConnectError> {
-        let transport = connector.connect(&self.url).await?;
+        let Connected { transport, address } =
+            connector.connect(&self.url, &self.terms.networks).await?;
         let written = transport.inner().written().clone();
         let (sender, connection) =
             http1::Builder::new().handshake(transport).await.map_err(io::Error::other)?;
         let driver = Driver { connection: Some(connection) };
         Ok(Box::new(Connection {
+            address,
             sender,
             driver,
             relay: Relay::new(),
@@ -250,7 +307,7 @@ impl Connection {
     async fn exchange(
         mut self: Box<Self>,
         request: Request<Full<Bytes>>,
-        give_up: &(dyn GiveUp + Sync),
+        judge: &(dyn Judge + Sync),
     ) -> Result<(Response<Incoming>, Box<Self>), Failure> {
         let answer = {
             let mut answer = pin!(self.sender.try_send_request(request));
@@ -262,7 +319,7 @@ impl Connection {
                 let _closed = driver.poll(cx);
                 match answer.as_mut().poll(cx) {
                     Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-                    Poll::Pending => patience.poll_over_or(cx, || give_up.is_time()).map(Err),
+                    Poll::Pending => patience.poll_over_or(cx, || judge.gives_up()).map(Err),
                 }
             };
             poll_fn(|cx| self.relay.poll(cx, &mut poll)).await
@@ -330,3 +387,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use hyper::client::conn::http1;
 use tokio::time::timeout;
 
 use super::connect::{ConnectError, Connector};
+use super::network::Networks;
 
 /// An answer that came in time, with a body that was read up to the limit.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub(super) enum NoAnswer {
 /// A `GET` of a path below a base URL. It follows no redirect.
 pub(super) struct Question<'a> {
     pub(super) url: &'a WorkerUrl,
+    pub(super) networks: &'a Networks,
     pub(super) path: &'a str,
     pub(super) authorization: Option<HeaderValue>,
     /// The longest body, in bytes; zero: the body is left unread.
@@ -49,14 +51,16 @@ impl Question<'_> {
 
     async fn exchange(self, connector: &Connector) -> Result<Answer, NoAnswer> {
         let uri = self.url.to_uri();
-        let transport = connector.connect(self.url).await.map_err(|error| match error {
-            ConnectError::Ours(_) => NoAnswer::NotAsked,
-            // A listener whose queue is full drops packets: it is as silent as a stopped one.
-            ConnectError::Theirs(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                NoAnswer::Silent
-            }
-            ConnectError::Theirs(_) => NoAnswer::Refused,
-        })?;
+        let connected = connector.connect(self.url, self.networks).await;
+        let transport =
+            connected.map(|connected| connected.transport).map_err(|error| match error {
+                ConnectError::Ours(_) => NoAnswer::NotAsked,
+                // A listener whose queue is full drops packets: it is as silent as a stopped one.
+                ConnectError::Theirs(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    NoAnswer::Silent
+                }
+                ConnectError::Theirs(_) => NoAnswer::Refused,
+            })?;
         let (mut sender, connection) =
             http1::handshake(transport).await.map_err(|_| NoAnswer::Broken)?;
         let mut request = Request::new(Empty::<Bytes>::new());

@@ -1,101 +1,36 @@
-//! Whether a worker's server is in rotation, and what puts it out and back.
+//! The standing of one server, for everyone who tells or asks of it at the same time.
 //!
-//! Requests tell what they saw, probes tell what they were answered; each look is a few atomic
-//! loads, and writes happen only when something changes. Two that tell at once may both win: the
-//! next sign of life or failure corrects it.
+//! [`Standing`] decides what an event means. Here it is one number: each look is an atomic load, and
+//! a write happens only when something changes.
 
-use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::probe::Finding;
+use super::standing::{Change, Event, Out, Standing};
 use super::window::Window;
 
-/// How many failures in a row put a server out, if it fails more often than others.
-pub(crate) const FAILURES: u32 = 5;
-/// How long after a failure a trial waits, and how long at most when trials fail.
-const TRIAL_AFTER: Duration = Duration::from_secs(1);
-const TRIAL_AFTER_MAX: Duration = Duration::from_secs(30);
-/// The longest pause of a server that says that it is full.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// A server that has sent nothing for so long, and answers no probe, is unresponsive.
-const SILENCE: Duration = Duration::from_secs(4);
-/// How long a probe may take. One that is sent as soon as may be ends when the silence is complete.
-pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_millis(3250);
 /// How long after the last byte a server with requests waiting is probed, and how often.
 const PROBE_WAITING: Duration = Duration::from_millis(750);
 /// How often a server that is out is probed. A server that recovers is noticed at most this much
 /// later.
 const PROBE_OUT: Duration = Duration::from_millis(400);
 
-/// Why a server is out of rotation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Out {
-    /// It took no connection.
-    Unreachable = 1,
-    /// It broke off a probe, or answered that it is broken.
-    Unhealthy = 2,
-    /// It sends nothing and answers no probe.
-    Unresponsive = 3,
-    /// Its answers were failures, one after the other, and those of other servers were not.
-    Failing = 4,
-    /// It answered that it is full, and for how long. It is back when that time is over.
-    Full = 5,
-}
-
-impl Out {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Unreachable, Self::Unhealthy, Self::Unresponsive, Self::Failing, Self::Full];
-
-    /// The place of the reason among all of them.
-    pub(super) fn index(self) -> usize {
-        self as usize - 1
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Unreachable => "unreachable",
-            Self::Unhealthy => "unhealthy",
-            Self::Unresponsive => "unresponsive",
-            Self::Failing => "failing",
-            Self::Full => "full",
-        }
-    }
-}
-
-impl fmt::Display for Out {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// What a report changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Ejected(Out),
-    Restored,
-}
-
 /// The standing of one server.
 #[derive(Debug)]
 pub(crate) struct Rotation {
     began: Instant,
-    /// 0 in rotation, else an [`Out`].
-    out: AtomicU8,
-    /// Failures in a row.
-    failures: AtomicU32,
-    /// How often it was ejected for failing since its last success.
-    ejections: AtomicU32,
+    /// A packed [`Standing`].
+    standing: AtomicU64,
     // Milliseconds since `began`, plus 1; 0 means never.
     heard: AtomicU64,
-    trial_at: AtomicU64,
     probed: AtomicU64,
-    /// Until when it is full.
-    full_until: AtomicU64,
+    /// Whether a byte has put it back since the upkeep last looked.
+    returned: AtomicBool,
+    /// Whether a probe is under way.
+    probing: AtomicBool,
     /// It lost a connection, so it is asked at once how it fares.
     suspect: AtomicBool,
     /// Its failures of the last half minute.
@@ -106,37 +41,50 @@ impl Rotation {
     pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
-            out: AtomicU8::new(0),
-            failures: AtomicU32::new(0),
-            ejections: AtomicU32::new(0),
+            standing: AtomicU64::new(Standing::default().pack()),
             heard: AtomicU64::new(0),
-            trial_at: AtomicU64::new(0),
             probed: AtomicU64::new(0),
-            full_until: AtomicU64::new(0),
+            returned: AtomicBool::new(false),
+            probing: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             window: Window::default(),
         }
     }
 
-    /// Why it is out, if it is.
+    fn standing(&self) -> Standing {
+        Standing::unpack(self.standing.load(Relaxed))
+    }
+
+    /// Why it is out of rotation, if it is.
     pub(crate) fn out(&self) -> Option<Out> {
-        let out = self.out.load(Relaxed);
-        if out == 0 {
-            return None;
-        }
-        let reason = Out::ALL.into_iter().find(|reason| *reason as u8 == out);
-        if reason == Some(Out::Full) && self.full_until.load(Relaxed) <= self.millis(Instant::now())
-        {
-            // Another thread may have found another reason meanwhile, which stands.
-            let _ = self.out.compare_exchange(out, 0, Relaxed, Relaxed);
-            return None;
-        }
-        reason
+        self.standing().out(|| self.began.elapsed())
+    }
+
+    /// Whether it was found not to be there.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.out().is_some_and(Out::is_lost)
     }
 
     /// Its failures of the last half minute.
     pub(super) fn window(&self) -> &Window {
         &self.window
+    }
+
+    /// Takes in an event.
+    fn tell(&self, event: Event, at: Instant) -> Option<Change> {
+        let now = at.saturating_duration_since(self.began);
+        let mut packed = self.standing.load(Relaxed);
+        loop {
+            let before = Standing::unpack(packed);
+            let after = before.after(event, now);
+            if after == before {
+                return None;
+            }
+            match self.standing.compare_exchange_weak(packed, after.pack(), Relaxed, Relaxed) {
+                Ok(_) => return after.change_since(before, now),
+                Err(other) => packed = other,
+            }
+        }
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -148,29 +96,23 @@ impl Rotation {
         Duration::from_millis(self.millis(now).saturating_sub(stamp.load(Relaxed)))
     }
 
-    fn eject(&self, reason: Out) -> Option<Change> {
-        let before = self.out.swap(reason as u8, Relaxed);
-        (before == 0 || before == Out::Full as u8).then_some(Change::Ejected(reason))
-    }
-
-    /// Puts it back, unless it is full: then it said itself for how long.
-    fn restore(&self) -> Option<Change> {
-        let out = self.out.load(Relaxed);
-        let is_out = out != 0 && out != Out::Full as u8;
-        (is_out && self.out.swap(0, Relaxed) != 0).then_some(Change::Restored)
-    }
-
-    /// Bytes came from it. That is for every frame, so it writes once a millisecond at most.
+    /// Bytes came from it. That is for every frame, so it writes once a millisecond at most, and the
+    /// upkeep tells what it changed ([`take_return`](Self::take_return)).
     pub(crate) fn heard(&self, at: Instant) {
-        let at = self.millis(at);
-        if self.heard.load(Relaxed) != at {
-            self.heard.store(at, Relaxed);
+        let millis = self.millis(at);
+        if self.heard.load(Relaxed) == millis {
+            return;
+        }
+        self.heard.store(millis, Relaxed);
+        if self.standing().is_missed() && self.tell(Event::Byte, at) == Some(Change::Restored) {
+            self.returned.store(true, Relaxed);
         }
     }
 
-    /// Whether it was found not to be there. That its answers are wrong does not say so.
-    pub(crate) fn is_lost(&self) -> bool {
-        matches!(self.out(), Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive))
+    /// What bytes have changed since this was last asked.
+    pub(super) fn take_return(&self) -> Option<Change> {
+        let returned = self.returned.load(Relaxed) && self.returned.swap(false, Relaxed);
+        returned.then_some(Change::Restored)
     }
 
     /// It answered a request. A 5xx counts against it, but for 501, which names a missing feature,
@@ -185,51 +127,23 @@ impl Rotation {
         stands_out: impl FnOnce() -> bool,
     ) -> Option<Change> {
         self.heard(at);
-        if status.is_server_error()
+        let is_failure = status.is_server_error()
             && status != StatusCode::NOT_IMPLEMENTED
-            && status != StatusCode::LOOP_DETECTED
-        {
-            return self.failed(at, stands_out);
-        }
-        if self.failures.load(Relaxed) != 0 {
-            self.failures.store(0, Relaxed);
-        }
-        if self.ejections.load(Relaxed) != 0 {
-            self.ejections.store(0, Relaxed);
-        }
-        self.restore()
+            && status != StatusCode::LOOP_DETECTED;
+        if is_failure { self.failed(at, stands_out) } else { self.tell(Event::Served, at) }
     }
 
     /// It answered a request with 503, and for how long it will be full. That is no failure.
     pub(crate) fn full(&self, pause: Duration, at: Instant) -> Option<Change> {
         self.heard(at);
-        if pause.is_zero() {
-            return None;
-        }
-        self.full_until.store(self.millis(at + pause.min(MAX_PAUSE)), Relaxed);
-        // A server that is out for another reason stays so.
-        let ejected = self.out.compare_exchange(0, Out::Full as u8, Relaxed, Relaxed);
-        ejected.is_ok().then_some(Change::Ejected(Out::Full))
+        self.tell(Event::Full(pause), at)
     }
 
     /// A request failed at it, after it was sent.
     fn failed(&self, at: Instant, stands_out: impl FnOnce() -> bool) -> Option<Change> {
         self.window.failed();
-        let failures = self.failures.fetch_add(1, Relaxed) + 1;
-        let out = self.out();
-        if out != Some(Out::Failing) && failures < FAILURES {
-            return None;
-        }
-        if !stands_out() {
-            // Where all servers fail alike, the requests are at fault.
-            return if out == Some(Out::Failing) { self.restore() } else { None };
-        }
-        let times = self.ejections.fetch_add(1, Relaxed).min(5);
-        let wait = (TRIAL_AFTER * 2_u32.pow(times)).min(TRIAL_AFTER_MAX);
-        self.trial_at.store(self.millis(at + wait), Relaxed);
-        // A server that is out for another reason stays so, until a probe says otherwise.
-        let may_eject = matches!(out, None | Some(Out::Failing | Out::Full));
-        if may_eject { self.eject(Out::Failing) } else { None }
+        let stands_out = self.standing().is_on_the_brink() && stands_out();
+        self.tell(Event::Failed { stands_out }, at)
     }
 
     /// It lost a connection that carried a request.
@@ -246,57 +160,64 @@ impl Rotation {
 
     /// It took no connection.
     pub(crate) fn refused(&self) -> Option<Change> {
-        self.eject(Out::Unreachable)
+        self.tell(Event::Refused, Instant::now())
     }
 
     /// Whether it may be given one request, to see whether its answers are right again. The one who
     /// is told so must send one.
     pub(crate) fn may_try(&self, now: Instant) -> bool {
-        if self.out() != Some(Out::Failing) {
-            return false;
-        }
-        let at = self.trial_at.load(Relaxed);
-        let next = self.millis(now + TRIAL_AFTER);
-        at <= self.millis(now) && self.trial_at.compare_exchange(at, next, Relaxed, Relaxed).is_ok()
+        let now = now.saturating_duration_since(self.began);
+        let packed = self.standing.load(Relaxed);
+        // Another thread may have been told so meanwhile.
+        Standing::unpack(packed).tried(now).is_some_and(|tried| {
+            self.standing.compare_exchange(packed, tried.pack(), Relaxed, Relaxed).is_ok()
+        })
     }
 
     /// Whether it is time to probe it. `idle` is how long one without requests is left alone, if it
     /// is probed at all.
-    pub(crate) fn probe_is_due(&self, now: Instant, waiting: bool, idle: Option<Duration>) -> bool {
+    pub(super) fn probe_is_due(&self, now: Instant, waiting: bool, idle: Option<Duration>) -> bool {
+        let Some(idle) = idle else { return false };
+        if self.probing.load(Relaxed) {
+            return false;
+        }
         let silent = self.since(&self.heard, now);
         let probed = self.since(&self.probed, now);
-        let Some(idle) = idle else { return false };
-        let due = match self.out() {
+        match self.out() {
             Some(Out::Unreachable | Out::Unhealthy | Out::Unresponsive) => probed >= PROBE_OUT,
             _ if self.suspect.load(Relaxed) => true,
             _ => {
                 let interval = if waiting { PROBE_WAITING.min(idle) } else { idle };
                 silent >= interval && probed >= interval
             }
-        };
-        if due {
-            self.probed.store(self.millis(now), Relaxed);
-            self.suspect.store(false, Relaxed);
         }
-        due
     }
 
-    /// A probe ended.
-    pub(crate) fn probed(&self, finding: Finding, now: Instant) -> Option<Change> {
-        match finding {
-            Finding::Answers => {
-                self.heard(now);
-                // That it answers a probe does not say that its answers are right.
-                if self.out() == Some(Out::Failing) { None } else { self.restore() }
-            }
-            Finding::Refused => self.eject(Out::Unreachable),
-            Finding::Broken => self.eject(Out::Unhealthy),
-            // While bytes come, an unanswered probe proves nothing: a burst blocks some engines.
-            Finding::Silent if self.since(&self.heard, now) >= SILENCE => {
-                self.eject(Out::Unresponsive)
-            }
-            Finding::Silent | Finding::NotAsked => None,
+    /// A probe is under way from now on; no other one begins until [`end_probe`](Self::end_probe).
+    pub(super) fn begin_probe(&self) -> Instant {
+        let now = Instant::now();
+        self.probing.store(true, Relaxed);
+        self.probed.store(self.millis(now), Relaxed);
+        self.suspect.store(false, Relaxed);
+        now
+    }
+
+    /// Takes in what the probe showed that began then.
+    pub(super) fn probed(&self, event: Event, began: Instant) -> Option<Change> {
+        // While bytes come, an unanswered probe proves nothing: a burst blocks some engines.
+        if event == Event::Miss && self.heard.load(Relaxed) >= self.millis(began) {
+            return None;
         }
+        let now = Instant::now();
+        if matches!(event, Event::Healthy | Event::Busy) {
+            self.heard.store(self.millis(now), Relaxed);
+        }
+        self.tell(event, now)
+    }
+
+    /// No probe is under way any more.
+    pub(super) fn end_probe(&self) {
+        self.probing.store(false, Relaxed);
     }
 }
 
@@ -304,12 +225,27 @@ impl Rotation {
 mod tests {
     use tokio::time::advance;
 
+    use super::super::standing::{FAILURES, TRIAL_AFTER};
     use super::*;
 
     const IDLE: Option<Duration> = Some(Duration::from_secs(2));
 
-    fn fail(rotation: &Rotation, times: u32) -> Option<Change> {
+    fn fail(rotation: &Rotation, times: u8) -> Option<Change> {
         (0..times).fold(None, |_, _| answer(rotation, StatusCode::INTERNAL_SERVER_ERROR))
+    }
+
+    /// A probe that takes so long, and what it shows.
+    async fn probe(rotation: &Rotation, takes: Duration, shows: Event) -> Option<Change> {
+        let began = rotation.begin_probe();
+        advance(takes).await;
+        let change = rotation.probed(shows, began);
+        rotation.end_probe();
+        change
+    }
+
+    /// A probe that shows this at once.
+    async fn probe_now(rotation: &Rotation, shows: Event) -> Option<Change> {
+        probe(rotation, Duration::ZERO, shows).await
     }
 
     /// An answer of a server that fails more often than others.
@@ -387,7 +323,7 @@ mod tests {
             assert_eq!(full(), Some(Change::Ejected(Out::Full)));
             assert_eq!(full(), None, "it was full already");
             assert_eq!(answer(&rotation, StatusCode::OK), None, "one that began earlier");
-            assert_eq!(rotation.probed(Finding::Answers, Instant::now()), None);
+            assert_eq!(probe_now(&rotation, Event::Healthy).await, None);
             advance(Duration::from_secs(pause) - Duration::from_millis(1)).await;
             assert_eq!((rotation.out(), rotation.is_lost()), (Some(Out::Full), false));
             advance(Duration::from_millis(1)).await;
@@ -402,31 +338,56 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_alone_proves_nothing() {
+    async fn a_silent_server_is_out_after_three_unanswered_probes_and_back_at_the_first_byte() {
         let rotation = Rotation::new();
-        advance(SILENCE * 10).await;
-        assert_eq!(rotation.out(), None);
+        advance(Duration::from_secs(600)).await;
+        assert_eq!(rotation.out(), None, "silence alone proves nothing");
+        let patience = Duration::from_secs(5);
+        for _ in 0..2 {
+            assert_eq!(probe(&rotation, patience, Event::Miss).await, None);
+        }
         rotation.heard(Instant::now());
-        advance(PROBE_TIMEOUT).await;
-        assert_eq!(rotation.probed(Finding::Silent, Instant::now()), None, "bytes came meanwhile");
-        advance(PROBE_TIMEOUT).await;
-        let out = rotation.probed(Finding::Silent, Instant::now());
+        advance(Duration::from_millis(1)).await;
+        for _ in 0..2 {
+            assert_eq!(probe(&rotation, patience, Event::Miss).await, None);
+        }
+        let out = probe(&rotation, patience, Event::Miss).await;
         assert_eq!(out, Some(Change::Ejected(Out::Unresponsive)));
-        assert_eq!(rotation.probed(Finding::Answers, Instant::now()), Some(Change::Restored));
+        assert!(!rotation.is_lost());
+        assert_eq!(probe(&rotation, patience, Event::Miss).await, None);
+        rotation.heard(Instant::now());
+        assert_eq!((rotation.out(), rotation.take_return()), (None, Some(Change::Restored)));
+        assert_eq!(rotation.take_return(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stopped_server_is_out_soon_after_its_last_byte() {
-        for (waiting, most) in [(true, 4100), (false, 5300)] {
+    async fn an_unanswered_probe_proves_nothing_where_bytes_came_meanwhile() {
+        let rotation = Rotation::new();
+        for _ in 0..9 {
+            let began = rotation.begin_probe();
+            advance(Duration::from_secs(1)).await;
+            rotation.heard(Instant::now());
+            advance(Duration::from_secs(4)).await;
+            assert_eq!(rotation.probed(Event::Miss, began), None);
+            rotation.end_probe();
+        }
+        assert_eq!(rotation.out(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stopped_server_is_out_no_sooner_than_15_s_after_its_last_byte() {
+        for (waiting, most) in [(true, 16_100), (false, 17_300)] {
             let rotation = Rotation::new();
             rotation.heard(Instant::now());
             let stopped = Instant::now();
-            while !rotation.probe_is_due(Instant::now(), waiting, IDLE) {
-                advance(Duration::from_millis(100)).await;
+            while rotation.out().is_none() {
+                while !rotation.probe_is_due(Instant::now(), waiting, IDLE) {
+                    advance(Duration::from_millis(100)).await;
+                }
+                probe(&rotation, Duration::from_secs(5), Event::Miss).await;
             }
-            advance(PROBE_TIMEOUT).await;
-            assert!(rotation.probed(Finding::Silent, Instant::now()).is_some());
-            assert!(stopped.elapsed().as_millis() <= most, "{:?}", stopped.elapsed());
+            let took = stopped.elapsed().as_millis();
+            assert!((15_000..=most).contains(&took), "{took} ms");
         }
     }
 
@@ -437,8 +398,11 @@ mod tests {
         rotation.refused();
         advance(PROBE_OUT).await;
         assert!(rotation.probe_is_due(Instant::now(), false, IDLE));
-        assert!(!rotation.probe_is_due(Instant::now(), false, IDLE), "it has just been");
-        rotation.probed(Finding::Answers, Instant::now());
+        let began = rotation.begin_probe();
+        advance(PROBE_OUT).await;
+        assert!(!rotation.probe_is_due(Instant::now(), false, IDLE), "one is under way");
+        assert_eq!(rotation.probed(Event::Healthy, began), Some(Change::Restored));
+        rotation.end_probe();
         advance(PROBE_OUT).await;
         assert!(!rotation.probe_is_due(Instant::now(), true, IDLE));
         rotation.lost(Instant::now(), || true);
@@ -450,9 +414,21 @@ mod tests {
     async fn a_probe_does_not_clear_what_answers_said() {
         let rotation = Rotation::new();
         fail(&rotation, FAILURES);
-        assert_eq!(rotation.probed(Finding::Answers, Instant::now()), None);
+        for event in [Event::Healthy, Event::Busy] {
+            assert_eq!(probe_now(&rotation, event).await, None);
+        }
         assert_eq!(rotation.out(), Some(Out::Failing));
         assert_eq!(rotation.refused(), None, "it was out already");
         assert_eq!(rotation.out(), Some(Out::Unreachable));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_route_that_answers_does_not_heal_a_broken_health() {
+        let rotation = Rotation::new();
+        probe_now(&rotation, Event::Broken).await;
+        assert_eq!(probe_now(&rotation, Event::Busy).await, None);
+        assert_eq!(rotation.out(), Some(Out::Unhealthy));
+        rotation.refused();
+        assert_eq!(probe_now(&rotation, Event::Busy).await, Some(Change::Restored));
     }
 }

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use dynamo_discovery::{Accepts, Kind, Kinds};
+use dynamo_discovery::{Accepts, Instance, Kind, Kinds};
 
+use super::claims::{Claim, Claimed};
+use super::tenants::Tenants;
 use super::upstream::{Servers, Upstream};
 use crate::meter::{Metrics, ModelSeries, NamespaceSeries};
+use crate::placement::{Knowledge, Seed};
 use crate::view::Model;
 
 /// The servers of one version of a model.
@@ -26,15 +29,32 @@ pub(crate) struct Lasting {
     next: AtomicUsize,
     /// How many requests wait for a place at one of the servers.
     pub(crate) waiting: AtomicUsize,
+    /// Whether there was a request since this was last asked.
+    used: AtomicBool,
     series: Arc<ModelSeries>,
+    /// What the servers of the model have in their caches.
+    knowledge: Arc<Knowledge>,
+    /// The seed of prompts' paths: the scope and the model.
+    seed: Seed,
 }
 
-/// A server of the model, and what the model's instances there say of it.
+/// A URL that the model's instances name.
 #[derive(Debug)]
-struct Target {
-    kinds: Kinds,
-    upstream: Arc<Upstream>,
+pub(super) struct Target {
+    pub(super) upstream: Arc<Upstream>,
+    /// The instances that name it.
+    entries: Box<[Named]>,
     origin: Origin,
+}
+
+/// An instance that names a server.
+#[derive(Debug)]
+struct Named {
+    kinds: Kinds,
+    /// What its control port says of it. None: it has none to be asked.
+    claimed: Option<Arc<Claimed>>,
+    /// The optional fields that it accepts.
+    accepts: Accepts,
 }
 
 /// What the entries of a server say beside its kinds. Where several entries name the server, it is of
@@ -47,42 +67,80 @@ pub(crate) struct Origin {
     pub(crate) accepts: Accepts,
 }
 
+impl Named {
+    fn new(instance: &Instance, upstream: &Upstream, servers: &Servers) -> Self {
+        let claim = Claim::of(instance);
+        let claimed = claim.map(|claim| servers.claimed(upstream, &claim));
+        Self { kinds: instance.kinds(), claimed, accepts: instance.entry().accepts() }
+    }
+}
+
+impl Target {
+    /// Whether the server is one for a kind: while an instance of the model names it for that, whose
+    /// control port does not deny it.
+    pub(super) fn serves(&self, kind: Kind) -> bool {
+        let is_denied = |claimed: &Arc<Claimed>| claimed.identity().is_denied();
+        self.entries
+            .iter()
+            .any(|one| one.kinds.contains(kind) && !one.claimed.as_ref().is_some_and(is_denied))
+    }
+
+    /// The claims of the instances that name it.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claimed>> {
+        self.entries.iter().filter_map(|one| one.claimed.as_ref())
+    }
+}
+
 impl Lasting {
-    pub(super) fn new(series: Arc<ModelSeries>) -> Self {
-        Self { next: AtomicUsize::new(0), waiting: AtomicUsize::new(0), series }
+    pub(super) fn new(series: Arc<ModelSeries>, knowledge: Arc<Knowledge>, seed: Seed) -> Self {
+        Self {
+            next: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
+            series,
+            knowledge,
+            seed,
+        }
+    }
+
+    /// Whether there was a request since this was last asked.
+    pub(super) fn take_use(&self) -> bool {
+        self.used.load(Relaxed) && self.used.swap(false, Relaxed)
     }
 }
 
 impl Targets {
     pub(super) fn new(
         model: &Model,
-        servers: &Servers,
+        tenants: &Tenants,
         lasting: Arc<Lasting>,
         metrics: &Metrics,
     ) -> Self {
-        let mut targets: Vec<Target> = Vec::with_capacity(model.instances().len());
+        let mut named: Vec<(Arc<Upstream>, Arc<NamespaceSeries>, Vec<Named>)> =
+            Vec::with_capacity(model.instances().len());
         let mut places = HashMap::with_capacity(model.instances().len());
         for instance in model.instances() {
             let Some(url) = instance.url() else { continue };
             // A worker that was killed and came back has two keys until the first lease ends.
-            let accepts = instance.entry().accepts();
-            let place = *places.entry(url).or_insert_with(|| {
-                let namespace = instance.endpoint().namespace().as_str();
-                let tokens = metrics.namespace(&lasting.series, namespace);
-                let origin = Origin { tokens, accepts };
-                targets.push(Target { kinds: Kinds::NONE, upstream: servers.at(url), origin });
-                targets.len() - 1
+            let namespace = instance.endpoint().namespace();
+            let servers = tenants.servers_of(namespace);
+            let place = *places.entry((std::ptr::from_ref(servers), url)).or_insert_with(|| {
+                let tokens = metrics.namespace(&lasting.series, namespace.as_str());
+                named.push((servers.at(url), tokens, Vec::new()));
+                named.len() - 1
             });
-            let target = &mut targets[place];
-            target.kinds |= instance.kinds();
-            target.origin.accepts = target.origin.accepts.intersection(accepts);
+            let (upstream, _, entries) = &mut named[place];
+            entries.push(Named::new(instance, upstream, servers));
         }
-        Self {
-            name: model.shared_name().clone(),
-            generation: model.generation(),
-            targets: targets.into(),
-            lasting,
-        }
+        let targets = named
+            .into_iter()
+            .map(|(upstream, tokens, entries)| {
+                let all = entries.iter().map(|one| one.accepts);
+                let accepts = all.reduce(Accepts::intersection).unwrap_or_default();
+                Target { upstream, entries: entries.into(), origin: Origin { tokens, accepts } }
+            })
+            .collect();
+        Self { name: model.shared_name().clone(), generation: model.generation(), targets, lasting }
     }
 
     /// The model's name.
@@ -108,9 +166,41 @@ impl Targets {
         &self.lasting.series
     }
 
+    /// A request looks for a server of the model.
+    pub(crate) fn note_use(&self) {
+        if !self.lasting.used.load(Relaxed) {
+            self.lasting.used.store(true, Relaxed);
+        }
+    }
+
+    /// The claims of all instances of the model.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claimed>> {
+        self.targets.iter().flat_map(Target::claims)
+    }
+
+    /// What the servers of the model have in their caches, as this scope knows.
+    pub(crate) fn knowledge(&self) -> &Knowledge {
+        &self.lasting.knowledge
+    }
+
+    /// The seed of prompts' paths.
+    pub(crate) fn seed(&self) -> Seed {
+        self.lasting.seed
+    }
+
+    /// Forgets the caches of servers that serve the model no longer. An engine that comes back has
+    /// begun anew.
+    pub(super) fn forget_all_but(&self, now: &Self) {
+        let stays =
+            |one: &Target| now.targets.iter().any(|now| Arc::ptr_eq(&now.upstream, &one.upstream));
+        for gone in self.targets.iter().filter(|target| !stays(target)) {
+            self.knowledge().forget(&gone.upstream.placed);
+        }
+    }
+
     /// A number that is higher each time.
     pub(crate) fn turn(&self) -> usize {
-        self.lasting.next.fetch_add(1, Ordering::Relaxed)
+        self.lasting.next.fetch_add(1, Relaxed)
     }
 
     /// Whether a server of the model fails at least twice as often as the model's other servers
@@ -128,15 +218,28 @@ impl Targets {
     /// What the entries of one of the model's servers say. It is found by a search, as the server is
     /// chosen by one.
     pub(crate) fn origin(&self, upstream: &Arc<Upstream>) -> Option<&Origin> {
-        let target = self.targets.iter().find(|one| Arc::ptr_eq(&one.upstream, upstream))?;
-        Some(&target.origin)
+        self.target(upstream).map(|target| &target.origin)
     }
 
-    /// The servers of a kind, each once, always in the same order.
+    /// The servers of a kind, each once, always in the same order. A server that its workers' control
+    /// ports deny is none of them.
     pub(crate) fn upstreams(&self, kind: Kind) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.targets
-            .iter()
-            .filter(move |target| target.kinds.contains(kind))
-            .map(|target| &target.upstream)
+        self.targets.iter().filter(move |target| target.serves(kind)).map(|target| &target.upstream)
+    }
+
+    /// A server among these, whether its workers' control ports deny it or not.
+    pub(super) fn target(&self, upstream: &Arc<Upstream>) -> Option<&Target> {
+        self.targets.iter().find(|target| Arc::ptr_eq(&target.upstream, upstream))
+    }
+
+    /// Whether a server is one for a kind. It may have been denied since it was chosen.
+    pub(crate) fn has(&self, upstream: &Arc<Upstream>, kind: Kind) -> bool {
+        self.target(upstream).is_some_and(|target| target.serves(kind))
+    }
+
+    /// Whether a worker of a server answers. That is a sign of life of the server.
+    pub(crate) fn worker_answers(&self, upstream: &Arc<Upstream>) -> bool {
+        let claims = self.target(upstream).into_iter().flat_map(Target::claims);
+        claims.into_iter().any(|claimed| claimed.identity().is_confirmed())
     }
 }

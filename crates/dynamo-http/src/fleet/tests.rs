@@ -2,17 +2,29 @@
 
 use std::sync::Arc;
 
-use dynamo_discovery::{Gone, Instance, Key, Kind, Kinds, ModelEntry, ModelUpdate};
+use dynamo_discovery::{Gone, Instance, InstanceId, Key, Kind, Kinds, ModelEntry, ModelUpdate};
 use dynamo_namespace::NamespaceScope;
+use proptest::prelude::*;
+use proptest::sample::select;
 
+use super::standing::Event;
 use super::*;
 use crate::meter::Metrics;
+use crate::placement::{Limits, Placement};
 use crate::view::{LiveView, Switchboard, SwitchboardWriter, update_http_endpoints};
 
 impl Default for Fleet {
     fn default() -> Self {
         let metrics = Arc::new(Metrics::new());
-        Self::new(Connector::default(), WorkerKey::default(), None, metrics)
+        let placement = Placement::new(Limits::default());
+        Self::new(Connector::default(), Tenants::default(), None, metrics, placement)
+    }
+}
+
+impl Fleet {
+    /// The server of an instance, if it is in use.
+    fn find(&self, instance: &Instance) -> Option<Arc<Upstream>> {
+        self.0.tenants.servers_of(instance.endpoint().namespace()).find(instance.url().unwrap())
     }
 }
 
@@ -50,7 +62,7 @@ fn server(fleet: &Fleet, live: &LiveView, model: &str) -> Arc<Upstream> {
 fn servers_are_made_for_the_first_request_and_stay_for_as_long_as_a_model_points_at_them() {
     let (fleet, (live, mut writer)) = (Fleet::default(), switchboard());
     let (one, two) = (instance("a", 1, "m"), instance("a", 2, "m"));
-    let is_used = || fleet.0.servers.find(one.url().unwrap()).is_some();
+    let is_used = || fleet.find(&one).is_some();
     update_http_endpoints(&mut writer, &[added(&one)]);
     assert!(!is_used(), "no request has asked for it");
     let first = Arc::downgrade(&server(&fleet, &live, "m"));
@@ -78,7 +90,7 @@ fn a_server_that_has_left_is_forgotten_although_no_request_comes() {
     update_http_endpoints(&mut writer, &[removed(&one)]);
     fleet.renew_all();
     assert!(left.upgrade().is_none());
-    assert!(fleet.0.servers.find(two.url().unwrap()).is_some());
+    assert!(fleet.find(&two).is_some());
 }
 
 #[test]
@@ -117,7 +129,7 @@ fn a_server_that_one_view_finds_out_of_rotation_is_shown_so_in_all() {
     let fleet = Fleet::default();
     server(&fleet, &switchboard.live_view(&a), "m").rotation.refused();
     for one in [&used, &other] {
-        assert_eq!(fleet.out_of_rotation(one), Some(Out::Unreachable));
+        assert_eq!(fleet.out_of_rotation(one), Some("unreachable"));
     }
 }
 
@@ -158,4 +170,131 @@ fn entries_with_one_url_are_one_server() {
     let targets = fleet.targets(&live, live.load().model("m").unwrap());
     assert_eq!(targets.upstreams(Kind::Completions).count(), 0);
     assert_eq!(targets.upstreams(CHAT).count(), 2);
+}
+
+/// An instance of a worker with a control port, at the one server of these tests.
+fn with_control(namespace: &str, worker: u64) -> Arc<Instance> {
+    let endpoint = format!("{namespace}.backend.generate").parse().unwrap();
+    let entry = ModelEntry::new("m", endpoint, Kinds::from(CHAT)).unwrap();
+    let entry = entry
+        .with_url("http://h".parse().unwrap())
+        // One address for all: what is said of one of them is said of no other one.
+        .with_control("http://h:9001".parse().unwrap());
+    let key = Key::from(format!("models/{namespace}/backend/generate/{worker}/m"));
+    Arc::new(Instance::new(key, Some(InstanceId(worker)), entry))
+}
+
+/// What happens to a server, or to one of the entries that name it.
+#[derive(Clone, Debug)]
+enum Happens {
+    Refused,
+    Answered(u16),
+    Probed(Event),
+    Asked(usize, Finding),
+}
+
+fn anything() -> impl Strategy<Value = Happens> {
+    let findings = [
+        Finding::Answers,
+        Finding::Withdrawn,
+        Finding::Refused,
+        Finding::Broken,
+        Finding::Silent,
+        Finding::NotAsked,
+    ];
+    let events = [Event::Healthy, Event::Busy, Event::Broken, Event::Refused, Event::Miss];
+    let asked = (0..4_usize, select(findings.to_vec()));
+    prop_oneof![
+        Just(Happens::Refused),
+        select(vec![200_u16, 404, 500]).prop_map(Happens::Answered),
+        select(events.to_vec()).prop_map(Happens::Probed),
+        asked.clone().prop_map(|(entry, finding)| Happens::Asked(entry, finding)),
+        asked.prop_map(|(entry, finding)| Happens::Asked(entry, finding)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_report_on_one_entry_changes_no_other_entry_no_other_namespace_and_not_the_server(
+        history in proptest::collection::vec(anything(), 0..60),
+    ) {
+        let scope = |name: &str| NamespaceScope::Only(name.parse().unwrap());
+        let (switchboard, mut writer) = Switchboard::new([scope("a"), scope("b")]);
+        let fleet = Fleet::default();
+        // Two workers of each namespace; the ids are the same in both.
+        let instances = [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+            .map(|(namespace, worker)| with_control(namespace, worker));
+        update_http_endpoints(&mut writer, &instances.each_ref().map(added));
+        let views = ["a", "b"].map(|name| switchboard.live_view(&scope(name)));
+        let targets = views.each_ref().map(|live| fleet.targets(live, live.load().model("m").unwrap()));
+        let server = fleet.server(instances[0].endpoint().namespace(), instances[0].url().unwrap());
+        let claims = instances.each_ref().map(|one| fleet.claimed(&Claim::of(one).unwrap()));
+        let identities = || claims.each_ref().map(|claimed| claimed.identity());
+        for happens in history {
+            let (before, out) = (identities(), server.rotation.out());
+            match &happens {
+                Happens::Refused => drop(server.rotation.refused()),
+                Happens::Answered(status) => {
+                    let status = http::StatusCode::from_u16(*status).unwrap();
+                    server.rotation.answered(status, tokio::time::Instant::now(), || true);
+                }
+                Happens::Probed(event) => {
+                    let began = server.rotation.begin_probe();
+                    server.rotation.probed(*event, began);
+                    server.rotation.end_probe();
+                }
+                Happens::Asked(entry, finding) => drop(claims[*entry].take_in(*finding)),
+            }
+            let asked = match happens {
+                Happens::Asked(entry, _) => {
+                    prop_assert_eq!(server.rotation.out(), out, "{:?} changed the server", happens);
+                    Some(entry)
+                }
+                _ => None,
+            };
+            for (entry, (before, now)) in before.into_iter().zip(identities()).enumerate() {
+                prop_assert!(asked == Some(entry) || before == now, "{:?} changed entry {}", happens, entry);
+            }
+            // A URL is a target in a namespace while one of its entries names it that is not denied.
+            let denied = identities().map(Identity::is_denied);
+            for (namespace, targets) in targets.iter().enumerate() {
+                let expected = !(denied[2 * namespace] && denied[2 * namespace + 1]);
+                prop_assert_eq!(targets.upstreams(CHAT).count(), usize::from(expected));
+                prop_assert_eq!(targets.has(&server, CHAT), expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_control_port_has_said_outlives_a_change_of_the_models_servers() {
+    let (fleet, (live, mut writer)) = (Fleet::default(), switchboard());
+    let one = with_control("a", 1);
+    update_http_endpoints(&mut writer, &[added(&one)]);
+    let claimed = || fleet.claimed(&Claim::of(&one).unwrap());
+    let _targets = fleet.targets(&live, live.load().model("m").unwrap());
+    claimed().take_in(Finding::Answers);
+    claimed().take_in(Finding::Refused);
+    assert_eq!(fleet.out_of_rotation(&one), Some("gone"));
+    update_http_endpoints(&mut writer, &[added(&instance("a", 2, "m"))]);
+    let targets = fleet.targets(&live, live.load().model("m").unwrap());
+    let urls: Vec<_> = targets.upstreams(CHAT).map(|one| one.url.to_string()).collect();
+    assert_eq!(urls, ["http://h2"]);
+}
+
+#[test]
+fn a_kind_goes_with_the_entry_that_has_it() {
+    let (fleet, (live, mut writer)) = (Fleet::default(), switchboard());
+    let (chat, other) = (with_control("a", 1), with_control("a", 2));
+    let entry = ModelEntry::new("m", other.endpoint().clone(), Kinds::from(Kind::Completions))
+        .unwrap()
+        .with_url(other.url().unwrap().clone());
+    let other = Arc::new(Instance::new(other.key().clone(), other.id(), entry));
+    update_http_endpoints(&mut writer, &[added(&chat), added(&other)]);
+    let targets = fleet.targets(&live, live.load().model("m").unwrap());
+    let claimed = fleet.claimed(&Claim::of(&chat).unwrap());
+    claimed.take_in(Finding::Answers);
+    claimed.take_in(Finding::Refused);
+    assert_eq!(targets.upstreams(CHAT).count(), 0);
+    assert_eq!(targets.upstreams(Kind::Completions).count(), 1);
 }

@@ -1,15 +1,18 @@
-//! What is done for the servers in use beside requests: probes, and closing idle connections.
+//! What is done for the servers in use beside requests: probes, questions to control ports, and
+//! closing idle connections.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use dynamo_discovery::{ControlUrl, InstanceId, WorkerUrl};
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::warn;
 
+use super::claims::Claimed;
 use super::fleet::Fleet;
-use super::probe::{Finding, ask_control, ask_for_model, probe};
-use super::rotation::PROBE_TIMEOUT;
+use super::load::UNUSED;
+use super::probe::probe;
+use super::standing::Event;
 use super::upstream::Upstream;
 use super::window::MARK_INTERVAL;
 
@@ -19,8 +22,7 @@ pub(crate) const MAX_IDLE: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(100);
 /// How many ticks are between two looks at idle connections and at models that have changed.
 const SWEEP: u32 = 10;
-/// A server that has been in rotation and without requests for so long is left alone.
-const UNUSED: Duration = Duration::from_secs(300);
+
 /// A server that is looked after.
 struct Attended {
     upstream: Weak<Upstream>,
@@ -29,40 +31,43 @@ struct Attended {
     marked: Instant,
 }
 
+/// A probe that is under way. Dropping it allows the next one.
+struct Probing(Arc<Upstream>);
+
+impl Drop for Probing {
+    fn drop(&mut self) {
+        self.0.rotation.end_probe();
+    }
+}
+
 impl Fleet {
-    /// Asks a server whether it answers.
-    pub(crate) async fn probe(&self, url: &WorkerUrl, patience: Duration) -> Finding {
-        probe(self.connector(), url, self.worker_key().header(), patience).await
-    }
-
-    /// Asks a worker's control port whether it knows an instance, and offers it.
-    pub(crate) async fn ask_control(
-        &self,
-        control: &ControlUrl,
-        id: InstanceId,
-        patience: Duration,
-    ) -> Finding {
-        ask_control(self.connector(), control, id, patience).await
-    }
-
-    /// Asks a server whether it lists a model.
-    pub(crate) async fn ask_for_model(
-        &self,
-        url: &WorkerUrl,
-        model: &str,
-        patience: Duration,
-    ) -> Finding {
-        ask_for_model(self.connector(), url, model, self.worker_key().header(), patience).await
-    }
-
     fn begin_probe(&self, upstream: Arc<Upstream>) {
         let Ok(permit) = self.attention().probes.clone().try_acquire_owned() else { return };
         let this = self.clone();
+        let began = upstream.rotation.begin_probe();
+        let probing = Probing(upstream);
         tokio::spawn(async move {
-            let finding = this.probe(&upstream.url, PROBE_TIMEOUT).await;
-            this.attention().note(&upstream, upstream.rotation.probed(finding, Instant::now()));
+            let upstream = &probing.0;
+            if let Some(event) = probe(this.connector(), &upstream.url, &upstream.terms).await {
+                if event == Event::Refused {
+                    // Nobody listens, so the engine will begin anew.
+                    upstream.placed.forget();
+                }
+                this.attention().note(upstream, upstream.rotation.probed(event, began));
+            }
             drop(permit);
         });
+    }
+
+    /// Asks a control port about a claim if that is due.
+    fn look_at_claim(&self, claimed: &Arc<Claimed>, now: Instant) {
+        if claimed.is_news_that_it_is_unheard(now) {
+            let control = &claimed.claim.control;
+            warn!(%control, "a worker's control port has never answered: its entries count as those without one");
+        }
+        if let Some((asking, permit)) = claimed.begin_if_due(now) {
+            self.ask_beside(asking, permit);
+        }
     }
 
     /// Looks at a server; returns whether to go on looking after it.
@@ -78,10 +83,15 @@ impl Fleet {
             upstream.rotation.window().mark(upstream.load.begun());
             attended.marked = now;
         }
-        if upstream.rotation.out().is_none() && now - attended.used > UNUSED {
+        self.attention().note(&upstream, upstream.rotation.take_return());
+        let claims = upstream.claims.values();
+        let is_out = upstream.rotation.out().is_some()
+            || claims.iter().any(|claimed| claimed.identity().is_denied());
+        if !is_out && now - attended.used > UNUSED {
             upstream.attended.store(false, Relaxed);
             return false;
         }
+        claims.iter().for_each(|claimed| self.look_at_claim(claimed, now));
         let waiting = upstream.load.in_flight() > 0;
         if upstream.rotation.probe_is_due(now, waiting, self.attention().probe_idle) {
             self.begin_probe(upstream);

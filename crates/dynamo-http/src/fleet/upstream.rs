@@ -1,25 +1,36 @@
 //! One worker's server, and the set of those that are in use.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use dynamo_discovery::WorkerUrl;
 
+use super::claims::{Claim, Claimed, Lanes};
+use super::known::Known;
 use super::load::Load;
 use super::pool::Pool;
 use super::rotation::Rotation;
+use super::terms::Terms;
 use super::window::Recent;
 use crate::meter::WorkerSeries;
+use crate::placement::Server;
 
-/// A server. There is one for each URL, however many entries name it.
+/// A server. There is one for each URL, however many entries name it. Namespaces with terms of their
+/// own have servers of their own: no connection that was made under the terms of one namespace
+/// carries the request of another.
 pub(crate) struct Upstream {
     pub(crate) url: WorkerUrl,
+    pub(crate) terms: Arc<Terms>,
     /// Made for the first request: most of many servers may have none.
     pool: OnceLock<Box<Pool>>,
     pub(crate) load: Load,
     pub(crate) rotation: Rotation,
+    /// The claims of the entries that name it, as far as they can be asked about.
+    pub(super) claims: Known<Claim, Claimed>,
+    /// What placement knows of it: the prefill that it owes.
+    pub(crate) placed: Arc<Server>,
     /// Whether the upkeep looks after it, as it does for those that are used.
     pub(super) attended: AtomicBool,
     /// Made for the first request.
@@ -27,11 +38,14 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(url: WorkerUrl) -> Self {
+    pub(crate) fn new(url: WorkerUrl, terms: Arc<Terms>) -> Self {
         Self {
+            terms,
             pool: OnceLock::new(),
             load: Load::default(),
             rotation: Rotation::new(),
+            claims: Known::default(),
+            placed: Arc::new(Server::new(url.as_str(), Instant::now())),
             attended: AtomicBool::new(false),
             series: OnceLock::new(),
             url,
@@ -45,7 +59,7 @@ impl Upstream {
 
     /// Its idle connections.
     pub(crate) fn pool(&self) -> &Pool {
-        self.pool.get_or_init(|| Box::new(Pool::new(&self.url)))
+        self.pool.get_or_init(|| Box::new(Pool::new(&self.url, self.terms.clone())))
     }
 }
 
@@ -55,47 +69,41 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Every server that someone uses, by URL. It holds weak references: a server stays for as long as
-/// a model's targets, a request or the keeper of held instances points at it.
-#[derive(Default)]
-pub(super) struct Servers(Mutex<Known>);
-
-#[derive(Default)]
-struct Known {
-    servers: HashMap<WorkerUrl, Weak<Upstream>>,
-    /// How many there were when the dead were last swept out.
-    swept: usize,
+/// Every server that someone uses under the same terms, and every control port that is asked. A server
+/// stays for as long as a model's targets, a request or the keeper of held instances points at it.
+pub(super) struct Servers {
+    terms: Arc<Terms>,
+    servers: Known<WorkerUrl, Upstream>,
+    lanes: Lanes,
 }
 
 impl Servers {
+    pub(super) fn new(terms: Terms) -> Self {
+        Self { terms: Arc::new(terms), servers: Known::default(), lanes: Lanes::default() }
+    }
+
+    /// The terms of all of them.
+    pub(super) fn terms(&self) -> &Arc<Terms> {
+        &self.terms
+    }
+
+    /// The servers in use.
+    pub(super) fn all(&self) -> Vec<Arc<Upstream>> {
+        self.servers.values()
+    }
+
     /// The server at a URL.
     pub(super) fn at(&self, url: &WorkerUrl) -> Arc<Upstream> {
-        let mut known = self.lock();
-        if let Some(upstream) = known.servers.get(url).and_then(Weak::upgrade) {
-            return upstream;
-        }
-        // Each time that as many came as there were.
-        if known.servers.len() >= (known.swept * 2).max(64) {
-            known.servers.retain(|_, upstream| upstream.strong_count() > 0);
-            known.swept = known.servers.len();
-        }
-        let upstream = Arc::new(Upstream::new(url.clone()));
-        known.servers.insert(url.clone(), Arc::downgrade(&upstream));
-        upstream
+        self.servers.at(url, || Upstream::new(url.clone(), self.terms.clone()))
     }
 
     /// The server at a URL, if it is in use.
     pub(super) fn find(&self, url: &WorkerUrl) -> Option<Arc<Upstream>> {
-        self.lock().servers.get(url).and_then(Weak::upgrade)
+        self.servers.find(url)
     }
 
-    /// The servers that are in use.
-    pub(super) fn all(&self) -> Vec<Arc<Upstream>> {
-        self.lock().servers.values().filter_map(Weak::upgrade).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        // Each change to it is one call, so a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known of a claim on a server.
+    pub(super) fn claimed(&self, upstream: &Upstream, claim: &Claim) -> Arc<Claimed> {
+        upstream.claims.at(claim, || Claimed::new(claim.clone(), self.lanes.of(claim)))
     }
 }

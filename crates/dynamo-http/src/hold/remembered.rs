@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::pace::{ASKED_AT_ONCE, again};
 use super::witness::Witness;
-use crate::fleet::Finding;
+use crate::fleet::{Finding, Identity};
 
 /// The instances that one source remembers. Each serves once its witness has proven it.
 pub(super) struct Remembered {
@@ -92,7 +92,7 @@ impl Remembered {
         if !std::mem::replace(&mut waiting.tried, true) {
             self.untried -= 1;
         }
-        if finding != Finding::Answers {
+        if !Identity::is_proven_by(finding) {
             // It may be starting: it is asked for as long as nobody knows better.
             self.due.insert((now + again(), witness.clone()));
             return Vec::new();

@@ -1,20 +1,22 @@
 //! What is held, and why no longer: pure, but for the standing of the servers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use dynamo_discovery::{Gone, Instance, Key, ModelUpdate};
+use dynamo_discovery::{Gone, Instance, Key, ModelUpdate, WorkerUrl};
 use tokio::time::Instant;
 
 use super::config::Hold;
 use super::pace::{ASKED_AT_ONCE, again};
 use super::witness::Witness;
-use crate::fleet::{Finding, Fleet, Upstream};
+use crate::fleet::{Claimed, Finding, Fleet, Identity, Upstream};
 
 /// The instances that have vanished from their store and serve nevertheless.
 pub(super) struct Holding {
     limits: Hold,
     vanished: BTreeMap<Key, Vanished>,
+    /// The keys of those that name a URL.
+    at: HashMap<WorkerUrl, BTreeSet<Key>>,
     witnesses: HashMap<Witness, Asked>,
 }
 
@@ -23,19 +25,19 @@ struct Vanished {
     instance: Arc<Instance>,
     upstream: Arc<Upstream>,
     witness: Witness,
+    /// What is known of its claim, which is not forgotten while it is in doubt.
+    _claimed: Option<Arc<Claimed>>,
     until: Instant,
     /// Its witness has proven it since it vanished: it is held.
     held: bool,
 }
 
 impl Vanished {
-    /// Whether a new instance ends this one: it is its successor, the same model of the same namespace
-    /// at the same server; or it is another worker's, of any namespace, and a list of models no longer
-    /// tells which of the two workers is at the address.
+    /// Whether a new instance at the same server ends this one: it is its successor, the same model
+    /// of the same namespace; or it is another worker's, of any namespace, and a list of models no
+    /// longer tells which of the two workers is at the address.
     fn gives_way_to(&self, new: &Instance) -> bool {
-        let is_ambiguous = self.witness.is_weak()
-            && new.id() != self.instance.id()
-            && new.url() == self.instance.url();
+        let is_ambiguous = self.witness.is_weak() && new.id() != self.instance.id();
         is_ambiguous || same(&self.instance, new)
     }
 
@@ -69,7 +71,7 @@ pub(crate) struct Outcome {
 
 impl Holding {
     pub(crate) fn new(limits: Hold) -> Self {
-        Self { limits, vanished: BTreeMap::new(), witnesses: HashMap::new() }
+        Self { limits, vanished: BTreeMap::new(), at: HashMap::new(), witnesses: HashMap::new() }
     }
 
     /// Whether nothing is kept, held or in question.
@@ -138,7 +140,8 @@ impl Holding {
         fleet: &Fleet,
     ) -> Option<Arc<Instance>> {
         let witness = Witness::of(instance, self.limits.unproven)?;
-        let upstream = fleet.server(instance.url()?);
+        let url = instance.url()?;
+        let upstream = fleet.server(instance.endpoint().namespace(), url);
         let room = if self.limits.longest.is_zero() { 0 } else { self.limits.at_most };
         if instance.kinds().is_empty()
             || self.vanished.len() >= room
@@ -151,8 +154,10 @@ impl Holding {
         let asked = asked.or_insert_with(|| Asked { keys: Vec::new(), ask_at: Some(now) });
         asked.keys.push(instance.key().clone());
         let until = now + self.limits.longest;
+        self.at.entry(url.clone()).or_default().insert(instance.key().clone());
         let instance = instance.clone();
-        let vanished = Vanished { instance, upstream, witness, until, held: false };
+        let _claimed = witness.claim().map(|claim| fleet.claimed(claim));
+        let vanished = Vanished { instance, upstream, witness, _claimed, until, held: false };
         let shown = vanished.shown();
         self.vanished.insert(shown.key().clone(), vanished);
         Some(shown)
@@ -160,12 +165,9 @@ impl Holding {
 
     /// Lets go of the kept instances that a new one ends.
     fn succeeded_by(&mut self, new: &Instance, told: &mut Vec<ModelUpdate>) {
-        let predecessors: Vec<Key> = self
-            .vanished
-            .iter()
-            .filter(|(_, one)| one.gives_way_to(new))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let here = new.url().and_then(|url| self.at.get(url));
+        let is_over = |key: &&Key| self.vanished.get(key).is_some_and(|one| one.gives_way_to(new));
+        let predecessors: Vec<Key> = here.into_iter().flatten().filter(is_over).cloned().collect();
         for key in predecessors {
             told.extend(self.let_go(&key));
         }
@@ -179,6 +181,13 @@ impl Holding {
     /// Keeps an instance no longer, and returns it as the switchboard has it.
     fn forget(&mut self, key: &Key) -> Option<Arc<Instance>> {
         let vanished = self.vanished.remove(key)?;
+        let url = &vanished.upstream.url;
+        if let Some(here) = self.at.get_mut(url) {
+            here.remove(key);
+            if here.is_empty() {
+                self.at.remove(url);
+            }
+        }
         if let Some(asked) = self.witnesses.get_mut(&vanished.witness) {
             asked.keys.retain(|other| other != key);
             if asked.keys.is_empty() {
@@ -202,7 +211,7 @@ impl Holding {
             asked.ask_at = Some(now + again());
             return outcome;
         }
-        if finding != Finding::Answers {
+        if !Identity::is_proven_by(finding) {
             let keys = asked.keys.clone();
             outcome.updates.extend(keys.iter().filter_map(|key| self.let_go(key)));
             return outcome;
@@ -260,5 +269,5 @@ impl Holding {
 /// Whether two instances are one model of one namespace; their server is the same already.
 fn same(one: &Instance, other: &Instance) -> bool {
     let namespace = |instance: &Instance| instance.endpoint().namespace().clone();
-    one.model() == other.model() && one.url() == other.url() && namespace(one) == namespace(other)
+    one.model() == other.model() && namespace(one) == namespace(other)
 }

@@ -57,8 +57,8 @@ impl Rig {
         ask.expect_ask().returning(move |witness: &Witness| {
             said.asked.lock().unwrap().push(witness.clone());
             let url = match witness {
-                Witness::Control(control, _) => control.as_str().trim_end_matches(CONTROL),
-                Witness::Listed(url, _) => url.as_str(),
+                Witness::Control(claim) => claim.url.as_str(),
+                Witness::Listed(_, url, _) => url.as_str(),
             };
             let answer = said.answers.lock().unwrap().get(url).copied();
             ready(answer.unwrap_or(Finding::Answers)).boxed()
@@ -114,7 +114,7 @@ impl Rig {
         let model = live.load().model(instance.model()).cloned();
         // It is held, so that the server outlives this look at it.
         self.targets.extend(model.map(|model| self.keeper.fleet.targets(&live, &model)));
-        self.keeper.fleet.server(instance.url().unwrap())
+        self.keeper.fleet.server(instance.endpoint().namespace(), instance.url().unwrap())
     }
 }
 

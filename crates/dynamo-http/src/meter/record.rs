@@ -196,6 +196,11 @@ impl Record {
         }
     }
 
+    /// Notes how many tokens of the prompt the worker was expected to have cached.
+    pub(crate) fn expected_cached(&self, tokens: u32) {
+        self.series().tokens(self.route).expected_cached.observe(tokens.into());
+    }
+
     fn series(&self) -> &ModelSeries {
         self.model.as_deref().unwrap_or_else(|| self.metrics.unknown())
     }

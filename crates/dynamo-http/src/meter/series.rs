@@ -64,6 +64,7 @@ pub(crate) struct ModelSeries {
     namespaces: Labels<NamespaceSeries>,
     /// Handles for each route, made for the first request that they count.
     routes: [OnceLock<Box<RouteMeter>>; Route::ALL.len()],
+    expected_cached: HistogramVec,
 }
 
 /// The series of one model on one route.
@@ -84,6 +85,7 @@ pub(super) struct TokenMeter {
     pub(super) input: Histogram,
     pub(super) output: Histogram,
     pub(super) cached: Histogram,
+    pub(super) expected_cached: Histogram,
     /// How many answers told their usage, by [`Knowledge`].
     pub(super) usage: [IntCounter; Knowledge::ALL.len()],
 }
@@ -293,6 +295,11 @@ impl ModelSeries {
             input: histogram("input_sequence_tokens", "Tokens of a prompt", TOKENS),
             output: histogram("output_sequence_tokens", "Tokens of an answer", TOKENS),
             cached: histogram("cached_tokens", "Tokens of a prompt that were in a cache", TOKENS),
+            expected_cached: histogram(
+                "expected_cached_tokens",
+                "Tokens of a prompt that its worker was expected to have cached",
+                TOKENS,
+            ),
             usage: valid(IntCounterVec::new(
                 by_model("answer_usage_total", "Answers by what is known of their tokens"),
                 &["endpoint", "usage"],
@@ -338,13 +345,14 @@ impl ModelSeries {
                 input: self.input.with_label_values(&labels),
                 output: self.output.with_label_values(&labels),
                 cached: self.cached.with_label_values(&labels),
+                expected_cached: self.expected_cached.with_label_values(&labels),
                 usage: Knowledge::ALL.map(usage),
             })
         })
     }
 
     fn families(&self) -> Vec<MetricFamily> {
-        let collectors: [&dyn Collector; 11] = [
+        let collectors: [&dyn Collector; 12] = [
             &self.requests,
             &self.inflight,
             &self.duration,
@@ -355,6 +363,7 @@ impl ModelSeries {
             &self.input,
             &self.output,
             &self.cached,
+            &self.expected_cached,
             &self.usage,
         ];
         let mut families: Vec<_> =

@@ -50,6 +50,16 @@ impl Answer {
         self.place.upstream().rotation.heard(at);
     }
 
+    /// Notes for placement that the answer has content; calls after the first one change nothing.
+    pub(crate) fn content_came(&mut self, at: Instant) {
+        self.place.content_came(at.into_std());
+    }
+
+    /// Notes for placement how many tokens the engine counted in the prompt.
+    pub(crate) fn usage(&self, prompt_tokens: u64) {
+        self.place.usage(prompt_tokens);
+    }
+
     /// The next frame of the body.
     fn poll_once(
         &mut self,

@@ -36,11 +36,22 @@ pub(crate) struct BodyLimits {
 pub(crate) struct Memory {
     /// Every request writes this. Padding keeps it apart from memory that is only read.
     free: CachePadded<AtomicUsize>,
+    limit: usize,
 }
 
 impl Memory {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { free: CachePadded::new(AtomicUsize::new(bytes)) }
+        Self { free: CachePadded::new(AtomicUsize::new(bytes)), limit: bytes }
+    }
+
+    /// How much there is in all, in bytes.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// How much of it is taken, in bytes.
+    pub(crate) fn used(&self) -> usize {
+        self.limit - self.free.load(Ordering::Relaxed)
     }
 
     /// Takes memory before it is allocated. Dropping the result gives it back.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynamo_discovery::{Kind, RequestField};
+use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -17,10 +18,10 @@ use super::headers::{self, RequestId, X_REQUEST_ID};
 use super::lookup::Lookup;
 use super::refusal::{Refusal, is_full_for, is_refusal};
 use super::sends::{End, Next, Reason, Resends, Sends};
-use crate::balance::{AffinityKey, Balancer, Pick, QueueLimits, Queued, RetryBudget};
+use crate::balance::{Balancer, Pick, QueueLimits, Queued, RetryBudget, Wish};
 use crate::error::ApiError;
 use crate::fleet::{
-    ConnectError, Connection, ExchangeError, Fleet, GiveUp, MAX_IDLE, Origin, Out, Place, Targets,
+    ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Origin, Out, Place, Targets,
     Upstream, Wait,
 };
 use crate::meter::{Ending, Metrics, ModelSeries};
@@ -42,7 +43,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) query: Option<&'a str>,
     pub(crate) headers: HeaderMap,
     pub(crate) body: &'a Bytes,
-    pub(crate) affinity: Option<AffinityKey>,
+    pub(crate) wish: Wish<'a>,
     pub(crate) id: &'a RequestId,
     /// The edits that ask for the usage of a stream, where the client has not asked.
     pub(crate) usage: Option<Edits>,
@@ -82,9 +83,11 @@ pub(crate) enum Answered {
     Refused(Box<Refusal>),
 }
 
-/// Gives a request up when its server is unresponsive, the request may be sent again, and another
-/// server is in rotation. Silence alone is no reason, since engines queue.
+/// Gives a request up when neither its server nor the server's worker answers anything, the request
+/// may be sent again, and another server is in rotation. Silence alone is no reason, since engines
+/// queue.
 struct Elsewhere<'a> {
+    fleet: &'a Fleet,
     upstream: &'a Arc<Upstream>,
     targets: &'a Targets,
     kind: Kind,
@@ -101,11 +104,16 @@ impl Elsewhere<'_> {
     }
 }
 
-impl GiveUp for Elsewhere<'_> {
-    fn is_time(&self) -> bool {
+impl Judge for Elsewhere<'_> {
+    fn gives_up(&self) -> bool {
         self.upstream.rotation.out() == Some(Out::Unresponsive)
+            && !self.targets.worker_answers(self.upstream)
             && self.budget.is_some_and(RetryBudget::is_left)
             && self.is_there()
+    }
+
+    fn confirms(&self) -> BoxFuture<'_, bool> {
+        self.fleet.confirm(self.targets, self.upstream, self.kind).boxed()
     }
 }
 
@@ -114,10 +122,10 @@ impl Forwarder {
     pub(crate) async fn forward(
         &self,
         mut targets: Arc<Targets>,
-        mut ask: Ask<'_>,
+        ask: Ask<'_>,
     ) -> Result<Answered, ApiError> {
-        headers::authorize(&mut ask.headers, self.fleet.worker_key().header());
         self.resends.budget.deposit();
+        targets.note_use();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
         let mut sends = Sends::default();
         let mut is_first = true;
@@ -129,7 +137,7 @@ impl Forwarder {
         loop {
             let (place, max_idle) = match decided.take() {
                 Some(decided) => decided,
-                None => match self.balancer.pick(&targets, ask.kind(), ask.affinity, &tried) {
+                None => match self.balancer.pick(&targets, ask.kind(), ask.wish, &tried) {
                     Pick::Place(place) => (place, Some(MAX_IDLE)),
                     // The store may have lost all servers, and the workers are being asked whether
                     // they are there. Boxed, so that the state of this rare wait is not part of
@@ -150,8 +158,9 @@ impl Forwarder {
             };
             let upstream = place.upstream();
             let budget = sends.may_resend().then_some(&self.resends.budget);
-            let elsewhere = Elsewhere { upstream, targets: &targets, kind: ask.kind(), budget };
-            let wait = Wait { limit: self.first_byte, give_up: &elsewhere };
+            let (fleet, kind) = (&self.fleet, ask.kind());
+            let elsewhere = Elsewhere { fleet, upstream, targets: &targets, kind, budget };
+            let wait = Wait { limit: self.first_byte, judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
             let attempt = self.attempt(upstream, &targets, &ask, id, max_idle, wait);
             let error = match attempt.await {
@@ -200,7 +209,9 @@ impl Forwarder {
             return Ok(Answered::Refused(refused));
         }
         Err(match failed {
-            None => no_instances(&targets),
+            None | Some(AttemptError::Exchange(ExchangeError::Gone)) => {
+                no_instances(&targets, &ask.lookup)
+            }
             Some(AttemptError::Exchange(ExchangeError::Silent)) => ApiError::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "The worker did not begin to answer in time.",
@@ -239,8 +250,7 @@ impl Forwarder {
         if !sends.may_resend() || !untried.any(|one| one.rotation.out().is_none()) {
             return None;
         }
-        let Pick::Place(place) = self.balancer.pick(targets, ask.kind(), ask.affinity, tried)
-        else {
+        let Pick::Place(place) = self.balancer.pick(targets, ask.kind(), ask.wish, tried) else {
             return None;
         };
         let next = sends.after(End::Sent(Reason::Refused), |reason| self.resends.pay(reason));
@@ -254,7 +264,9 @@ impl Forwarder {
         ask: &Ask<'_>,
         tried: &[Arc<Upstream>],
     ) -> Result<Place, ApiError> {
-        let Some(limit) = self.balancer.limit else { return Err(no_instances(targets)) };
+        let Some(limit) = self.balancer.limit else {
+            return Err(no_instances(targets, &ask.lookup));
+        };
         let queued = Queued::join(targets, self.metrics.queued(), self.queue)?;
         let series = targets.series().clone();
         let _waiting = Waiting { series, route: ask.lookup.route, since: Instant::now() };
@@ -267,14 +279,17 @@ impl Forwarder {
                 places.retain(|one| one.rotation.out().is_none());
             }
             let changed = ask.lookup.moved_on_from(targets);
-            if let Some(place) = queued.wait(places, limit, changed).await? {
+            if let Some(mut place) = queued.wait(places, limit, changed).await?
+                && targets.has(place.upstream(), ask.kind())
+            {
+                self.balancer.begun(targets, ask.wish, &mut place);
                 return Ok(place);
             }
             *targets = ask.lookup.find()?;
-            match self.balancer.pick(targets, ask.kind(), ask.affinity, tried) {
+            match self.balancer.pick(targets, ask.kind(), ask.wish, tried) {
                 Pick::Place(place) => return Ok(place),
                 Pick::Full => {}
-                Pick::None => return Err(no_instances(targets)),
+                Pick::None => return Err(no_instances(targets, &ask.lookup)),
             }
         }
     }
@@ -299,6 +314,7 @@ impl Forwarder {
         *request.headers_mut() = ask.headers.clone();
         debug!(request_id = ?ask.id.value(), upstream_request_id = ?id, url = %upstream.url, "sending");
         let headers = request.headers_mut();
+        headers::authorize(headers, upstream.terms.key.header());
         headers.insert(X_REQUEST_ID, id);
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -328,7 +344,14 @@ impl Forwarder {
             }
             Err(error) => {
                 let change = match &error {
-                    ExchangeError::Connect(ConnectError::Theirs(_)) => rotation.refused(),
+                    ExchangeError::Connect(ConnectError::Theirs(error)) => {
+                        // Nobody listens, so the engine will begin anew. A connect that takes too
+                        // long says nothing of that.
+                        if error.kind() == std::io::ErrorKind::ConnectionRefused {
+                            upstream.placed.forget();
+                        }
+                        rotation.refused()
+                    }
                     ExchangeError::Lost { reused: true, .. } => {
                         rotation.closed_reused();
                         None
@@ -337,6 +360,7 @@ impl Forwarder {
                     | ExchangeError::Lost { .. }
                     | ExchangeError::Invalid(_) => rotation.lost(Instant::now(), stands_out),
                     ExchangeError::Connect(ConnectError::Ours(_))
+                    | ExchangeError::Gone
                     | ExchangeError::Silent
                     | ExchangeError::GivenUp => None,
                 };
@@ -364,7 +388,9 @@ impl AttemptError {
 
     fn end(&self) -> End {
         match self {
-            Self::Exchange(ExchangeError::Connect(_) | ExchangeError::Unsent(_)) => End::Unsent,
+            Self::Exchange(
+                ExchangeError::Connect(_) | ExchangeError::Gone | ExchangeError::Unsent(_),
+            ) => End::Unsent,
             Self::Exchange(ExchangeError::Lost { reused: true, .. }) => End::Sent(Reason::Reused),
             Self::Exchange(ExchangeError::Lost { .. }) => End::Sent(Reason::Lost),
             Self::Exchange(ExchangeError::GivenUp) => End::Sent(Reason::Unresponsive),
@@ -379,6 +405,9 @@ impl std::fmt::Display for AttemptError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exchange(ExchangeError::Connect(error)) => write!(f, "cannot connect: {error}"),
+            Self::Exchange(ExchangeError::Gone) => {
+                f.write_str("its worker does not offer it any more")
+            }
             Self::Exchange(ExchangeError::Unsent(error)) => {
                 write!(f, "the new connection was closed at once: {error}")
             }
@@ -396,12 +425,15 @@ impl std::fmt::Display for AttemptError {
     }
 }
 
-fn no_instances(targets: &Targets) -> ApiError {
-    ApiError::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        format!("The model '{}' has no reachable instance at the moment.", targets.name()),
-    )
-    .with_code("no_instances")
+fn no_instances(targets: &Targets, lookup: &Lookup<'_>) -> ApiError {
+    let name = targets.name();
+    let error =
+        |message| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("no_instances");
+    if lookup.is_unroutable(targets) {
+        let why = "its instances are registered without the URL of a server";
+        return error(format!("The model '{name}' cannot be served: {why}.")).without_retry_after();
+    }
+    error(format!("The model '{name}' has no reachable instance at the moment."))
 }
 
 fn bad_gateway() -> ApiError {

@@ -54,6 +54,13 @@ impl Lookup<'_> {
         self.find()
     }
 
+    /// Whether no instance that serves the route has a URL, and none is in doubt: there is no server
+    /// to wait for.
+    pub(crate) fn is_unroutable(&self, targets: &Targets) -> bool {
+        targets.upstreams(self.route.kind()).next().is_none()
+            && !self.lens.read(|sight| sight.is_in_doubt(self.model))
+    }
+
     /// Waits until the model has servers other than these, or is gone.
     pub(crate) async fn moved_on_from(&self, targets: &Arc<Targets>) {
         let mut seen = self.lens.live().load();

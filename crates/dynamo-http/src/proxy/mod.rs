@@ -44,18 +44,22 @@ use self::headers::{RequestId, X_REQUEST_ID};
 use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
-use self::peek::Peeked;
+use self::peek::{Peeked, Prompt};
 use self::reading::Reading;
 pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 pub(crate) use self::via::Via;
 use crate::access::{Caller, Permit};
-use crate::balance::{AffinityKey, RouterMode};
+use crate::balance::{AffinityKey, RouterMode, Wish};
 use crate::error::ApiError;
 use crate::fleet::Patience;
 use crate::meter::{Record, UsageMode};
+use crate::placement::{Path, Request, Seed};
 use crate::route::Route;
 use crate::view::Lens;
+
+/// With the value 1 in a request, asks how its worker was chosen; in the answer it says so.
+const X_DYNAMO_EXPLAIN: &str = "x-dynamo-explain";
 
 /// The settings and shared state of proxied requests.
 pub(crate) struct Proxy {
@@ -83,6 +87,8 @@ impl Proxy {
         let id = RequestId::of(&head.headers);
         let mut record = Record::begin(&self.forwarder.metrics, route);
         let caller = Caller::of(&head.extensions);
+        let asks = |value: &HeaderValue| value == "1";
+        let explains = caller.may_explain() && head.headers.get(X_DYNAMO_EXPLAIN).is_some_and(asks);
         // A request in a loop counts against nobody's limits.
         let answered = match self.via.check(&head.headers).and_then(|()| caller.begin()) {
             Ok(permit) => {
@@ -93,7 +99,7 @@ impl Proxy {
         };
         let mut response = match answered {
             Ok((Answered::Head(head), permit)) => {
-                self.pass_on(route, head, id.value(), record, permit)
+                self.pass_on(route, head, id.value(), record, permit, explains)
             }
             Ok((Answered::Refused(refusal), _permit)) => {
                 record.answered(refusal.status());
@@ -149,13 +155,25 @@ impl Proxy {
         let targets = lookup.find()?;
         record.is_for(targets.series().clone(), asked.stream);
         let mut headers = std::mem::take(&mut head.headers);
-        let affinity = self.affinity(&headers, &asked);
+        let mode = self.forwarder.balancer.mode;
+        let session = match mode.asks_for_sessions() {
+            true => self.session(&headers, &asked),
+            false => None,
+        };
+        let is_cached = mode == RouterMode::CacheAware && route.continues_a_prompt();
+        let path = is_cached.then(|| path(targets.seed(), &asked.prompt));
+        let wish = Wish {
+            affinity: session.as_deref().map(AffinityKey::of),
+            prompt: path.as_ref().map(|path| Request { path, session: session.as_deref() }),
+            bytes: body.bytes.len(),
+            stream: asked.stream,
+        };
         headers::for_upstream(&mut headers, id);
         self.via.add(&mut headers, head.version);
         let ask = Ask {
             lookup,
             query: head.uri.query(),
-            affinity,
+            wish,
             headers,
             body: &body.bytes,
             id,
@@ -172,34 +190,52 @@ impl Proxy {
         may.then(|| include_usage::edits(body, &asked.places))?
     }
 
-    /// The affinity key of a request: that of its session, else of its user, else of the beginning of
-    /// its prompt.
-    fn affinity(&self, headers: &HeaderMap, asked: &Peeked<'_>) -> Option<AffinityKey> {
-        /// How many bytes of a prompt make up the key.
-        const PREFIX: usize = 1024;
-
-        if self.forwarder.balancer.mode != RouterMode::Affinity {
-            return None;
-        }
-        let session = headers.get(&self.affinity_header).map(HeaderValue::as_bytes);
-        let user = asked.user.as_deref().map(str::as_bytes);
-        let prompt = asked.prompt.map(|prompt| &prompt.as_bytes()[..prompt.len().min(PREFIX)]);
-        let key = session.into_iter().chain(user).chain(prompt).find(|text| !text.is_empty());
-        key.map(AffinityKey::of)
+    /// The name of a request's session: the value of a header, else of a member of the body. A request
+    /// id or a trace id names no session, nor does `user`.
+    fn session(&self, headers: &HeaderMap, asked: &Peeked<'_>) -> Option<Vec<u8>> {
+        /// Headers in which clients name their sessions, beside the configured one.
+        const HEADERS: [&str; 9] = [
+            "x-session-id",
+            "x-session-affinity",
+            "x-claude-code-session-id",
+            "session_id",
+            "session-id",
+            "thread-id",
+            "x-opencode-session",
+            "x-dynamo-session-id",
+            "x-smg-routing-key",
+        ];
+        let configured = headers.get(&self.affinity_header);
+        let others = HEADERS.iter().filter_map(|name| headers.get(*name));
+        let by_header = configured.into_iter().chain(others).map(HeaderValue::as_bytes);
+        let by_body = asked.session.map(str::as_bytes);
+        by_header.chain(by_body).find(|name| !name.is_empty()).map(<[u8]>::to_vec)
     }
 
     /// Answers with a worker's status and headers, and streams its body.
     fn pass_on(
         &self,
         route: Route,
-        Head { response, model, connection, place, origin, asked }: Head,
+        Head { response, model, connection, mut place, origin, asked }: Head,
         id: &HeaderValue,
         mut record: Record,
         mut permit: Option<Permit>,
+        explains: bool,
     ) -> Response {
         let (mut parts, incoming) = response.into_parts();
         let worker = self.forwarder.fleet.series(place.upstream()).clone();
         record.begun(parts.status, worker);
+        if !parts.status.is_success() {
+            place.fails();
+        }
+        // Only the frontend explains its choices.
+        parts.headers.remove(X_DYNAMO_EXPLAIN);
+        if let Some(choice) = place.choice() {
+            record.expected_cached(choice.known_tokens);
+            if explains && let Ok(explanation) = HeaderValue::try_from(choice.to_string()) {
+                parts.headers.insert(X_DYNAMO_EXPLAIN, explanation);
+            }
+        }
         debug!(request_id = ?id, path = route.path(), status = parts.status.as_u16(), "answering");
         let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         headers::for_client(&mut parts);
@@ -237,6 +273,16 @@ impl Proxy {
         };
         Response::from_parts(parts, axum::body::Body::new(passage))
     }
+}
+
+/// The path of a prompt in its scope and model.
+fn path(seed: Seed, prompt: &Prompt<'_>) -> Path {
+    let seed = match prompt.cache_salt {
+        "" => seed,
+        salt => seed.and(salt.as_bytes()),
+    };
+    let rest = [prompt.system, prompt.instructions, prompt.input];
+    Path::of(seed, prompt.tools.as_bytes(), rest.map(str::as_bytes))
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {

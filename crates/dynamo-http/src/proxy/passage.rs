@@ -15,7 +15,7 @@ use super::reading::Reading;
 use crate::access::Permit;
 use crate::error::{ApiError, ErrorShape};
 use crate::fleet::Patience;
-use crate::meter::Record;
+use crate::meter::{Record, Usage};
 
 /// The body of the answer as the client gets it.
 ///
@@ -103,6 +103,9 @@ impl Passage {
 
     /// Notes that the whole answer has passed.
     fn ended(&mut self) {
+        if let (Usage { input: Some(input), .. }, ..) = self.reading.read() {
+            self.answer.usage(input);
+        }
         if self.record.ended()
             && let Some(permit) = &mut self.permit
         {
@@ -139,7 +142,11 @@ impl Body for Passage {
                     let at = this.patience.renew();
                     this.record.heard(at.into_std());
                     this.answer.heard(at);
-                    let Some(frame) = this.read(frame, at) else { continue };
+                    let frame = this.read(frame, at);
+                    if this.reading.has_content() {
+                        this.answer.content_came(at);
+                    }
+                    let Some(frame) = frame else { continue };
                     if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
                         events.pass(data);
                     }

@@ -22,11 +22,25 @@ pub(crate) struct Peeked<'a> {
     pub(crate) model: Cow<'a, str>,
     /// Whether the member `stream` is `true`.
     pub(crate) stream: bool,
-    /// The member `user`, if it is a string of at most [`MAX_STRING`] raw bytes.
-    pub(crate) user: Option<Cow<'a, str>>,
-    /// The input of the model: the first of `messages`, `prompt` and `input`, as raw JSON.
-    pub(crate) prompt: Option<&'a str>,
+    /// What names the session of the request, as raw JSON of at most [`MAX_STRING`] bytes: the first
+    /// of `prompt_cache_key`, `conversation` and `previous_response_id`. Never `user`, which some
+    /// services send with all of their requests.
+    pub(crate) session: Option<&'a str>,
+    pub(crate) prompt: Prompt<'a>,
     pub(crate) places: Places,
+}
+
+/// The members of a body from which an engine makes its prompt, as raw JSON, in the order in which
+/// templates put them. An absent one is empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Prompt<'a> {
+    pub(crate) tools: &'a str,
+    pub(crate) system: &'a str,
+    pub(crate) instructions: &'a str,
+    /// The first of `messages`, `prompt` and `input`.
+    pub(crate) input: &'a str,
+    /// A client's own salt: prompts of different salts share no cache.
+    pub(crate) cache_salt: &'a str,
 }
 
 /// The places in a body that [edits](super::edit::Edits) change, in bytes from its beginning.
@@ -52,7 +66,12 @@ pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
         .map_err(|_| invalid("The request body is not valid UTF-8."))?;
 
     let (mut model, mut stream, mut stream_options) = (None, None, None);
-    let (mut user, mut prompt) = (None, None);
+    let mut prompt = Prompt::default();
+    let mut sessions = [None; 3];
+    let mut name_session = |rank: usize, place: Range<usize>| {
+        let value = &text[place];
+        sessions[rank] = (value.len() <= MAX_STRING && value != "null").then_some(value);
+    };
     let mut duplicate = None;
     let mut once = |seen: &mut Option<Range<usize>>, field, place| {
         if seen.replace(place).is_some() {
@@ -63,8 +82,16 @@ pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
         Some("model") => once(&mut model, "model", place),
         Some("stream") => once(&mut stream, "stream", place),
         Some("stream_options") => stream_options = Some(place),
-        Some("user") => user = Some(place),
-        Some("messages" | "prompt" | "input") if prompt.is_none() => prompt = Some(place),
+        Some("tools") => prompt.tools = &text[place],
+        Some("system") => prompt.system = &text[place],
+        Some("instructions") => prompt.instructions = &text[place],
+        Some("messages" | "prompt" | "input") if prompt.input.is_empty() => {
+            prompt.input = &text[place];
+        }
+        Some("cache_salt") => prompt.cache_salt = &text[place],
+        Some("prompt_cache_key") => name_session(0, place),
+        Some("conversation") => name_session(1, place),
+        Some("previous_response_id") => name_session(2, place),
         _ => {}
     })
     .map_err(|json::Invalid { at }| invalid(not_json(&body[..at])))?
@@ -85,8 +112,8 @@ pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
     Ok(Peeked {
         model,
         stream: stream.is_some_and(|place| &text[place] == "true"),
-        user: user.and_then(|place| short_string(&text[place])),
-        prompt: prompt.map(|place| &text[place]),
+        session: sessions.into_iter().flatten().next(),
+        prompt,
         places: Places { model: place, stream_options, first_member },
     })
 }

@@ -72,6 +72,14 @@ impl Reading {
         matches!(self, Self::Events(stage) if stage.edits())
     }
 
+    /// Whether content has come. Where nobody tells content from other bytes, every byte is content.
+    pub(crate) fn has_content(&self) -> bool {
+        match self {
+            Self::Nothing | Self::Plain(_) => true,
+            Self::Events(stage) => stage.reader().content() > 0,
+        }
+    }
+
     /// What was read so far: the usage, how many events carried content, and how many were too long.
     pub(crate) fn read(&self) -> (Usage, u64, u64) {
         match self {

@@ -1,5 +1,6 @@
 //! What a listener counts.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -15,6 +16,8 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Counts {
     open: AtomicUsize,
+    /// 0 where there is none.
+    limit: AtomicUsize,
     refused: AtomicU64,
     accept_errors: AtomicU64,
 }
@@ -27,6 +30,17 @@ impl Connections {
     #[must_use]
     pub fn open(&self) -> usize {
         self.counts.open.load(Ordering::Relaxed)
+    }
+
+    /// How many connections the listener takes, if that is
+    /// [limited](crate::ServeOptions::with_max_connections).
+    #[must_use]
+    pub fn limit(&self) -> Option<NonZeroUsize> {
+        NonZeroUsize::new(self.counts.limit.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn note_limit(&self, limit: Option<NonZeroUsize>) {
+        self.counts.limit.store(limit.map_or(0, NonZeroUsize::get), Ordering::Relaxed);
     }
 
     /// How many connections were refused because of a limit.

@@ -74,6 +74,7 @@ where
     if let Some(tls) = &options.tls {
         tls.reload_on_change();
     }
+    options.connections.note_limit(options.max_connections);
     let drain = Drain::new();
     // Connections have the other options, and must not keep the threads that serve them.
     let threads = options.threads.take();

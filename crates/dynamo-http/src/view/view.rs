@@ -88,6 +88,12 @@ impl View {
         self.instances.iter().map(|one| &one.0)
     }
 
+    /// How many instances there are.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn size(&self) -> usize {
+        self.instances.len()
+    }
+
     /// Whether an instance of a model is in doubt: the store has lost it, and it gets no request
     /// until its worker has proven to be there.
     pub(crate) fn is_in_doubt(&self, model: &Model) -> bool {

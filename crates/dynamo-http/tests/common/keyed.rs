@@ -63,12 +63,21 @@ impl Door {
 
     /// The same, with options for the port of the clients.
     pub async fn starting_with(keys: Vec<ApiKey>, options: ServeOptions) -> Self {
+        Self::starting_as(keys, options, FrontendConfig::new()).await
+    }
+
+    /// The same, as this configuration says.
+    pub async fn starting_as(
+        keys: Vec<ApiKey>,
+        options: ServeOptions,
+        config: FrontendConfig,
+    ) -> Self {
         let (switchboard, writer) = Switchboard::new([NamespaceScope::All]);
         let (events, mut received) = mpsc::unbounded_channel();
         let stream = futures_util::stream::poll_fn(move |cx| received.poll_recv(cx)).boxed();
         let feed = Feed::new(writer, [Source::new("etcd", stream)]);
         let api_keys = ApiKeys::new(feed.scopes());
-        let config = FrontendConfig::new().with_api_keys(Some(api_keys.clone()));
+        let config = config.with_api_keys(Some(api_keys.clone()));
         let frontend = Frontend::new(&switchboard, &NamespaceScope::All, feed.status(), &config);
         tokio::spawn(feed.run());
         let address = listen_with(frontend.router(), options).await;

@@ -11,16 +11,25 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use dynamo_discovery::{ControlUrl, WorkerUrl};
-use dynamo_http::{KeyHash, ServeOptions, serve};
+use dynamo_http::{ServeOptions, serve};
 use tokio::net::TcpListener;
 use tracing::info;
 
-pub(crate) use self::config::ControlConfig;
+pub(crate) use self::config::{ControlConfig, ControlKey};
 pub(crate) use self::facts::Facts;
 use crate::failure::Failure;
+
+/// How many connections it takes: a frontend has one for a moment. A crowd at the port must not take
+/// the descriptors that the worker needs for its engine and its store.
+const MOST_CONNECTIONS: usize = 256;
+/// How many of them one address may have.
+const MOST_OF_ADDRESS: usize = 64;
+/// How long a connection may be idle.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// A control port that listens.
 #[derive(Debug)]
@@ -28,7 +37,7 @@ pub(crate) struct Control {
     listener: TcpListener,
     /// Where frontends reach it.
     pub(crate) url: ControlUrl,
-    key: Option<KeyHash>,
+    key: Option<ControlKey>,
 }
 
 impl Control {
@@ -42,7 +51,8 @@ impl Control {
         advertised: &WorkerUrl,
     ) -> Result<Option<Self>, Failure> {
         let listening = address::listen(config, advertised).await?;
-        Ok(listening.map(|(listener, url)| Self { listener, url, key: config.key }))
+        let key = config.key.as_ref().map(|(_, key)| key.clone());
+        Ok(listening.map(|(listener, url)| Self { listener, url, key }))
     }
 
     /// Serves for as long as it is polled: an end in order is to be seen as well.
@@ -53,6 +63,9 @@ impl Control {
             .with_max_header_bytes(8 * 1024)
             .with_header_timeout(Duration::from_secs(5))
             .with_write_stall_timeout(Duration::from_secs(10))
+            .with_keep_alive_timeout(KEEP_ALIVE)
+            .with_max_connections(NonZeroUsize::new(MOST_CONNECTIONS))
+            .with_max_connections_per_ip(NonZeroUsize::new(MOST_OF_ADDRESS))
             .with_max_streams(16);
         serve(self.listener, routes::router(facts, self.key), options, std::future::pending())
             .await;

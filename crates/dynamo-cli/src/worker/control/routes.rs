@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::info;
 
+use super::config::ControlKey;
 use super::facts::Facts;
 use super::metrics;
 use crate::worker::register::Offering;
@@ -22,7 +23,7 @@ use crate::worker::register::Offering;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The routes. Without a key there is none that changes anything.
-pub(super) fn router(facts: Facts, key: Option<KeyHash>) -> Router {
+pub(super) fn router(facts: Facts, key: Option<ControlKey>) -> Router {
     let asked = Router::new()
         .route("/instance/{id}", get(instance))
         .route("/live", get(async || StatusCode::OK))
@@ -44,7 +45,7 @@ pub(super) fn router(facts: Facts, key: Option<KeyHash>) -> Router {
 #[derive(Clone)]
 struct Keyed {
     facts: Facts,
-    key: KeyHash,
+    key: ControlKey,
 }
 
 /// Every id but the worker's own is unknown: there is no list, and nothing to tell ids apart by.
@@ -114,6 +115,6 @@ impl Keyed {
             scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
         });
         // Two hashes are compared in constant time.
-        key.and_then(|key| KeyHash::of(key).ok()).is_some_and(|hash| hash == self.key)
+        key.and_then(|key| KeyHash::of(key).ok()).is_some_and(|hash| hash == self.key.hash())
     }
 }

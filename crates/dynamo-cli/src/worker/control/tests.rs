@@ -36,7 +36,7 @@ fn stage(key: Option<&str>) -> Stage {
         registration: registration_seen,
         offering,
     };
-    let router = routes::router(facts, key.map(|key| KeyHash::of(key).unwrap()));
+    let router = routes::router(facts, key.map(|key| ControlKey::of(key).unwrap()));
     Stage { router, engine, registration, offering: offered }
 }
 

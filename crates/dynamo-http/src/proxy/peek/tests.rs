@@ -88,16 +88,29 @@ fn a_model_that_no_one_could_register_is_refused() {
 }
 
 #[test]
-fn the_user_and_the_prompt_are_found_in_the_same_pass() {
-    let user_and_prompt = |body: &'static str| {
+fn the_session_and_the_prompt_are_found_in_the_same_pass() {
+    let peeked = |body: &'static str| {
         let peeked = peek(body.as_bytes()).unwrap();
-        (peeked.user.map(Cow::into_owned), peeked.prompt)
+        (peeked.session, peeked.prompt)
     };
-    let messages = r#"{"model":"m","messages":[{"role":"user"}],"user":"J\u00fcrgen"}"#;
-    assert_eq!(user_and_prompt(messages), (Some("Jürgen".into()), Some(r#"[{"role":"user"}]"#)));
-    let both = r#"{"input":["a", "b"],"model":"m","prompt":"c","user":3}"#;
-    assert_eq!(user_and_prompt(both), (None, Some(r#"["a", "b"]"#)));
-    assert_eq!(user_and_prompt(r#"{"a":{"user":"u","prompt":"p"},"model":"m"}"#), (None, None));
+    let (session, prompt) = peeked(
+        r#"{"model":"m","messages":[{"role":"user"}],"user":"all","tools":[1],"system":"s","instructions":"i","cache_salt":"c","conversation":{"id":"x"},"prompt_cache_key":"k"}"#,
+    );
+    assert_eq!(session, Some(r#""k""#));
+    let all = Prompt {
+        tools: "[1]",
+        system: r#""s""#,
+        instructions: r#""i""#,
+        input: r#"[{"role":"user"}]"#,
+        cache_salt: r#""c""#,
+    };
+    assert_eq!(prompt, all);
+    let (session, prompt) = peeked(
+        r#"{"input":["a", "b"],"model":"m","prompt":"c","user":"u","prompt_cache_key":null,"conversation":{"id":"x"}}"#,
+    );
+    assert_eq!((session, prompt.input), (Some(r#"{"id":"x"}"#), r#"["a", "b"]"#));
+    let nested = peeked(r#"{"a":{"prompt_cache_key":"u","prompt":"p"},"model":"m","user":"u"}"#);
+    assert_eq!(nested, (None, Prompt::default()));
 }
 
 #[test]

@@ -1,0 +1,390 @@
+//! Which blocks each server of one model knows: an exact LRU for each server, over one table.
+
+use std::hash::{BuildHasher as _, RandomState};
+
+use hashbrown::HashTable;
+
+use super::path::Step;
+
+/// No place in a list.
+const NONE: u32 = u32::MAX;
+/// How many holdings of a dropped set are given back with each change.
+const REAPED: usize = 64;
+
+/// A server's number in an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Slot(u32);
+
+/// The blocks that the servers of one model know.
+///
+/// A block that several servers know is in the table once, and each pair of a block and a server is a
+/// *holding*. A server's holdings are in the order of their last use.
+#[derive(Debug)]
+pub(super) struct Index {
+    /// Where a hash is found in the tables. The key is random, so that nobody can choose prompts whose
+    /// hashes lie in one place.
+    key: u64,
+    by_hash: HashTable<u32>,
+    by_pair: HashTable<u32>,
+    blocks: Slab<Block>,
+    holdings: Slab<Holding>,
+    slots: Vec<Held>,
+    /// Slots whose set was dropped and is not given back yet.
+    dropped: Vec<Slot>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    hash: u64,
+    /// For each server that knows the block, the bit of its slot modulo 64.
+    filter: u64,
+    /// How often the known part of a path ended here although the path went on.
+    ways: u32,
+    /// How many servers know the block.
+    holders: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Holding {
+    block: u32,
+    slot: Slot,
+    newer: u32,
+    older: u32,
+}
+
+/// The holdings of one server.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    newest: u32,
+    oldest: u32,
+    len: u32,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    Used,
+    Dropped,
+}
+
+/// What an index knows of a path.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// For each candidate, how many blocks from the front it knows.
+    pub(super) blocks: Vec<u32>,
+    /// The ways at the end of each block that some candidate knows.
+    pub(super) ways: Vec<u32>,
+}
+
+impl Index {
+    pub(super) fn new() -> Self {
+        Self {
+            key: RandomState::new().hash_one(0),
+            by_hash: HashTable::new(),
+            by_pair: HashTable::new(),
+            blocks: Slab::new(),
+            holdings: Slab::new(),
+            slots: Vec::new(),
+            dropped: Vec::new(),
+        }
+    }
+
+    /// How many holdings there are.
+    pub(super) fn len(&self) -> usize {
+        self.holdings.len()
+    }
+
+    /// A slot for a server of which nothing is known.
+    pub(super) fn join(&mut self) -> Slot {
+        let joined = Held { newest: NONE, oldest: NONE, len: 0, state: State::Used };
+        match self.slots.iter().position(|slot| slot.state == State::Free) {
+            Some(free) => {
+                self.slots[free] = joined;
+                Slot(free as u32)
+            }
+            None => {
+                self.slots.push(joined);
+                Slot(self.slots.len() as u32 - 1)
+            }
+        }
+    }
+
+    /// Gives up what a server knows. The memory comes back little by little, since a large set takes
+    /// longer than others may wait for.
+    pub(super) fn drop_slot(&mut self, slot: Slot) {
+        self.slots[slot.0 as usize].state = State::Dropped;
+        self.dropped.push(slot);
+    }
+
+    /// Gives back some of what was dropped.
+    pub(super) fn reap(&mut self) {
+        for _ in 0..REAPED {
+            let Some(slot) = self.dropped.last().copied() else { return };
+            if !self.evict(slot) {
+                self.slots[slot.0 as usize].state = State::Free;
+                self.dropped.pop();
+            }
+        }
+    }
+
+    /// How much of a path each of these servers knows.
+    pub(super) fn known(&self, steps: &[Step], candidates: &[Option<Slot>], known: &mut Known) {
+        known.blocks.clear();
+        known.blocks.resize(candidates.len(), 0);
+        known.ways.clear();
+        let wanted = candidates.iter().flatten().fold(0, |bits, slot| bits | bit(*slot));
+        // With at most 64 slots a bit of the filter is one server. With more it is several, and then a
+        // look at the pairs decides.
+        let is_exact = self.slots.len() <= 64;
+        // The path up to where each bit of the filter is set.
+        let mut reach = [0_u32; 64];
+        let mut ids = Vec::new();
+        let mut left = wanted;
+        for (at, step) in steps.iter().enumerate() {
+            let Some(id) = self.find(step.hash) else { break };
+            let block = self.blocks.get(id);
+            let mut gone = left & !block.filter;
+            left &= block.filter;
+            while gone != 0 {
+                reach[gone.trailing_zeros() as usize] = at as u32;
+                gone &= gone - 1;
+            }
+            if left == 0 {
+                break;
+            }
+            known.ways.push(block.ways);
+            if !is_exact {
+                ids.push(id);
+            }
+        }
+        while left != 0 {
+            reach[left.trailing_zeros() as usize] = known.ways.len() as u32;
+            left &= left - 1;
+        }
+        for (blocks, slot) in known.blocks.iter_mut().zip(candidates) {
+            let Some(slot) = slot else { continue };
+            let most = reach[slot.0 as usize % 64];
+            *blocks = if is_exact {
+                most
+            } else {
+                // No block is younger than one before it, so the known part is found by halving.
+                ids[..most as usize].partition_point(|id| self.holding(*id, *slot).is_some()) as u32
+            };
+        }
+        let longest = known.blocks.iter().copied().max().unwrap_or(0);
+        known.ways.truncate(longest as usize);
+    }
+
+    /// Notes that a server was sent a path, of which `known` blocks were known somewhere. `room` says
+    /// for each further holding whether it may be added; if not, `self` must evict one first.
+    pub(super) fn touch(
+        &mut self,
+        steps: &[Step],
+        known: usize,
+        slot: Slot,
+        mut room: impl FnMut(&mut Self) -> bool,
+    ) {
+        if known > 0
+            && known < steps.len()
+            && let Some(id) = self.find(steps[known - 1].hash)
+        {
+            let ways = &mut self.blocks.get_mut(id).ways;
+            *ways = ways.saturating_add(1);
+        }
+        // The last block first, so that what is forgotten is always a tail.
+        for step in steps.iter().rev() {
+            let held = self.find(step.hash).and_then(|id| self.holding(id, slot));
+            match held {
+                Some(holding) => {
+                    self.unlink(holding);
+                    self.link(holding, slot);
+                }
+                None if room(self) => self.hold(step.hash, slot),
+                None => {}
+            }
+        }
+    }
+
+    /// Forgets the block that a server has used least recently; `false` if it knows none.
+    pub(super) fn evict(&mut self, slot: Slot) -> bool {
+        let oldest = self.slots[slot.0 as usize].oldest;
+        if oldest == NONE {
+            return false;
+        }
+        self.unlink(oldest);
+        let id = self.holdings.get(oldest).block;
+        let pair = self.place_of_pair(id, slot);
+        if let Ok(found) = self.by_pair.find_entry(pair, |other| *other == oldest) {
+            found.remove();
+        }
+        self.holdings.free(oldest);
+        let block = self.blocks.get_mut(id);
+        block.holders -= 1;
+        let hash = block.hash;
+        if block.holders == 0 {
+            let place = self.place_of_hash(hash);
+            if let Ok(found) = self.by_hash.find_entry(place, |other| *other == id) {
+                found.remove();
+            }
+            self.blocks.free(id);
+        } else {
+            let alike = (slot.0 % 64..self.slots.len() as u32).step_by(64).map(Slot);
+            let is_held =
+                alike.into_iter().any(|other| other != slot && self.holding(id, other).is_some());
+            if !is_held {
+                self.blocks.get_mut(id).filter &= !bit(slot);
+            }
+        }
+        true
+    }
+
+    /// The server whose set is to shrink before this server's set grows: one whose set was dropped, this
+    /// one if its set is of at least average size, else the one with the largest set.
+    pub(super) fn to_shrink(&self, slot: Slot) -> Slot {
+        if let Some(dropped) = self.dropped.iter().find(|one| self.slots[one.0 as usize].len > 0) {
+            return *dropped;
+        }
+        let used = self.slots.iter().filter(|one| one.state == State::Used).count();
+        if self.slots[slot.0 as usize].len as usize * used >= self.len() {
+            return slot;
+        }
+        self.largest().unwrap_or(slot)
+    }
+
+    /// The server that knows most.
+    pub(super) fn largest(&self) -> Option<Slot> {
+        let largest = self.slots.iter().enumerate().max_by_key(|(_, one)| one.len)?;
+        Some(Slot(largest.0 as u32))
+    }
+
+    fn hold(&mut self, hash: u64, slot: Slot) {
+        let id = self.find(hash).unwrap_or_else(|| {
+            let id = self.blocks.add(Block { hash, filter: 0, ways: 0, holders: 0 });
+            let (key, blocks) = (self.key, &self.blocks);
+            let place_of = |id: &u32| place(key, blocks.get(*id).hash);
+            self.by_hash.insert_unique(place(key, hash), id, place_of);
+            id
+        });
+        let block = self.blocks.get_mut(id);
+        block.filter |= bit(slot);
+        block.holders += 1;
+        let holding = self.holdings.add(Holding { block: id, slot, newer: NONE, older: NONE });
+        let (key, holdings) = (self.key, &self.holdings);
+        let place_of = |holding: &u32| {
+            let holding = holdings.get(*holding);
+            place(key, pair(holding.block, holding.slot))
+        };
+        self.by_pair.insert_unique(place(key, pair(id, slot)), holding, place_of);
+        self.link(holding, slot);
+    }
+
+    fn find(&self, hash: u64) -> Option<u32> {
+        let is_it = |id: &u32| self.blocks.get(*id).hash == hash;
+        self.by_hash.find(self.place_of_hash(hash), is_it).copied()
+    }
+
+    fn holding(&self, block: u32, slot: Slot) -> Option<u32> {
+        let is_it = |at: &u32| {
+            let holding = self.holdings.get(*at);
+            holding.block == block && holding.slot == slot
+        };
+        self.by_pair.find(self.place_of_pair(block, slot), is_it).copied()
+    }
+
+    fn place_of_hash(&self, hash: u64) -> u64 {
+        place(self.key, hash)
+    }
+
+    fn place_of_pair(&self, block: u32, slot: Slot) -> u64 {
+        place(self.key, pair(block, slot))
+    }
+
+    fn link(&mut self, holding: u32, slot: Slot) {
+        let held = &mut self.slots[slot.0 as usize];
+        let next = held.newest;
+        held.newest = holding;
+        held.len += 1;
+        if next == NONE {
+            held.oldest = holding;
+        } else {
+            self.holdings.get_mut(next).newer = holding;
+        }
+        let one = self.holdings.get_mut(holding);
+        (one.newer, one.older) = (NONE, next);
+    }
+
+    fn unlink(&mut self, holding: u32) {
+        let Holding { slot, newer, older, .. } = *self.holdings.get(holding);
+        let held = &mut self.slots[slot.0 as usize];
+        held.len -= 1;
+        if newer == NONE {
+            held.newest = older;
+        }
+        if older == NONE {
+            held.oldest = newer;
+        }
+        if newer != NONE {
+            self.holdings.get_mut(newer).older = older;
+        }
+        if older != NONE {
+            self.holdings.get_mut(older).newer = newer;
+        }
+    }
+}
+
+fn bit(slot: Slot) -> u64 {
+    1 << (slot.0 % 64)
+}
+
+fn pair(block: u32, slot: Slot) -> u64 {
+    u64::from(block) << 32 | u64::from(slot.0)
+}
+
+/// Where a value lies in a table with this key: a folded product.
+fn place(key: u64, value: u64) -> u64 {
+    let product = u128::from(value ^ key) * 0x9e37_79b9_7f4a_7c15;
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// Values at fixed places, which are used again.
+#[derive(Debug)]
+struct Slab<T> {
+    values: Vec<T>,
+    free: Vec<u32>,
+}
+
+impl<T> Slab<T> {
+    const fn new() -> Self {
+        Self { values: Vec::new(), free: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.values.len() - self.free.len()
+    }
+
+    fn get(&self, at: u32) -> &T {
+        &self.values[at as usize]
+    }
+
+    fn get_mut(&mut self, at: u32) -> &mut T {
+        &mut self.values[at as usize]
+    }
+
+    fn add(&mut self, value: T) -> u32 {
+        match self.free.pop() {
+            Some(at) => {
+                self.values[at as usize] = value;
+                at
+            }
+            None => {
+                self.values.push(value);
+                self.values.len() as u32 - 1
+            }
+        }
+    }
+
+    fn free(&mut self, at: u32) {
+        self.free.push(at);
+    }
+}

@@ -1,0 +1,569 @@
+//! What is known of one model's servers in one scope, and the memory that all models share.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use super::index::{Index, Known, Slot};
+use super::path::{BLOCK, Path, hash};
+use super::rule::{self, Costs, IN_FLIGHT, Reason, Standing};
+use super::server::{Debt, Server};
+use super::sessions::Sessions;
+
+/// With more candidates, some are looked at.
+const MANY: usize = 64;
+/// How many of those with the least load, and of those that know most, are looked at then.
+const SOME: usize = 16;
+/// The rate of prefill before one was seen, in tokens a second.
+const RATE: f32 = 10_000.0;
+/// Bytes of text in a token before the first usage.
+const BYTES_PER_TOKEN: f32 = 4.0;
+/// The weight of one more observation in a moving average.
+const WEIGHT: f32 = 0.05;
+/// A prefill of fewer tokens says nothing about the rate.
+const TELLING: u32 = 256;
+
+/// How much is remembered, and for how many frontends.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    blocks: usize,
+    frontends: NonZeroUsize,
+}
+
+impl Limits {
+    /// A million blocks, and one frontend.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { blocks: 1_000_000, frontends: NonZeroUsize::MIN }
+    }
+
+    /// How many blocks are remembered in all, each at each server. A block takes about 60 bytes.
+    #[must_use]
+    pub const fn with_blocks(self, blocks: usize) -> Self {
+        Self { blocks, ..self }
+    }
+
+    /// How many frontends send requests to the same servers. With more than one, a prompt that is
+    /// unknown here is presumed at one server, which is the same for all of them.
+    #[must_use]
+    pub const fn with_frontends(self, frontends: NonZeroUsize) -> Self {
+        Self { frontends, ..self }
+    }
+
+    /// How many blocks are remembered in all.
+    #[must_use]
+    pub const fn blocks(self) -> usize {
+        self.blocks
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The placement of one front door: the memory that its models share. A clone is the same placement.
+#[derive(Clone, Debug)]
+pub struct Placement(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    used: AtomicUsize,
+    sessions: Sessions,
+    /// All there are. Locked when a model comes or goes, and when the memory is full and a model has
+    /// less than its share.
+    all: Mutex<Vec<Weak<Knowledge>>>,
+    /// How many models use memory.
+    users: AtomicUsize,
+}
+
+/// What is known of the servers of one model in one scope.
+///
+/// Two scopes never have the same `Knowledge`, so neither one's prompts change the other's choices.
+#[derive(Debug)]
+pub struct Knowledge {
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+    used: AtomicUsize,
+    /// Bit patterns of `f32`.
+    bytes_per_token: AtomicU32,
+    rate: AtomicU32,
+    repeated: AtomicU32,
+    turn: AtomicUsize,
+    this: Weak<Self>,
+}
+
+#[derive(Debug)]
+struct State {
+    index: Index,
+    members: HashMap<usize, Member>,
+}
+
+/// A server in an index.
+#[derive(Debug)]
+struct Member {
+    slot: Slot,
+    starts: u32,
+    /// Keeps the address from being used again.
+    server: Weak<Server>,
+}
+
+/// A server that a request may be sent to.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// The server.
+    pub server: &'a Arc<Server>,
+    /// How many requests this frontend has there.
+    pub in_flight: usize,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The path of the prompt.
+    pub path: &'a Path,
+    /// The session's name, if the client gave one.
+    pub session: Option<&'a [u8]>,
+}
+
+/// A choice, and what it was based on.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Choice {
+    /// The place of the server among the candidates.
+    pub server: usize,
+    /// How many tokens of the prompt the server is expected to have in its cache.
+    pub known_tokens: u32,
+    /// The estimated tokens of the prompt.
+    pub tokens: u32,
+    /// What the server costs, in tokens of prefill.
+    pub cost: f32,
+    /// Why it was chosen.
+    pub reason: Reason,
+    /// How many blocks of the path some candidate knows.
+    reach: u32,
+}
+
+impl fmt::Display for Choice {
+    /// The reason and the estimates, as parameters of a header.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, cost, known_tokens, tokens, .. } = self;
+        let reason = reason.name();
+        write!(
+            f,
+            "reason={reason}; cost={cost:.0}; expected-cached-tokens={known_tokens}; \
+             prompt-tokens={tokens}"
+        )
+    }
+}
+
+impl Placement {
+    /// A placement that knows nothing.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self(Arc::new(Shared {
+            limits,
+            used: AtomicUsize::new(0),
+            sessions: Sessions::default(),
+            all: Mutex::default(),
+            users: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The knowledge of one more model in one scope. What it remembers goes with it.
+    #[must_use]
+    pub fn knowledge(&self) -> Arc<Knowledge> {
+        let knowledge = Arc::new_cyclic(|this| Knowledge {
+            shared: self.0.clone(),
+            state: Mutex::new(State { index: Index::new(), members: HashMap::new() }),
+            used: AtomicUsize::new(0),
+            bytes_per_token: AtomicU32::new(BYTES_PER_TOKEN.to_bits()),
+            rate: AtomicU32::new(RATE.to_bits()),
+            repeated: AtomicU32::new(1_f32.to_bits()),
+            turn: AtomicUsize::new(0),
+            this: this.clone(),
+        });
+        let mut all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each time that as many came as there were.
+        if all.len() == all.capacity() {
+            all.retain(|one| one.strong_count() > 0);
+            let as_many = all.len();
+            all.reserve(as_many);
+        }
+        all.push(Arc::downgrade(&knowledge));
+        knowledge
+    }
+
+    /// How many blocks are remembered, each at each server.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.0.used.load(Relaxed)
+    }
+}
+
+impl Drop for Knowledge {
+    fn drop(&mut self) {
+        self.uses(0);
+    }
+}
+
+impl Knowledge {
+    /// Chooses a server; `None` without a candidate. The caller gives no server that must not be used.
+    #[must_use]
+    pub fn choose(
+        &self,
+        request: Request<'_>,
+        candidates: &[Candidate<'_>],
+        now: Instant,
+    ) -> Option<Choice> {
+        let path = request.path;
+        let (rate, bytes_per_token) = (self.rate(), self.bytes_per_token());
+        let standing = |candidate: &Candidate<'_>| Standing {
+            name: candidate.server.name,
+            outstanding: candidate.server.outstanding(rate, now),
+            in_flight: candidate.in_flight as f32,
+        };
+        let mut known = Known::default();
+        if path.blocks() == 0 {
+            known.blocks.resize(candidates.len(), 0);
+        } else {
+            let state = self.lock();
+            let slots: Vec<_> = candidates.iter().map(|one| state.slot(one.server)).collect();
+            state.index.known(path.steps(), &slots, &mut known);
+        }
+        let mut standings: Vec<_> = candidates.iter().map(standing).collect();
+        let places = (candidates.len() > MANY).then(|| some(path, &mut known, &mut standings));
+        let place = |at: usize| places.as_ref().map_or(at, |places| places[at]);
+        let repeated = f32::from_bits(self.repeated.load(Relaxed));
+        let presumption = rule::presumption(self.shared.limits.frontends.get(), repeated);
+        let costs = Costs::new(path, &known, &standings, bytes_per_token, presumption);
+        let last = request.session.and_then(|session| {
+            let last = self.shared.sessions.last(self.session(session), now)?;
+            (0..standings.len()).find(|at| Arc::ptr_eq(candidates[place(*at)].server, &last))
+        });
+        let turn = || self.turn.fetch_add(1, Relaxed);
+        let (chosen, reason) = costs.choose(&standings, last, turn)?;
+        let known_blocks = known.blocks[chosen] as usize;
+        Some(Choice {
+            server: place(chosen),
+            known_tokens: path.tokens_of(known_blocks, bytes_per_token) as u32,
+            tokens: path.tokens(bytes_per_token) as u32,
+            cost: costs.of[chosen],
+            reason,
+            reach: known.ways.len() as u32,
+        })
+    }
+
+    /// Notes that a request was sent to the server of a choice. `is_streamed` says whether the first
+    /// content will be seen when it is there; else the server's prefill is done after an estimated time.
+    #[must_use]
+    pub fn begun(
+        &self,
+        request: Request<'_>,
+        choice: &Choice,
+        server: &Arc<Server>,
+        is_streamed: bool,
+        now: Instant,
+    ) -> Sent {
+        let path = request.path;
+        if path.blocks() > 0 {
+            let mut state = self.lock();
+            let slot = state.join(server);
+            let State { index, .. } = &mut *state;
+            index.reap();
+            index.touch(path.steps(), choice.reach as usize, slot, |index| {
+                self.makes_room(index, slot)
+            });
+            self.count(index);
+            drop(state);
+            let reached = path.tokens_of(choice.reach as usize, self.bytes_per_token());
+            Self::learn(&self.repeated, reached / choice.tokens.max(1) as f32, 0.0, 1.0);
+        }
+        if let Some(session) = request.session {
+            self.shared.sessions.note(self.session(session), server, now);
+        }
+        let text = if path.parts() > 0 { 0 } else { path.text() };
+        let tokens = choice.tokens.saturating_sub(choice.known_tokens);
+        let debt = self.debt(tokens, server, is_streamed, now);
+        let mut sent = self.sent(tokens, text, server, debt, now);
+        sent.choice = Some(*choice);
+        sent
+    }
+
+    /// Notes that a request was sent whose prompt was not looked at: all of it is to be computed.
+    #[must_use]
+    pub fn begun_blindly(
+        &self,
+        text: usize,
+        server: &Arc<Server>,
+        is_streamed: bool,
+        now: Instant,
+    ) -> Sent {
+        let tokens = (text as f32 / self.bytes_per_token()) as u32;
+        let debt = self.debt(tokens, server, is_streamed, now);
+        self.sent(tokens, 0, server, debt, now)
+    }
+
+    fn debt(&self, tokens: u32, server: &Server, is_streamed: bool, now: Instant) -> Debt {
+        if is_streamed {
+            server.owe_until_content(tokens, now)
+        } else {
+            server.owe_for_a_time(tokens, self.rate(), now)
+        }
+    }
+
+    fn sent(
+        &self,
+        tokens: u32,
+        text: usize,
+        server: &Arc<Server>,
+        debt: Debt,
+        now: Instant,
+    ) -> Sent {
+        Sent {
+            knowledge: self.this.clone(),
+            server: server.clone(),
+            debt: Some(debt),
+            tokens,
+            choice: None,
+            text,
+            now,
+        }
+    }
+
+    /// Gives up what is known of a server of this model, because it no longer serves the model.
+    pub fn forget(&self, server: &Arc<Server>) {
+        let mut state = self.lock();
+        if let Some(member) = state.members.remove(&Arc::as_ptr(server).addr()) {
+            state.index.drop_slot(member.slot);
+        }
+    }
+
+    /// The load of a server in tokens of prefill, as the rule sees it.
+    #[must_use]
+    pub fn load(&self, candidate: Candidate<'_>, now: Instant) -> f32 {
+        candidate.server.outstanding(self.rate(), now) + IN_FLIGHT * candidate.in_flight as f32
+    }
+
+    /// The model's bytes of text in a token, as learned from usage.
+    #[must_use]
+    pub fn bytes_per_token(&self) -> f32 {
+        f32::from_bits(self.bytes_per_token.load(Relaxed))
+    }
+
+    /// The model's rate of prefill in tokens a second, as learned from streams.
+    #[must_use]
+    pub fn rate(&self) -> f32 {
+        f32::from_bits(self.rate.load(Relaxed))
+    }
+
+    /// How many blocks are remembered for this model.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+
+    /// A session's name within this model and scope.
+    fn session(&self, name: &[u8]) -> u64 {
+        hash(self.this.as_ptr().addr() as u64, name)
+    }
+
+    /// Whether one more block may be remembered, after forgetting another one if the memory is full.
+    fn makes_room(&self, index: &mut Index, slot: Slot) -> bool {
+        let most = self.shared.limits.blocks;
+        self.count(index);
+        if self.shared.used.load(Relaxed) < most {
+            return true;
+        }
+        // A model that uses nothing yet is about to.
+        let users = self.shared.users.load(Relaxed) + usize::from(index.len() == 0);
+        let share = most / users.max(1);
+        if index.len() < share && self.shared.take_from_others(self, share) {
+            return true;
+        }
+        let shrinks = index.to_shrink(slot);
+        index.evict(shrinks)
+    }
+
+    /// Brings the counters to what the index holds.
+    fn count(&self, index: &Index) {
+        self.uses(index.len());
+    }
+
+    /// Only one thread calls this at a time: the one that holds the lock, or the last one.
+    fn uses(&self, now: usize) {
+        let before = self.used.swap(now, Relaxed);
+        match (before > 0, now > 0) {
+            (false, true) => {
+                self.shared.users.fetch_add(1, Relaxed);
+            }
+            (true, false) => {
+                self.shared.users.fetch_sub(1, Relaxed);
+            }
+            _ => {}
+        }
+        if now >= before {
+            self.shared.used.fetch_add(now - before, Relaxed);
+        } else {
+            self.shared.used.fetch_sub(before - now, Relaxed);
+        }
+    }
+
+    fn learn(average: &AtomicU32, seen: f32, least: f32, most: f32) {
+        let before = f32::from_bits(average.load(Relaxed));
+        let after = before + (seen.clamp(least, most) - before) * WEIGHT;
+        average.store(after.to_bits(), Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Has another model that uses more than its share forget some blocks. A model that is in use at
+    /// this moment is passed over, so nobody waits.
+    fn take_from_others(&self, asks: &Knowledge, share: usize) -> bool {
+        let Ok(all) = self.all.try_lock() else { return false };
+        let others = all.iter().filter_map(Weak::upgrade);
+        let others = others.filter(|one| !std::ptr::eq(&raw const **one, asks));
+        let Some(largest) = others.max_by_key(|one| one.used.load(Relaxed)) else { return false };
+        if largest.used.load(Relaxed) <= share {
+            return false;
+        }
+        let Ok(mut state) = largest.state.try_lock() else { return false };
+        let index = &mut state.index;
+        // Many at once, so that this is rare.
+        let mut is_evicted = false;
+        for _ in 0..SOME {
+            let Some(slot) = index.largest() else { break };
+            is_evicted |= index.evict(slot);
+        }
+        largest.count(index);
+        is_evicted
+    }
+}
+
+impl State {
+    /// The slot of a server that has not begun anew since it was last used.
+    fn slot(&self, server: &Arc<Server>) -> Option<Slot> {
+        let member = self.members.get(&Arc::as_ptr(server).addr())?;
+        (member.starts == server.starts()).then_some(member.slot)
+    }
+
+    /// The slot of a server, a new one if it has none or has begun anew.
+    fn join(&mut self, server: &Arc<Server>) -> Slot {
+        if let Some(slot) = self.slot(server) {
+            return slot;
+        }
+        let Self { index, members } = self;
+        members.retain(|address, member| {
+            let stays = member.server.strong_count() > 0 && *address != Arc::as_ptr(server).addr();
+            if !stays {
+                index.drop_slot(member.slot);
+            }
+            stays
+        });
+        let slot = index.join();
+        let member = Member { slot, starts: server.starts(), server: Arc::downgrade(server) };
+        members.insert(Arc::as_ptr(server).addr(), member);
+        slot
+    }
+}
+
+/// Keeps those of many candidates that know most, those with the least load, and the one that
+/// rendezvous hashing gives. Returns their places.
+fn some(path: &Path, known: &mut Known, standings: &mut Vec<Standing>) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..standings.len()).collect();
+    let load = |at: &usize| standings[*at].outstanding + IN_FLIGHT * standings[*at].in_flight;
+    let mut kept = Vec::with_capacity(2 * SOME + 1);
+    let by_load = |one: &usize, other: &usize| load(one).total_cmp(&load(other));
+    places.select_nth_unstable_by(SOME, by_load);
+    kept.extend_from_slice(&places[..SOME]);
+    let by_knowledge = |one: &usize, other: &usize| {
+        known.blocks[*other].cmp(&known.blocks[*one]).then(by_load(one, other))
+    };
+    places.select_nth_unstable_by(SOME, by_knowledge);
+    kept.extend_from_slice(&places[..SOME]);
+    let decider = path.steps().get(known.ways.len()).or(path.steps().last());
+    let home = decider.and_then(|step| {
+        (0..standings.len()).max_by_key(|at| hash(step.hash, &standings[*at].name.to_le_bytes()))
+    });
+    kept.extend(home);
+    kept.sort_unstable();
+    kept.dedup();
+    known.blocks = kept.iter().map(|at| known.blocks[*at]).collect();
+    *standings = kept.iter().map(|at| standings[*at]).collect();
+    kept
+}
+
+/// A request that was sent, until it is dropped at its end.
+#[derive(Debug)]
+pub struct Sent {
+    knowledge: Weak<Knowledge>,
+    server: Arc<Server>,
+    debt: Option<Debt>,
+    tokens: u32,
+    choice: Option<Choice>,
+    /// The bytes that the engine's count of tokens tells about; 0 if it tells nothing.
+    text: usize,
+    now: Instant,
+}
+
+impl Sent {
+    /// The choice behind it; `None` if the prompt was not looked at.
+    #[must_use]
+    pub fn choice(&self) -> Option<&Choice> {
+        self.choice.as_ref()
+    }
+
+    /// Notes that the first content came; further calls change nothing.
+    pub fn first_content(&mut self, now: Instant) {
+        self.now = now;
+        let Some(debt) = self.debt.take() else { return };
+        let rate = self.server.settle(&debt, true, now);
+        if let (Some(rate), Some(knowledge)) = (rate, self.knowledge.upgrade())
+            && self.tokens >= TELLING
+        {
+            Knowledge::learn(&knowledge.rate, rate, 100.0, 1e6);
+        }
+    }
+
+    /// Notes that the answer is an error, which comes out of turn. Later calls change nothing.
+    pub fn failed(&mut self, now: Instant) {
+        self.now = now;
+        if let Some(debt) = self.debt.take() {
+            self.server.settle(&debt, false, now);
+        }
+    }
+
+    /// Notes how many tokens the engine counted in the prompt.
+    pub fn usage(&self, prompt_tokens: u32) {
+        if let Some(knowledge) = self.knowledge.upgrade()
+            && self.text >= BLOCK
+            && prompt_tokens > 0
+        {
+            let seen = self.text as f32 / prompt_tokens as f32;
+            Knowledge::learn(&knowledge.bytes_per_token, seen, 1.0, 16.0);
+        }
+    }
+
+    /// Notes that the request ended at this time. Without this call, dropping it counts as an end at
+    /// the time of the last call.
+    pub fn ended(mut self, now: Instant) {
+        self.now = now;
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let Some(debt) = self.debt.take() {
+            self.server.settle(&debt, false, self.now);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! One engine as placement sees it: how much prefill it still owes, and since when it knows nothing.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::path::hash;
+
+/// An engine that requests are sent to. One that serves several models is one server for all of them.
+#[derive(Debug)]
+pub struct Server {
+    /// The hash of its URL, for rendezvous hashing.
+    pub(super) name: u64,
+    /// How often it has begun anew.
+    starts: AtomicU32,
+    born: Instant,
+    /// The prefill of requests whose first content is awaited, in tokens.
+    awaited: AtomicU64,
+    queue: Mutex<Queue>,
+    /// When the prefill of requests whose first content is not seen ends by estimate, in nanoseconds
+    /// after `born`.
+    drained: AtomicU64,
+}
+
+/// The requests whose first content is awaited, in the order in which they were sent.
+#[derive(Debug, Default)]
+struct Queue {
+    next: u64,
+    sent: VecDeque<(u64, u32)>,
+    /// The last first content, in nanoseconds after `born`.
+    heard: u64,
+}
+
+/// What a server owes to one request. It is given to [`Server::settle`] once.
+#[derive(Debug)]
+pub(super) enum Debt {
+    /// The number in the queue.
+    Awaited { number: u64, tokens: u32, since: u64 },
+    /// The time from and to which the server works by estimate.
+    Drained { from: u64, to: u64 },
+}
+
+impl Server {
+    /// A server by its URL, or by another name that is the same on all frontends. `now` is the
+    /// beginning of its time: no later call may have an earlier one.
+    #[must_use]
+    pub fn new(url: &str, now: Instant) -> Self {
+        Self {
+            name: hash(0, url.as_bytes()),
+            starts: AtomicU32::new(0),
+            born: now,
+            awaited: AtomicU64::new(0),
+            queue: Mutex::default(),
+            drained: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes that the engine has started anew and knows nothing: what was sent there before is no
+    /// longer known to be cached.
+    pub fn forget(&self) {
+        self.starts.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn starts(&self) -> u32 {
+        self.starts.load(Relaxed)
+    }
+
+    /// The prefill that the server still owes, in tokens, if it reads `rate` tokens in a second.
+    #[must_use]
+    pub fn outstanding(&self, rate: f32, now: Instant) -> f32 {
+        let left = self.drained.load(Relaxed).saturating_sub(self.nanos(now));
+        self.awaited.load(Relaxed) as f32 + left as f32 * 1e-9 * rate
+    }
+
+    /// Adds a request's prefill until its first content.
+    pub(super) fn owe_until_content(&self, tokens: u32, now: Instant) -> Debt {
+        let mut queue = self.lock();
+        let number = queue.next;
+        queue.next += 1;
+        queue.sent.push_back((number, tokens));
+        self.awaited.fetch_add(tokens.into(), Relaxed);
+        Debt::Awaited { number, tokens, since: self.nanos(now) }
+    }
+
+    /// Adds a request's prefill that drains at a rate, since its first content is not seen.
+    pub(super) fn owe_for_a_time(&self, tokens: u32, rate: f32, now: Instant) -> Debt {
+        let work = (tokens as f32 / rate * 1e9) as u64;
+        let now = self.nanos(now);
+        let add = |drained: u64| Some(drained.max(now) + work);
+        // The closure always returns a value, so the update cannot fail.
+        let from = self.drained.fetch_update(Relaxed, Relaxed, add).unwrap_or_else(|same| same);
+        let from = from.max(now);
+        Debt::Drained { from, to: from + work }
+    }
+
+    /// Removes what the server owes to a request. With its first content, what was sent there before is
+    /// done as well, since engines prefill in order; then the answer is the rate in tokens a second, if
+    /// one can be told.
+    pub(super) fn settle(&self, debt: &Debt, has_content: bool, now: Instant) -> Option<f32> {
+        let now = self.nanos(now);
+        match *debt {
+            Debt::Awaited { number, tokens, since } => {
+                let mut queue = self.lock();
+                let mut removed = 0;
+                if has_content {
+                    let done = queue.sent.partition_point(|sent| sent.0 <= number);
+                    removed += queue.sent.drain(..done).map(|sent| u64::from(sent.1)).sum::<u64>();
+                } else if let Ok(at) = queue.sent.binary_search_by_key(&number, |sent| sent.0) {
+                    removed += queue.sent.remove(at).map_or(0, |sent| u64::from(sent.1));
+                }
+                self.awaited.fetch_sub(removed, Relaxed);
+                if !has_content {
+                    return None;
+                }
+                let began = since.max(queue.heard);
+                queue.heard = queue.heard.max(now);
+                let took = now.checked_sub(began).filter(|took| *took > 0)?;
+                Some(tokens as f32 / (took as f32 * 1e-9))
+            }
+            Debt::Drained { from, to } => {
+                let left = to.saturating_sub(from.max(now));
+                if left > 0 {
+                    let take = |drained: u64| Some(drained.saturating_sub(left));
+                    let _ = self.drained.fetch_update(Relaxed, Relaxed, take);
+                }
+                None
+            }
+        }
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.born).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
