@@ -76,6 +76,10 @@ impl Drop for Waiting {
 }
 
 /// How a request was answered.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every answer is a head, and a box would be an allocation for each"
+)]
 pub(crate) enum Answered {
     /// By an answer whose body is to be streamed.
     Head(Head),
