@@ -99,9 +99,7 @@ pub fn next(rng: &mut Rng, workers: usize, frontends: usize, networks: usize) ->
         100..107 => Fault::ReuseAddress { registered: rng.bool() },
         107..112 => Fault::NoSpace { node, time: time(rng, 4_000) },
         112..117 => Fault::Auth { node, time: time(rng, 4_000) },
-        117..122 => {
-            Fault::Descriptors { frontend: rng.usize(..frontends), time: time(rng, 4_000) }
-        }
+        117..122 => Fault::Descriptors { frontend: rng.usize(..frontends), time: time(rng, 4_000) },
         122..126 => {
             Fault::StallLog { whose: rng.usize(..frontends + workers), time: time(rng, 4_000) }
         }

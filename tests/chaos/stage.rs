@@ -51,8 +51,7 @@ const LISTENS: &str = "the echo engine listens";
 const MODELS: &[&str] = &["steady", "both", "alone", "lodger"];
 
 /// What all programs are told of the etcd's users, which may be there or not.
-pub const AS_USER: [(&str, &str); 2] =
-    [("ETCD_AUTH_USERNAME", USER), ("ETCD_AUTH_PASSWORD", USER)];
+pub const AS_USER: [(&str, &str); 2] = [("ETCD_AUTH_USERNAME", USER), ("ETCD_AUTH_PASSWORD", USER)];
 
 /// How long recovery may go without any progress, when everything is healed: leases end, workers
 /// register again.
@@ -278,6 +277,12 @@ impl Stage {
             resyncs.push(client.metric("dynamo_frontend_discovery_resyncs_total").await);
         }
         let requests = *self.traffic.requests.lock().unwrap();
+        // A run that tried nothing proves nothing.
+        for (what, count) in [("request", requests), ("list", lists), ("batch", batches)] {
+            if count == 0 {
+                breaches.push(format!("no {what} was seen at all"));
+            }
+        }
         format!(
             "requests: {requests}, of which {failed} failed without a worker\n\
              prefills: {prefills}; prompts to strangers within the bound: {astray}\n\
@@ -290,7 +295,7 @@ impl Stage {
     /// No prompt with a long prefill was sent twice. Returns how many there were.
     fn check_prefills(&self, breaches: &mut Vec<String>) -> usize {
         let mut sent: Vec<_> = self.patient().flat_map(ScriptedEngine::seen).collect();
-        sent.sort_by(|one, other| one.text.cmp(&other.text));
+        sent.sort_by(|one, other| (&one.text, one.at).cmp(&(&other.text, other.at)));
         let of_one = sent.chunk_by(|one: &Prompt, other| one.text == other.text);
         of_one.fold(0, |count, sends| {
             if let [first, .., last] = sends {

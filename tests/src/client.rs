@@ -110,7 +110,8 @@ impl Client {
 
     /// Sends a chat to a model, and returns at the head of the answer.
     pub async fn stream(&self, model: &str) -> reqwest::Response {
-        let request = self.http.post(format!("{}{CHAT}", self.base)).json(&chat(model, PROMPT, true));
+        let request =
+            self.http.post(format!("{}{CHAT}", self.base)).json(&chat(model, PROMPT, true));
         soon("the head of a stream", request.send()).await.unwrap()
     }
 
