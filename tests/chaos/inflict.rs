@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use dynamo_discovery::MODEL_ROOT_PATH;
-use dynamo_tests::{Network, Program, ScriptedEngine, soon};
+use dynamo_tests::{Network, Program, ScriptedEngine, eventually, soon};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use crate::lodging::STRANGE;
+use crate::lodging::{ASKED, STRANGE};
 use crate::operator;
 use crate::plan::{Fault, Hand, KEYS};
 use crate::script::{instance_at, value, write};
 use crate::stage::{FRONTENDS, LODGER, PATIENT_MODEL, Stage, WORKERS, endpoints, follow};
-use crate::traffic::{OURS, SECRET};
+use crate::traffic::{OURS, SECRET, asks_at};
 
 /// How many connections say nothing while a frontend has no descriptors.
 const SILENT: usize = 100;
@@ -169,7 +169,6 @@ impl Stage {
     }
 
     async fn reuse_address(&mut self, registered: bool) {
-        self.traffic.worker_is_down(LODGER);
         let Some(mut lodger) = self.workers[LODGER].take() else { return };
         let instance = soon("a worker is registered", async {
             loop {
@@ -181,6 +180,16 @@ impl Stage {
         })
         .await;
         let Some(mut engine) = lodger.engine.take() else { return };
+        // A frontend judges an entry by its control port only once that port has answered it.
+        eventually("each frontend has had time to ask the control port", async || {
+            let seen = engine.seen();
+            (0..FRONTENDS).all(|frontend| {
+                let mut here = seen.iter().filter(|prompt| prompt.text == asks_at(frontend));
+                here.next().is_some_and(|first| first.at.elapsed() > 2 * ASKED)
+            })
+        })
+        .await;
+        self.traffic.worker_is_down(LODGER);
         lodger.program.signal(Signal::KILL);
         lodger.program.ended().await;
         let died = Instant::now();

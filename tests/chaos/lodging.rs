@@ -7,15 +7,14 @@ use std::time::Duration;
 use dynamo_tests::{Program, Prompt, ScriptedEngine};
 use tokio::time::Instant;
 
+/// Between questions of a frontend to a control port, and for the answer.
+pub const ASKED: Duration = Duration::from_secs(3);
+
 /// For how long after a worker's death a stranger at its engine's address may get prompts.
 ///
-/// `None` is what `docs/security.md` says of entries that the store still has: until the lease of the
-/// dead worker ends. `Some` is a time after the death, whatever the store says: two seconds, and one
-/// time-out of a question to the worker's control port.
-const BOUND: Option<Duration> = None;
-
-/// Between questions to a control port, and for the answer.
-const ASKED: Duration = Duration::from_secs(3);
+/// `Some` is a time after the death, whatever the store says. `None` is until the store has lost the
+/// dead worker's entry, as it is where nobody asks control ports.
+const BOUND: Option<Duration> = Some(ASKED);
 
 /// The lease of a worker whose address is taken over: much longer than `BOUND` may be, so that the
 /// two can be told apart.

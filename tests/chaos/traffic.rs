@@ -14,6 +14,11 @@ pub const SECRET: &str = "secret";
 /// The namespace of both frontends, with which all of their prompts begin.
 pub const OURS: &str = "team-a";
 
+/// What is asked at a frontend.
+pub fn asks_at(frontend: usize) -> String {
+    format!("{OURS} asks at frontend {frontend}")
+}
+
 /// What a model's worker is to a frontend: known, and able to answer, since when and until when.
 #[derive(Debug)]
 struct Spell {
@@ -154,7 +159,7 @@ impl Traffic {
     ) {
         loop {
             for model in models {
-                if !self.prompt(frontend, &client, model, &format!("{OURS} asks")).await {
+                if !self.prompt(frontend, &client, model, &asks_at(frontend)).await {
                     sleep(Duration::from_millis(20)).await;
                 }
                 sleep(Duration::from_millis(2)).await;
