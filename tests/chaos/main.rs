@@ -2,17 +2,22 @@
 //!
 //! `cargo xtask chaos --minutes 10 --seed 7` builds the programs, finds an etcd, and runs it. There
 //! are an etcd of three members, two frontends of one namespace, workers of that namespace and of
-//! another one, scripts that write what they like, and a network of its own for each of them.
+//! another one, engines that move to others' addresses, scripts that write what they like, and a
+//! network of its own for each of them.
 //!
-//! What is checked: no frontend shows anything of another namespace, ever; no request fails for
-//! which a frontend knew a worker that could answer; every list and every watch of ours tells what
-//! happened, whole, once and in order; and when it is over, all know the same, and all workers are
-//! there again.
+//! What is checked: no frontend shows anything of another namespace, ever; no prompt reaches an engine
+//! of another namespace for longer than is promised; no request fails for which a frontend knew a
+//! worker that could answer; no request is sent twice because its engine is silent; every list and
+//! every watch of ours tells what happened, whole, once and in order; and when it is over, all know
+//! the same, and all workers are there again.
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 #![allow(unreachable_pub, missing_docs, missing_debug_implementations, reason = "test code")]
 #![allow(clippy::print_stdout, reason = "it tells what it does")]
 
+mod inflict;
+mod lodging;
+mod operator;
 mod plan;
 mod record;
 mod script;
@@ -45,7 +50,7 @@ async fn main() -> ExitCode {
     let mut faults = BTreeMap::<String, usize>::new();
     while began.elapsed() < time {
         let pause = Duration::from_millis(rng.u64(2_000..5_000));
-        let fault = plan::next(&mut rng, stage::WORKERS.len(), stage::FRONTENDS, stage::NETWORKS);
+        let fault = plan::next(&mut rng, stage::ECHOES, stage::FRONTENDS, stage::NETWORKS);
         println!("{:6.1} s  {fault:?}", began.elapsed().as_secs_f64());
         let name = format!("{fault:?}");
         let name = name.split([' ', '{', '(']).next().unwrap_or_default().to_owned();
@@ -60,6 +65,9 @@ async fn main() -> ExitCode {
     sleep(Duration::from_secs(2)).await;
     let summary = stage.check(&mut breaches).await;
     println!("faults: {faults:?}\n{summary}");
+    if faults.is_empty() {
+        breaches.push("no fault happened at all".to_owned());
+    }
     for breach in &breaches {
         println!("BREACH: {breach}");
     }

@@ -32,6 +32,19 @@ pub enum Fault {
     Foreign { key: usize, there: bool },
     /// Someone writes what is no entry.
     Bad { key: usize },
+    /// A worker dies with its engine, and an engine of another namespace starts at the same address,
+    /// which is registered there or not.
+    ReuseAddress { registered: bool },
+    /// A member of the etcd has no space.
+    NoSpace { node: usize, time: Duration },
+    /// The etcd's authentication is switched on, and off again.
+    Auth { node: usize, time: Duration },
+    /// A frontend has no descriptors left, while others connect and say nothing.
+    Descriptors { frontend: usize, time: Duration },
+    /// Nobody reads the log of a program.
+    StallLog { whose: usize, time: Duration },
+    /// A long prefill, behind which `/health` of its engine waits. Others happen meanwhile.
+    Prefill { frontend: usize, time: Duration },
 }
 
 /// What a script does to its entry.
@@ -46,13 +59,13 @@ pub enum Hand {
 /// How many keys scripts and neighbours have each.
 pub const KEYS: usize = 6;
 
-/// Draws a fault. The first worker is only ever hit by what hits the etcd or the network.
+/// Draws a fault. The first of `workers` is only ever hit by what hits the etcd or the network.
 pub fn next(rng: &mut Rng, workers: usize, frontends: usize, networks: usize) -> Fault {
     let time = |rng: &mut Rng, longest: u64| Duration::from_millis(rng.u64(200..longest));
     let node = rng.usize(..3);
     // One member, or the quorum with it.
     let count = if rng.u8(..4) == 0 { 2 } else { 1 };
-    match rng.u8(..100) {
+    match rng.u8(..130) {
         0..10 => Fault::KillNodes { first: node, count, time: time(rng, 2_500) },
         10..20 => Fault::PauseNodes { first: node, count, time: time(rng, 5_000) },
         20..27 => Fault::Compact,
@@ -82,6 +95,17 @@ pub fn next(rng: &mut Rng, workers: usize, frontends: usize, networks: usize) ->
             Fault::Overwrite { key: rng.usize(..KEYS), how }
         }
         88..95 => Fault::Foreign { key: rng.usize(..KEYS), there: rng.u8(..3) > 0 },
-        _ => Fault::Bad { key: rng.usize(..KEYS) },
+        95..100 => Fault::Bad { key: rng.usize(..KEYS) },
+        100..107 => Fault::ReuseAddress { registered: rng.bool() },
+        107..112 => Fault::NoSpace { node, time: time(rng, 4_000) },
+        112..117 => Fault::Auth { node, time: time(rng, 4_000) },
+        117..122 => Fault::Descriptors { frontend: rng.usize(..frontends), time: time(rng, 4_000) },
+        122..126 => {
+            Fault::StallLog { whose: rng.usize(..frontends + workers), time: time(rng, 4_000) }
+        }
+        _ => Fault::Prefill {
+            frontend: rng.usize(..frontends),
+            time: Duration::from_millis(rng.u64(16_000..25_000)),
+        },
     }
 }

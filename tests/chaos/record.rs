@@ -9,9 +9,11 @@ use dynamo_discovery::{
     Change, Cursor, Entry, EtcdStore, Key, KeyRange, MODEL_ROOT_PATH, Revision, Snapshot,
     StoreError, WatchItem, WatchStore as _,
 };
-use etcd_client::{Client, ConnectOptions, EventType, GetOptions, WatchOptions};
+use etcd_client::{EventType, GetOptions, WatchOptions};
 use futures_util::StreamExt as _;
 use tokio::time::{sleep, timeout};
+
+use crate::operator;
 
 /// A key, with the revision of what was put, or nothing for its end.
 type Told = (Key, Option<u64>);
@@ -83,10 +85,7 @@ impl Truth {
     }
 
     async fn record_at(&self, endpoint: &str, generation: usize) -> Result<(), etcd_client::Error> {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(Duration::from_secs(1))
-            .with_keep_alive(Duration::from_secs(5), Duration::from_secs(2));
-        let mut client = Client::connect([endpoint], Some(options)).await?;
+        let mut client = operator::connect(endpoint).await?;
         if self.with(|histories| histories.len() <= generation) {
             let options = GetOptions::new().with_prefix().with_keys_only();
             let Ok(list) = timeout(QUIET, client.get(MODEL_ROOT_PATH, Some(options))).await else {

@@ -84,6 +84,13 @@ pub async fn instances_in(store: &EtcdStore) -> Result<BTreeSet<String>, StoreEr
     Ok(entries.iter().filter_map(|(key, _)| instance_of(key)).map(str::to_owned).collect())
 }
 
+/// The instance whose entry names a URL; the first, where several do.
+pub async fn instance_at(store: &EtcdStore, url: &str) -> Option<String> {
+    let entries = entries(store).await.ok()?;
+    let (key, _) = entries.iter().find(|(_, value)| value["url"] == url)?;
+    instance_of(key).map(str::to_owned)
+}
+
 /// The instance that a native key names.
 pub fn instance_of(key: &str) -> Option<&str> {
     key.split('/').nth(4)

@@ -1,23 +1,42 @@
-//! Who takes part, and what is done to them.
+//! Who takes part, and what must hold for them in the end.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_discovery::{EtcdConfig, EtcdStore, MODEL_ROOT_PATH};
-use dynamo_tests::{Client, Cluster, Network, Program};
-use rustix::process::Signal;
-use serde_json::json;
+use dynamo_discovery::{Credentials, EtcdConfig, EtcdStore};
+use dynamo_tests::{Answers, Client, Cluster, Network, Program, Prompt, ScriptedEngine, free_port};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 
-use crate::plan::{Fault, Hand, KEYS};
+use crate::lodging::{LEASE, Strangers};
+use crate::operator::USER;
 use crate::record::{Ours, Truth};
-use crate::script::{churn, entries, instance_of, instances_in, value, write};
-use crate::traffic::{SECRET, Traffic};
+use crate::script::{churn, entries, instance_at, instances_in};
+use crate::traffic::{OURS, SECRET, Traffic};
 
 /// The models of each worker.
-pub const WORKERS: [&[&str]; 4] = [&["steady", "both"], &["both"], &["both", "alone"], &["steady"]];
+pub const WORKERS: [&[&str]; 7] = [
+    &["steady", "both"],
+    &["both"],
+    &["both", "alone"],
+    &["steady"],
+    &["lodger"],
+    &["patient"],
+    &["patient"],
+];
+
+/// How many of the workers, from the first on, have an engine in their own process.
+pub const ECHOES: usize = 4;
+
+/// The worker whose address others take over.
+pub const LODGER: usize = 4;
+
+/// The workers whose engines have long prefills.
+const PATIENT: [usize; 2] = [5, 6];
+
+/// The model of those.
+pub const PATIENT_MODEL: &str = "patient";
 
 /// One that sees all keys, and one that asks for its own.
 pub const FRONTENDS: usize = 2;
@@ -28,27 +47,45 @@ pub const NETWORKS: usize = FRONTENDS + 2;
 /// What a worker says when its engine has a URL.
 const LISTENS: &str = "the echo engine listens";
 
-const MODELS: &[&str] = &["steady", "both", "alone"];
+/// The models that are asked for all the time.
+const MODELS: &[&str] = &["steady", "both", "alone", "lodger"];
+
+/// What all programs are told of the etcd's users, which may be there or not.
+pub const AS_USER: [(&str, &str); 2] = [("ETCD_AUTH_USERNAME", USER), ("ETCD_AUTH_PASSWORD", USER)];
 
 /// How long recovery may go without any progress, when everything is healed: leases end, workers
 /// register again.
 const SETTLED: Duration = Duration::from_secs(60);
 
+/// A worker that runs.
+pub struct Worker {
+    pub program: Program,
+    /// The URL of its engine, which its entries name.
+    pub url: String,
+    /// The engine, if it is no part of the worker.
+    pub engine: Option<ScriptedEngine>,
+    /// The port that frontends ask whether it is there.
+    pub control: u16,
+}
+
 pub struct Stage {
-    cluster: Cluster,
+    pub cluster: Cluster,
     /// For each that has one, a way to each member.
-    networks: Vec<[Network; 3]>,
-    frontends: Vec<(Program, Client)>,
-    workers: Vec<Option<Program>>,
+    pub networks: Vec<[Network; 3]>,
+    pub frontends: Vec<(Program, Client)>,
+    pub workers: Vec<Option<Worker>>,
+    pub strangers: Strangers,
     /// What writes for the scripts, and lists at the end, undisturbed.
-    store: Arc<EtcdStore>,
-    traffic: Arc<Traffic>,
-    truth: Truth,
+    pub store: Arc<EtcdStore>,
+    pub traffic: Arc<Traffic>,
+    pub truth: Truth,
     ours: Ours,
     /// Ends what else is written.
     churn: Option<AbortHandle>,
     _neighbour: Program,
-    tasks: JoinSet<()>,
+    pub tasks: JoinSet<()>,
+    /// Prompts with a long prefill that are not answered yet.
+    pub prefills: JoinSet<()>,
 }
 
 impl Stage {
@@ -63,11 +100,11 @@ impl Stage {
         }
         let mut frontends = Vec::new();
         for (network, scope) in networks.iter().zip(["value", "key"]) {
-            let arguments = ["--namespace", "team-a", "--watch-scope", scope];
-            frontends.push(Program::frontend(&endpoints(network), &arguments, &[]).await);
+            let arguments = ["--namespace", OURS, "--watch-scope", scope];
+            frontends.push(Program::frontend(&endpoints(network), &arguments, &AS_USER).await);
         }
         let neighbour = ["--namespace", "team-b", "--model", SECRET];
-        let neighbour = Program::worker(&endpoints(&networks[FRONTENDS]), &neighbour, &[]);
+        let neighbour = Program::worker(&endpoints(&networks[FRONTENDS]), &neighbour, &AS_USER);
         let store = store_at(&direct.join(","));
         let (truth, ours, traffic) = (Truth::default(), Ours::default(), Arc::<Traffic>::default());
 
@@ -80,6 +117,7 @@ impl Stage {
             networks,
             frontends,
             workers: WORKERS.iter().map(|_| None).collect(),
+            strangers: Strangers::default(),
             store,
             traffic,
             truth,
@@ -87,6 +125,7 @@ impl Stage {
             churn: None,
             _neighbour: neighbour,
             tasks,
+            prefills: JoinSet::new(),
         };
         for worker in 0..WORKERS.len() {
             stage.start_worker(worker).await;
@@ -106,37 +145,49 @@ impl Stage {
         }
         self.churn = Some(self.tasks.spawn(churn(self.store.clone())));
         let (store, traffic) = (self.store.clone(), self.traffic.clone());
+        let strangers = self.strangers.clone();
         self.tasks.spawn(async move {
             loop {
                 if let Ok(instances) = instances_in(&store).await {
                     traffic.store_has(&instances);
+                    strangers.store_has(&instances);
                 }
                 sleep(Duration::from_millis(100)).await;
             }
         });
     }
 
-    async fn start_worker(&mut self, worker: usize) {
-        let models = WORKERS[worker].iter().flat_map(|model| ["--model", model]);
-        let arguments: Vec<_> = ["--namespace", "team-a"].into_iter().chain(models).collect();
-        let program = Program::worker(&endpoints(&self.networks[FRONTENDS]), &arguments, &[]);
-        program.says(LISTENS).await;
-        self.workers[worker] = Some(program);
+    pub async fn start_worker(&mut self, worker: usize) {
+        let etcd = endpoints(&self.networks[FRONTENDS]);
+        let started = if worker < ECHOES {
+            let models = WORKERS[worker].iter().flat_map(|model| ["--model", model]);
+            let arguments: Vec<_> = ["--namespace", OURS].into_iter().chain(models).collect();
+            let program = Program::worker(&etcd, &arguments, &AS_USER);
+            let url = program.says(LISTENS).await["url"].as_str().unwrap().to_owned();
+            Worker { program, url, engine: None, control: 0 }
+        } else {
+            let address = ([127, 0, 0, 1], free_port()).into();
+            let engine = ScriptedEngine::start_at(address, WORKERS[worker]).await;
+            // As of SGLang, behind whatever is computed.
+            engine.health(Answers::WhenIdle);
+            let (url, control) = (engine.url(), free_port());
+            let program = follow(&etcd, OURS, &url, control);
+            Worker { program, url, engine: Some(engine), control }
+        };
+        self.workers[worker] = Some(started);
         self.expect(worker);
     }
 
     /// Waits until a worker is registered; whose key it is, its value tells.
-    fn expect(&mut self, worker: usize) {
-        let Some(program) = &self.workers[worker] else { return };
-        let url = program.logged(LISTENS)[0]["url"].clone();
+    pub fn expect(&mut self, worker: usize) {
+        let Some(Worker { url, .. }) = &self.workers[worker] else { return };
+        let url = url.clone();
         let (store, traffic) = (self.store.clone(), self.traffic.clone());
         let downs = traffic.downs(worker);
         self.tasks.spawn(async move {
             while traffic.downs(worker) == downs {
-                if let Ok(entries) = entries(&store).await
-                    && let Some((key, _)) = entries.iter().find(|(_, value)| value["url"] == url)
-                {
-                    traffic.worker_is_up(worker, instance_of(key).unwrap_or_default(), downs);
+                if let Some(instance) = instance_at(&store, &url).await {
+                    traffic.worker_is_up(worker, &instance, downs);
                     return;
                 }
                 sleep(Duration::from_millis(50)).await;
@@ -144,122 +195,10 @@ impl Stage {
         });
     }
 
-    /// Does it, and undoes what must be undone.
-    pub async fn inflict(&mut self, fault: Fault) {
-        match fault {
-            Fault::KillNodes { first, count, time } => {
-                let nodes = (first..first + count).map(|node| node % 3);
-                nodes.clone().for_each(|node| self.cluster[node].kill());
-                sleep(time).await;
-                nodes.clone().for_each(|node| self.cluster[node].spawn());
-                for node in nodes {
-                    assert!(self.cluster[node].answers().await, "a member does not come back");
-                }
-            }
-            Fault::PauseNodes { first, count, time } => {
-                let nodes = (first..first + count).map(|node| node % 3);
-                nodes.clone().for_each(|node| self.cluster[node].pause());
-                sleep(time).await;
-                nodes.for_each(|node| self.cluster[node].resume());
-            }
-            Fault::Compact => self.compact().await,
-            Fault::Wipe => self.wipe().await,
-            Fault::Network { whose, node, link, time } => {
-                for (number, network) in self.networks[whose].iter().enumerate() {
-                    if node.is_none_or(|node| node == number) {
-                        network.set(link);
-                    }
-                }
-                sleep(time).await;
-                self.networks[whose].iter().for_each(Network::heal);
-            }
-            Fault::KillWorker { worker, time } => {
-                self.traffic.worker_is_down(worker);
-                self.workers[worker] = None;
-                sleep(time).await;
-                self.start_worker(worker).await;
-            }
-            Fault::StopWorker { worker } => {
-                self.traffic.worker_is_down(worker);
-                if let Some(mut program) = self.workers[worker].take() {
-                    program.signal(Signal::TERM);
-                    self.tasks.spawn(async move {
-                        program.ended().await;
-                    });
-                }
-                self.start_worker(worker).await;
-            }
-            Fault::PauseWorker { worker, time } => {
-                let Some(program) = &self.workers[worker] else { return };
-                self.traffic.worker_is_down(worker);
-                program.signal(Signal::STOP);
-                sleep(time).await;
-                program.signal(Signal::CONT);
-                self.expect(worker);
-            }
-            Fault::PauseFrontend { frontend, time } => {
-                self.traffic.frontend_is_paused(frontend);
-                self.frontends[frontend].0.signal(Signal::STOP);
-                sleep(time).await;
-                self.traffic.frontend_is_paused(frontend);
-                self.frontends[frontend].0.signal(Signal::CONT);
-            }
-            Fault::Overwrite { key, how } => {
-                let at = format!("{MODEL_ROOT_PATH}by-hand-{key}");
-                match how {
-                    Hand::Puts(created) => {
-                        write(&self.store, &at, Some(value("team-a", "by-hand", created))).await;
-                    }
-                    Hand::Moves => write(&self.store, &at, Some(value("team-b", SECRET, 1))).await,
-                    Hand::Spoils => write(&self.store, &at, Some("{\"name\":".to_owned())).await,
-                    Hand::Deletes => write(&self.store, &at, None).await,
-                }
-            }
-            Fault::Foreign { key, there } => {
-                let namespace = ["team-b", "team-ab", "Team-A", "team-a-deadbeef"][key % 4];
-                let model = format!("{SECRET}-{key}");
-                let at = format!("{MODEL_ROOT_PATH}{namespace}/backend/generate/{key}/{model}");
-                write(&self.store, &at, there.then(|| value(namespace, &model, 1))).await;
-            }
-            Fault::Bad { key } => {
-                let bad = [
-                    ("team-a/backend/generate/01/m", "{}"),
-                    ("team-a/odd", "{}"),
-                    ("team-a/backend/generate/7/m", "{\"name\":\"other\"}"),
-                    ("bad-flat", "\u{202e}"),
-                    ("team-b/odd", "{}"),
-                    ("team-a/backend/generate/9/m", ""),
-                ];
-                let (key, value) = bad[key % KEYS];
-                write(&self.store, &format!("{MODEL_ROOT_PATH}{key}"), Some(value.to_owned()))
-                    .await;
-            }
-        }
-    }
-
-    /// Forgets what is recorded already: the record must have no gap.
-    async fn compact(&self) {
-        let compaction = json!({ "revision": self.truth.last().to_string(), "physical": true });
-        for node in 0..3 {
-            // It may be compacted up to there already.
-            if self.cluster[node].ask("kv/compaction", &compaction).await.is_ok() {
-                return;
-            }
-        }
-    }
-
-    async fn wipe(&mut self) {
-        for worker in 0..WORKERS.len() {
-            self.traffic.worker_is_down(worker);
-        }
-        let nodes = 0..3;
-        nodes.clone().for_each(|node| self.cluster[node].wipe());
-        self.truth.begin_another();
-        nodes.clone().for_each(|node| self.cluster[node].spawn());
-        for node in nodes {
-            assert!(self.cluster[node].answers().await, "a member does not come back");
-        }
-        (0..WORKERS.len()).for_each(|worker| self.expect(worker));
+    /// The engines that have long prefills.
+    pub fn patient(&self) -> impl Iterator<Item = &ScriptedEngine> {
+        let workers = PATIENT.iter().filter_map(|worker| self.workers[*worker].as_ref());
+        workers.filter_map(|worker| worker.engine.as_ref())
     }
 
     /// Waits until everyone knows what there is, and that is all of the workers.
@@ -267,6 +206,7 @@ impl Stage {
         if let Some(churn) = self.churn.take() {
             churn.abort();
         }
+        while self.prefills.join_next().await.is_some() {}
         Vec::from_iter(self.everyone_knows_the_same().await.err())
     }
 
@@ -280,7 +220,7 @@ impl Stage {
                 Ok(entries) => {
                     for (frontend, flat) in [(0, true), (1, false)] {
                         let ours = entries.iter().filter(|(key, value)| {
-                            value["endpoint"]["namespace"] == "team-a"
+                            value["endpoint"]["namespace"] == OURS
                                 && (flat || key.starts_with("models/team-a/"))
                         });
                         let listed: BTreeSet<_> =
@@ -289,16 +229,14 @@ impl Stage {
                         if !known.iter().map(String::as_str).eq(listed.iter().copied()) {
                             why += &format!("frontend {frontend} has {known:?} of {listed:?}; ");
                         }
-                        if MODELS.iter().any(|model| !listed.contains(model)) {
-                            why += &format!("of the workers are registered {listed:?}; ");
-                        }
                     }
                     let registered: BTreeSet<_> =
-                        entries.iter().filter_map(|(key, _)| instance_of(key)).collect();
-                    let up = self.workers.iter().flatten().count();
-                    // The neighbour, and ghosts of the killed, may be there as well.
-                    if registered.len() < up + 1 {
-                        why += &format!("{} of {up} workers; ", registered.len());
+                        entries.iter().filter_map(|(_, value)| value["url"].as_str()).collect();
+                    for (number, worker) in self.workers.iter().enumerate() {
+                        let url = worker.as_ref().map(|worker| worker.url.as_str());
+                        if !url.is_some_and(|url| registered.contains(url)) {
+                            why += &format!("worker {number} is not registered; ");
+                        }
                     }
                 }
             }
@@ -326,6 +264,8 @@ impl Stage {
         self.tasks.shutdown().await;
         let serves = |worker: usize, model: &str| WORKERS[worker].contains(&model);
         let failed = self.traffic.check(serves, breaches);
+        let astray = self.strangers.check(breaches);
+        let prefills = self.check_prefills(breaches);
         let (lists, batches) = self.ours.check(&self.truth, breaches);
         for (program, _) in &self.frontends {
             if let Some(line) = program.log().iter().find(|line| line.contains(SECRET)) {
@@ -337,19 +277,57 @@ impl Stage {
             resyncs.push(client.metric("dynamo_frontend_discovery_resyncs_total").await);
         }
         let requests = *self.traffic.requests.lock().unwrap();
+        // A run that tried nothing proves nothing.
+        for (what, count) in [("request", requests), ("list", lists), ("batch", batches)] {
+            if count == 0 {
+                breaches.push(format!("no {what} was seen at all"));
+            }
+        }
         format!(
             "requests: {requests}, of which {failed} failed without a worker\n\
+             prefills: {prefills}; prompts to strangers within the bound: {astray}\n\
              recorded: {lists} lists, {batches} batches, {} stores\n\
              the frontends listed again {resyncs:?} times",
             self.truth.generation() + 1,
         )
     }
+
+    /// No prompt with a long prefill was sent twice. Returns how many there were.
+    fn check_prefills(&self, breaches: &mut Vec<String>) -> usize {
+        let mut sent: Vec<_> = self.patient().flat_map(ScriptedEngine::seen).collect();
+        sent.sort_by(|one, other| (&one.text, one.at).cmp(&(&other.text, other.at)));
+        let of_one = sent.chunk_by(|one: &Prompt, other| one.text == other.text);
+        of_one.fold(0, |count, sends| {
+            if let [first, .., last] = sends {
+                let later = last.at - first.at;
+                breaches.push(format!(
+                    "{:?} was sent {} times, the last time {later:?} after the first",
+                    first.text,
+                    sends.len()
+                ));
+            }
+            count + 1
+        })
+    }
 }
 
-fn endpoints(network: &[Network; 3]) -> String {
+/// Starts a worker of an engine that is there.
+pub fn follow(etcd: &str, namespace: &str, url: &str, control: u16) -> Program {
+    let arguments = [
+        ["--etcd-endpoints", etcd],
+        ["--namespace", namespace],
+        ["--url", url],
+        ["--control-port", &control.to_string()],
+        ["--lease-ttl", LEASE],
+    ];
+    Program::start("dynamo-worker", arguments.as_flattened(), &AS_USER)
+}
+
+pub fn endpoints(network: &[Network; 3]) -> String {
     network.each_ref().map(Network::endpoint).join(",")
 }
 
 fn store_at(endpoints: &str) -> Arc<EtcdStore> {
-    Arc::new(EtcdStore::new(EtcdConfig::new(endpoints.split(','))).unwrap())
+    let config = EtcdConfig::new(endpoints.split(','));
+    Arc::new(EtcdStore::new(config.with_credentials(Credentials::new(USER, USER))).unwrap())
 }

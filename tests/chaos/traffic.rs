@@ -11,6 +11,14 @@ use tokio::time::{Instant, sleep};
 /// Names that no frontend may ever show begin so.
 pub const SECRET: &str = "secret";
 
+/// The namespace of both frontends, with which all of their prompts begin.
+pub const OURS: &str = "team-a";
+
+/// What is asked at a frontend.
+pub fn asks_at(frontend: usize) -> String {
+    format!("{OURS} asks at frontend {frontend}")
+}
+
 /// What a model's worker is to a frontend: known, and able to answer, since when and until when.
 #[derive(Debug)]
 struct Spell {
@@ -38,6 +46,8 @@ pub struct Traffic {
     /// How often each worker went down.
     downs: Mutex<BTreeMap<usize, usize>>,
     failures: Mutex<Vec<Failure>>,
+    /// When a frontend had no descriptors: from when, until when.
+    shortages: Mutex<Vec<(usize, Instant, Option<Instant>)>>,
     pub requests: Mutex<usize>,
     pub breaches: Mutex<Vec<String>>,
 }
@@ -67,6 +77,20 @@ impl Traffic {
     /// From now on it may apply what it was told long ago.
     pub fn frontend_is_paused(&self, frontend: usize) {
         self.close(|spell| spell.frontend == frontend);
+    }
+
+    /// From now on it has no descriptors, or has them again: meanwhile it may say that it is overloaded,
+    /// and nothing else.
+    pub fn frontend_is_short(&self, frontend: usize, short: bool) {
+        let now = Instant::now();
+        let mut shortages = self.shortages.lock().unwrap();
+        if short {
+            shortages.push((frontend, now, None));
+        } else {
+            for (_, _, to) in shortages.iter_mut().filter(|(of, _, _)| *of == frontend) {
+                to.get_or_insert(now);
+            }
+        }
     }
 
     fn close(&self, which: impl Fn(&Spell) -> bool) {
@@ -135,17 +159,31 @@ impl Traffic {
     ) {
         loop {
             for model in models {
-                let from = Instant::now();
-                let answer = client.chat(model).await;
-                *self.requests.lock().unwrap() += 1;
-                if answer.status != 200 {
-                    let failure = Failure { frontend, model, from, to: Instant::now(), answer };
-                    self.failures.lock().unwrap().push(failure);
+                if !self.prompt(frontend, &client, model, &asks_at(frontend)).await {
                     sleep(Duration::from_millis(20)).await;
                 }
                 sleep(Duration::from_millis(2)).await;
             }
         }
+    }
+
+    /// Asks once, and returns whether it was answered well.
+    pub async fn prompt(
+        &self,
+        frontend: usize,
+        client: &Client,
+        model: &'static str,
+        text: &str,
+    ) -> bool {
+        let from = Instant::now();
+        let answer = client.prompt(model, text).await;
+        *self.requests.lock().unwrap() += 1;
+        let well = answer.status == 200;
+        if !well {
+            let failure = Failure { frontend, model, from, to: Instant::now(), answer };
+            self.failures.lock().unwrap().push(failure);
+        }
+        well
     }
 
     /// No request failed that had a live worker. Returns how many failed without one.
@@ -157,7 +195,16 @@ impl Traffic {
         breaches.append(&mut self.breaches.lock().unwrap());
         let spells = self.spells.lock().unwrap();
         let failures = self.failures.lock().unwrap();
+        let shortages = self.shortages.lock().unwrap();
         for failure in failures.iter() {
+            let short = shortages.iter().any(|(frontend, from, to)| {
+                *frontend == failure.frontend
+                    && *from <= failure.to
+                    && to.is_none_or(|to| to >= failure.from)
+            });
+            if short && failure.answer.status == 503 && failure.answer.code() == "overloaded" {
+                continue;
+            }
             let owed = spells.iter().find(|spell| {
                 spell.frontend == failure.frontend
                     && serves(spell.worker, failure.model)

@@ -10,6 +10,9 @@ use crate::{becomes, eventually, soon};
 /// The route that most tests use.
 const CHAT: &str = "/v1/chat/completions";
 
+/// What a test says that does not care.
+const PROMPT: &str = "one two";
+
 /// A real HTTP client of one server.
 #[derive(Clone)]
 pub struct Client {
@@ -97,12 +100,18 @@ impl Client {
 
     /// Sends a chat to a model.
     pub async fn chat(&self, model: &str) -> Answer {
-        self.post(CHAT, &chat(model, false)).await
+        self.prompt(model, PROMPT).await
+    }
+
+    /// Sends a chat with this text to a model.
+    pub async fn prompt(&self, model: &str, text: &str) -> Answer {
+        self.post(CHAT, &chat(model, text, false)).await
     }
 
     /// Sends a chat to a model, and returns at the head of the answer.
     pub async fn stream(&self, model: &str) -> reqwest::Response {
-        let request = self.http.post(format!("{}{CHAT}", self.base)).json(&chat(model, true));
+        let request =
+            self.http.post(format!("{}{CHAT}", self.base)).json(&chat(model, PROMPT, true));
         soon("the head of a stream", request.send()).await.unwrap()
     }
 
@@ -164,8 +173,8 @@ pub async fn connected(client: &Client, connected: bool) {
     .await;
 }
 
-fn chat(model: &str, stream: bool) -> Value {
+fn chat(model: &str, text: &str, stream: bool) -> Value {
     json!({
-        "model": model, "stream": stream, "messages": [{ "role": "user", "content": "one two" }],
+        "model": model, "stream": stream, "messages": [{ "role": "user", "content": text }],
     })
 }

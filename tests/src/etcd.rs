@@ -385,9 +385,14 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// A free port below the ephemeral range: while an etcd is down, a connection could take an
-/// ephemeral port of that etcd, and a client that connects there could even reach itself.
-fn free_port() -> u16 {
+/// A free port below the ephemeral range: while a server is down, a connection could take an
+/// ephemeral port of that server, and a client that connects there could even reach itself.
+///
+/// # Panics
+///
+/// When no port is free.
+#[must_use]
+pub fn free_port() -> u16 {
     let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
     std::iter::repeat_with(|| fastrand::u16(15_000..32_000)).find(free).unwrap()
 }

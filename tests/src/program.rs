@@ -20,6 +20,8 @@ pub struct Program {
     stdout: ChildStdout,
     lines: Arc<Mutex<Vec<String>>>,
     grown: watch::Receiver<()>,
+    /// Whether the log is read.
+    reads: watch::Sender<bool>,
 }
 
 impl Program {
@@ -44,8 +46,9 @@ impl Program {
         let stdout = child.stdout.take().unwrap();
         let lines = Arc::<Mutex<Vec<String>>>::default();
         let (growth, grown) = watch::channel(());
-        tokio::spawn(collect(child.stderr.take().unwrap(), lines.clone(), growth));
-        Self { child, stdout, lines, grown }
+        let (reads, reading) = watch::channel(true);
+        tokio::spawn(collect(child.stderr.take().unwrap(), lines.clone(), growth, reading));
+        Self { child, stdout, lines, grown, reads }
     }
 
     /// The path of a binary, for tests that start the program by other means.
@@ -115,6 +118,27 @@ impl Program {
         soon(message, said).await
     }
 
+    /// Stops reading the program's log, and fills its pipe: the next line that it writes waits.
+    ///
+    /// # Panics
+    ///
+    /// When the process has ended.
+    pub async fn stall_log(&self) {
+        self.reads.send_replace(false);
+        let stderr = format!("/proc/{}/fd/2", self.id());
+        let pipe = tokio::net::unix::pipe::OpenOptions::new().open_sender(stderr).unwrap();
+        pipe.writable().await.unwrap();
+        // Empty lines are no lines of JSON. A pipe takes a small write whole, or not at all.
+        for piece in [&[b'\n'; 4096][..], b"\n"] {
+            while pipe.try_write(piece).is_ok() {}
+        }
+    }
+
+    /// Reads the program's log again.
+    pub fn read_log(&self) {
+        self.reads.send_replace(true);
+    }
+
     /// The id of the process.
     ///
     /// # Panics
@@ -149,11 +173,18 @@ async fn collect(
     stderr: impl AsyncRead + Unpin,
     lines: Arc<Mutex<Vec<String>>>,
     growth: watch::Sender<()>,
+    mut reading: watch::Receiver<bool>,
 ) {
     let mut read = BufReader::new(stderr).lines();
-    while let Ok(Some(line)) = read.next_line().await {
-        lines.lock().unwrap().push(line);
-        growth.send_replace(());
+    // Without the program's value, nobody stalls the log any more.
+    let mut go = async || drop(reading.wait_for(|reads| *reads).await);
+    loop {
+        go().await;
+        let Ok(Some(line)) = read.next_line().await else { return };
+        if !line.is_empty() {
+            lines.lock().unwrap().push(line);
+            growth.send_replace(());
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// How a route answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,17 @@ pub enum Answers {
     WhenIdle,
     /// Never, though the connection is accepted.
     Never,
+}
+
+/// A prompt that came.
+#[derive(Clone, Debug)]
+pub struct Prompt {
+    /// When it came.
+    pub at: Instant,
+    /// The model that it was for.
+    pub model: String,
+    /// The text of its last message.
+    pub text: String,
 }
 
 /// An OpenAI-compatible server with habits. Dropped, it is gone with all of its connections.
@@ -52,7 +63,7 @@ struct Habits {
     odd_list: Option<Vec<String>>,
     metrics: Option<String>,
     generation: Duration,
-    prompts: Vec<String>,
+    prompts: Vec<Prompt>,
 }
 
 impl ScriptedEngine {
@@ -162,6 +173,12 @@ impl ScriptedEngine {
     /// The models of all requests that it got: whose prompts it saw.
     #[must_use]
     pub fn prompts(&self) -> Vec<String> {
+        self.seen().into_iter().map(|prompt| prompt.model).collect()
+    }
+
+    /// All prompts that it got.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Prompt> {
         self.script.habits().prompts.clone()
     }
 }
@@ -227,7 +244,12 @@ async fn chat(State(script): State<Arc<Script>>, body: Bytes) -> Response {
     let request: Value = serde_json::from_slice(&body).unwrap_or_default();
     let generation = {
         let mut habits = script.habits();
-        habits.prompts.push(request["model"].as_str().unwrap_or_default().to_owned());
+        let last = request["messages"].as_array().and_then(|messages| messages.last());
+        habits.prompts.push(Prompt {
+            at: Instant::now(),
+            model: request["model"].as_str().unwrap_or_default().to_owned(),
+            text: last.and_then(|last| last["content"].as_str()).unwrap_or_default().to_owned(),
+        });
         habits.generation
     };
     script.generating.send_modify(|generating| *generating += 1);

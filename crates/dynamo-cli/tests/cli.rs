@@ -425,7 +425,12 @@ fn no_process_of_the_engine_is_left_behind() {
         "trap '' TERM; sleep 1000 & echo $! $$ > {path}.new; mv {path}.new {path}; wait; wait"
     );
     let leaver = format!("sleep 1000 & echo $! > {path}.new; mv {path}.new {path}; exit 5");
-    for (script, asked, code) in [(deaf, true, 137), (leaver, false, 5)] {
+    // In a session of its own, no signal to a process group reaches it.
+    let apart = format!("setsid sleep 1000 & echo $! > {path}.new; mv {path}.new {path}; ");
+    let (asked_apart, left_apart) = (format!("{apart} wait"), format!("{apart} kill -9 $$"));
+    for (script, asked, code) in
+        [(deaf, true, 137), (leaver, false, 5), (asked_apart, true, 0), (left_apart, false, 137)]
+    {
         let worker = run_script(&script, &["--stop-timeout", "0.2"]);
         until("the engine has started", || file.exists());
         if asked {
