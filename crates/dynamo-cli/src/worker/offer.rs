@@ -125,9 +125,8 @@ mod tests {
         assert_eq!(accepts(&known, &listed), ["include_usage", "include_usage"]);
         assert_eq!(accepts(&known, &[]), ["", ""]);
         for said in ["", "priority"] {
-            let said = Some(said.parse().unwrap());
-            let offer = Offer { accepts: said, ..offer(&[], None) };
-            assert_eq!(accepts(&offer, &listed), [said.unwrap().to_string()]);
+            let offer = Offer { accepts: Some(said.parse().unwrap()), ..offer(&[], None) };
+            assert_eq!(accepts(&offer, &listed), [said]);
         }
     }
 
