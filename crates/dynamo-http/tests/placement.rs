@@ -77,7 +77,9 @@ async fn a_conversation_stays_with_its_worker_and_conversations_spread() {
     }
     assert_eq!(homes.len(), names.len());
     let metrics = door.get("/metrics").await.raw;
-    assert!(metrics.contains("dynamo_frontend_expected_cached_tokens_count{model=\"m\"} 96"));
+    assert!(metrics.contains(
+        "dynamo_frontend_expected_cached_tokens_count{endpoint=\"chat_completions\",model=\"m\"} 96"
+    ));
 }
 
 #[tokio::test]
@@ -171,7 +173,7 @@ async fn a_tenant_learns_nothing_from_the_same_prompts_of_another_tenant_at_the_
     door.synced(&[of("a"), of("b")]).await;
     let expected = async || {
         let metrics = door.metrics().await;
-        let sum = "dynamo_frontend_expected_cached_tokens_sum{model=\"m\"} ";
+        let sum = "dynamo_frontend_expected_cached_tokens_sum{endpoint=\"chat_completions\",model=\"m\"} ";
         let line = metrics.lines().find_map(|line| line.strip_prefix(sum)).unwrap_or("0");
         line.parse::<f64>().unwrap()
     };
@@ -199,7 +201,9 @@ async fn prompts_of_different_salts_share_no_cache() {
         assert_eq!(door.post(CHAT, &body(salt)).await.status(), 200);
     }
     let metrics = door.get("/metrics").await.raw;
-    assert!(metrics.contains("dynamo_frontend_expected_cached_tokens_sum{model=\"m\"} 0"));
+    assert!(metrics.contains(
+        "dynamo_frontend_expected_cached_tokens_sum{endpoint=\"chat_completions\",model=\"m\"} 0"
+    ));
 }
 
 #[tokio::test]

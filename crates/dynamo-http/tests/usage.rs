@@ -184,7 +184,9 @@ async fn with_usage_off_nothing_is_read_or_asked_for() {
     let by = r#"endpoint="chat_completions",model="m""#;
     sample(&door, &format!("request_duration_seconds_count{{{by}}}"), "1").await;
     let page = door.get("/metrics").await;
-    for name in ["tokens", "answer_usage", "inter_token", "time_to_first_token"] {
+    for name in
+        ["sequence_tokens", "tokens_total", "answer_usage", "inter_token", "time_to_first_token"]
+    {
         assert!(!page.body().contains(name), "{name}: {}", page.body());
     }
     assert!(worker.requests.lock().unwrap()[0].ends_with(STREAMED));

@@ -198,7 +198,7 @@ impl Record {
 
     /// Notes how many tokens of the prompt the worker was expected to have cached.
     pub(crate) fn expected_cached(&self, tokens: u32) {
-        self.series().tokens(self.route).expected_cached.observe(tokens.into());
+        self.series().expected_cached(self.route).observe(tokens.into());
     }
 
     fn series(&self) -> &ModelSeries {

@@ -76,6 +76,8 @@ pub(super) struct RouteMeter {
     pub(super) ok: [OnceLock<IntCounter>; 2],
     /// Made for the first answer that is read.
     pub(super) tokens: OnceLock<Box<TokenMeter>>,
+    /// Made for the first answer of a server that was chosen by its cache.
+    expected_cached: OnceLock<Histogram>,
 }
 
 /// The series of the tokens of one model on one route.
@@ -85,7 +87,6 @@ pub(super) struct TokenMeter {
     pub(super) input: Histogram,
     pub(super) output: Histogram,
     pub(super) cached: Histogram,
-    pub(super) expected_cached: Histogram,
     /// How many answers told their usage, by [`Knowledge`].
     pub(super) usage: [IntCounter; Knowledge::ALL.len()],
 }
@@ -329,8 +330,15 @@ impl ModelSeries {
                 first_byte: self.first_byte.with_label_values(&labels),
                 ok: Default::default(),
                 tokens: OnceLock::new(),
+                expected_cached: OnceLock::new(),
             })
         })
+    }
+
+    /// The histogram of the tokens that were expected to be cached, on a route.
+    pub(super) fn expected_cached(&self, route: Route) -> &Histogram {
+        let histogram = || self.expected_cached.with_label_values(&[route.name()]);
+        self.route(route).expected_cached.get_or_init(histogram)
     }
 
     /// The series of the model's tokens on a route.
@@ -345,7 +353,6 @@ impl ModelSeries {
                 input: self.input.with_label_values(&labels),
                 output: self.output.with_label_values(&labels),
                 cached: self.cached.with_label_values(&labels),
-                expected_cached: self.expected_cached.with_label_values(&labels),
                 usage: Knowledge::ALL.map(usage),
             })
         })
