@@ -55,6 +55,9 @@ impl Fleet {
 
     /// Makes sure, for a new connection to a server, that its workers have answered lately, and
     /// returns whether it is still a server of the model. The question goes on when the request ends.
+    ///
+    /// A control port that was never asked is asked now, and nobody waits for its answer: so a worker
+    /// is known from its first prompt on, also if it dies right after that.
     pub(crate) async fn confirm(
         &self,
         targets: &Targets,
@@ -63,6 +66,11 @@ impl Fleet {
     ) -> bool {
         let Some(target) = targets.target(upstream) else { return false };
         let now = Instant::now();
+        for claimed in target.claims().filter(|claimed| claimed.was_never_asked()) {
+            if let Some(asking) = claimed.begin() {
+                self.ask_beside(asking, ());
+            }
+        }
         let in_question = target.claims().filter(|claimed| claimed.is_in_question(now));
         let answers = in_question.map(|claimed| async {
             let told = claimed.told();

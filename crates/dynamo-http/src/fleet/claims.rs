@@ -167,6 +167,11 @@ impl Claimed {
         Some((self.begin()?, permit))
     }
 
+    /// Whether nobody has asked about it yet.
+    pub(super) fn was_never_asked(&self) -> bool {
+        self.first_asked.get().is_none()
+    }
+
     /// Whether a prompt on a new connection waits for the next answer.
     pub(super) fn is_in_question(&self, now: Instant) -> bool {
         self.identity().is_confirmed()

@@ -298,3 +298,18 @@ fn a_kind_goes_with_the_entry_that_has_it() {
     assert_eq!(targets.upstreams(CHAT).count(), 0);
     assert_eq!(targets.upstreams(Kind::Completions).count(), 1);
 }
+
+#[tokio::test]
+async fn the_first_prompt_on_a_new_connection_asks_a_control_port_that_was_never_asked() {
+    let scope = NamespaceScope::Only("a".parse().unwrap());
+    let (switchboard, mut writer) = Switchboard::new([scope.clone()]);
+    let fleet = Fleet::default();
+    let instance = with_control("a", 1);
+    update_http_endpoints(&mut writer, &[added(&instance)]);
+    let live = switchboard.live_view(&scope);
+    let targets = fleet.targets(&live, live.load().model("m").unwrap());
+    let server = fleet.server(instance.endpoint().namespace(), instance.url().unwrap());
+    let claimed = fleet.claimed(&Claim::of(&instance).unwrap());
+    assert!(fleet.confirm(&targets, &server, Kind::Chat).await, "no answer is waited for");
+    assert!(claimed.begin().is_none(), "a question is under way");
+}
