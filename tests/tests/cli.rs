@@ -200,6 +200,29 @@ async fn one_frontend_serves_two_teams_by_their_keys_over_one_watch() {
 }
 
 #[tokio::test]
+async fn below_a_root_workers_and_frontends_meet_and_those_of_another_root_do_not_see_them() {
+    let etcd = SharedEtcd::find().await;
+    let (namespace, root) = (unique("root"), unique("below"));
+    let [within, without] = [unique("within"), unique("without")];
+    let plain = ["--namespace", &namespace];
+    let rooted = [&plain[..], &["--root", &root]].concat();
+    let (_inside, inside) = Program::frontend(etcd.endpoints(), &rooted, &[]).await;
+    let (_outside, outside) = Program::frontend(etcd.endpoints(), &plain, &[]).await;
+    let of = |place: &[&str], model: &str| {
+        Program::worker(etcd.endpoints(), &[place, &["--model", model]].concat(), &[])
+    };
+    let workers = [of(&rooted, &within), of(&plain, &without)];
+    for worker in &workers {
+        worker.says("registered").await;
+    }
+    lists(&inside, &[&within]).await;
+    lists(&outside, &[&without]).await;
+    assert_eq!(inside.chat(&within).await.status, 200);
+    assert_eq!(outside.chat(&within).await.code(), "model_not_found");
+    assert_eq!(inside.chat(&without).await.code(), "model_not_found");
+}
+
+#[tokio::test]
 async fn a_blank_namespace_variable_counts_as_unset() {
     let etcd = SharedEtcd::find().await;
     let model = unique("model");
