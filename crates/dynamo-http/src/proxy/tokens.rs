@@ -6,8 +6,8 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use memchr::memchr2;
 use memchr::memmem::{self, Finder};
+use memchr::{memchr, memchr2};
 
 use super::stage::{Reader, Verdict};
 use super::usage;
@@ -118,6 +118,10 @@ impl Tokens {
             && mark.is_at(event, at)
         {
             self.content += 1;
+            return;
+        }
+        // An event without an object, such as the end marker or a comment, carries no content.
+        if memchr(b'{', event).is_none() {
             return;
         }
         let found = self.marks.iter().find_map(|mark| {
