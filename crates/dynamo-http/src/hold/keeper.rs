@@ -21,7 +21,7 @@ use crate::fleet::{Finding, Fleet};
 use crate::view::SwitchboardWriter;
 
 /// How often what is kept is looked at.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// How often bursts are told at most.
 const TELL: Duration = Duration::from_secs(5);
 
