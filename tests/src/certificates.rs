@@ -18,7 +18,6 @@ pub struct Certificates {
 
 impl Certificates {
     /// Makes the files.
-    #[must_use]
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("dyn-tls-").tempdir().unwrap();
         let certificates = Self { authority: Mutex::new(authority().1), directory };
@@ -58,7 +57,6 @@ impl Certificates {
 
     /// The path of a file: `ca`, `server`, `server-key`, `client`, `client-key`, or a name that was given to
     /// [`certify`](Self::certify).
-    #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.pem"))
     }
@@ -68,13 +66,11 @@ impl Certificates {
     /// # Panics
     ///
     /// When the file is not UTF-8.
-    #[must_use]
     pub fn file(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 
     /// The arguments with which an etcd shows the server's certificate and asks clients for theirs.
-    #[must_use]
     pub fn etcd_arguments(&self) -> Vec<String> {
         let flags = [("--cert-file", "server"), ("--key-file", "server-key")];
         let mut arguments: Vec<_> =
@@ -85,7 +81,6 @@ impl Certificates {
     }
 
     /// The TLS settings of a client of ours.
-    #[must_use]
     pub fn tls(&self) -> Tls {
         let client = ClientIdentity::new(self.path("client"), self.path("client-key"));
         Tls::new().with_ca(self.path("ca")).with_client(client)

@@ -35,19 +35,16 @@ impl Answer {
     /// # Panics
     ///
     /// When the body is not JSON.
-    #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
     /// The code of an error.
-    #[must_use]
     pub fn code(&self) -> String {
         self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 
     /// The engine that gave the answer; empty if the answer is an error.
-    #[must_use]
     pub fn engine(&self) -> Option<String> {
         (self.status == 200).then(|| self.json()["engine"].as_str().unwrap_or_default().to_owned())
     }
@@ -55,19 +52,16 @@ impl Answer {
 
 impl Client {
     /// A client of the server at this base URL.
-    #[must_use]
     pub fn new(base: &str) -> Self {
         Self { base: base.to_owned(), http: reqwest::Client::new() }
     }
 
     /// The server's base URL.
-    #[must_use]
     pub fn base(&self) -> &str {
         &self.base
     }
 
     /// A client of the same server that sends a key with every request.
-    #[must_use]
     pub fn with_key(&self, key: &str) -> Self {
         let value = format!("Bearer {key}").parse().unwrap();
         let headers = [(reqwest::header::AUTHORIZATION, value)].into_iter().collect();

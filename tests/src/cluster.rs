@@ -39,7 +39,6 @@ impl Cluster {
     }
 
     /// The URLs of the nodes, separated by commas, beginning with this node's.
-    #[must_use]
     pub fn endpoints_from(&self, first: usize) -> String {
         let nodes = self.0.iter().cycle().skip(first).take(self.0.len());
         nodes.map(Etcd::endpoint).collect::<Vec<_>>().join(",")
@@ -104,7 +103,6 @@ impl Cluster {
     }
 
     /// The next node, which is another one.
-    #[must_use]
     pub fn after(&self, node: usize) -> usize {
         (node + 1) % self.0.len()
     }

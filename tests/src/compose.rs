@@ -60,7 +60,6 @@ impl ComposeCluster {
     }
 
     /// The URLs of the nodes, separated by commas, beginning with this node's.
-    #[must_use]
     pub fn endpoints_from(&self, first: usize) -> String {
         let nodes = self.nodes.iter().cycle().skip(first).take(self.nodes.len());
         nodes.map(|node| &*node.endpoint).collect::<Vec<_>>().join(",")

@@ -71,13 +71,11 @@ impl Engine {
     }
 
     /// The engine's base URL.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
     /// The number of requests that the engine got.
-    #[must_use]
     pub fn asked(&self) -> usize {
         self.shared.asked.load(Ordering::SeqCst)
     }

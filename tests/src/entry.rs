@@ -7,7 +7,6 @@ use dynamo_discovery::{InstanceId, Kinds, ModelEntry, ModelKey};
 /// # Panics
 ///
 /// When one of the names is invalid, or no kind is known.
-#[must_use]
 pub fn create_test_model_entry(
     name: &str,
     namespace: &str,
@@ -20,7 +19,6 @@ pub fn create_test_model_entry(
 }
 
 /// The key of a worker's entry below the root: five segments, with a new instance.
-#[must_use]
 pub fn native_key(entry: &ModelEntry) -> String {
     ModelKey::Native {
         endpoint: entry.endpoint().clone(),
@@ -31,7 +29,6 @@ pub fn native_key(entry: &ModelEntry) -> String {
 }
 
 /// The key of an entry of Dynamo up to 0.5.1 below the root: one segment, a UUID.
-#[must_use]
 pub fn flat_key() -> String {
     format!("0b68fe75-8fdc-442f-a23a-{:012x}", fastrand::u64(..1 << 48))
 }

@@ -57,7 +57,6 @@ impl SharedEtcd {
     }
 
     /// The etcd's URLs, separated by commas.
-    #[must_use]
     pub fn endpoints(&self) -> &str {
         &self.endpoints
     }
@@ -88,7 +87,6 @@ impl Etcd {
     /// # Panics
     ///
     /// When there is no binary.
-    #[must_use]
     pub fn prepare() -> Self {
         let binary = binary().expect(
             "no etcd: run `cargo xtask itest`, which finds or fetches one, or set ETCD_BIN to the \
@@ -106,7 +104,6 @@ impl Etcd {
     }
 
     /// An etcd that also listens for TLS, with these files; it is not started.
-    #[must_use]
     pub fn prepare_secure(arguments: Vec<String>) -> Self {
         let mut etcd = Self::prepare();
         etcd.secure = Some(format!("https://127.0.0.1:{}", free_port()));
@@ -130,7 +127,6 @@ impl Etcd {
     }
 
     /// Its URL.
-    #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -140,7 +136,6 @@ impl Etcd {
     /// # Panics
     ///
     /// When the etcd has no `https` URL.
-    #[must_use]
     pub fn secure_endpoint(&self) -> &str {
         self.secure.as_deref().expect("an etcd that listens for TLS")
     }
@@ -391,7 +386,6 @@ fn copy_tree(from: &Path, to: &Path) {
 /// # Panics
 ///
 /// When no port is free.
-#[must_use]
 pub fn free_port() -> u16 {
     let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
     std::iter::repeat_with(|| fastrand::u16(15_000..32_000)).find(free).unwrap()

@@ -48,7 +48,6 @@ impl Frontend {
     }
 
     /// A client of its admin port.
-    #[must_use]
     pub fn admin(&self) -> &Client {
         &self.admin
     }
@@ -60,13 +59,11 @@ impl Frontend {
     }
 
     /// The witness, which has seen each event of the front door's watcher.
-    #[must_use]
     pub fn witness(&self) -> &Witness {
         &self.witness
     }
 
     /// The view that the handlers see now.
-    #[must_use]
     pub fn view(&self) -> Arc<View> {
         self.switchboard.view(&self.scope)
     }

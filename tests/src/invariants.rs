@@ -44,7 +44,6 @@ struct Seen {
 
 impl Witness {
     /// A witness for a watcher of this scope.
-    #[must_use]
     pub fn of(scope: NamespaceScope) -> Self {
         Self { scope, seen: Arc::default(), grown: watch::channel(()).0 }
     }
@@ -113,7 +112,6 @@ impl Witness {
     }
 
     /// The number of full lists, including the first one.
-    #[must_use]
     pub fn lists(&self) -> usize {
         self.seen.lock().unwrap().lists
     }

@@ -37,7 +37,6 @@ impl Asking {
 
 impl Load {
     /// Starts clients that send without a pause, each as soon as it has its answer.
-    #[must_use]
     pub fn on(client: &Client, model: &str, clients: usize) -> Self {
         let (asking, mut load) = Self::new(client, model);
         for _ in 0..clients {
@@ -52,7 +51,6 @@ impl Load {
     }
 
     /// Starts this number of requests a second, whether or not earlier ones have been answered.
-    #[must_use]
     pub fn paced(client: &Client, model: &str, per_second: u64) -> Self {
         let (asking, mut load) = Self::new(client, model);
         load._clients.spawn(async move {
@@ -88,7 +86,6 @@ impl Load {
     }
 
     /// The answers so far that were not 200.
-    #[must_use]
     pub fn failures(&self) -> Vec<Answer> {
         self.failures.lock().unwrap().clone()
     }

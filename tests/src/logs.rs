@@ -16,7 +16,6 @@ pub struct Logs(());
 
 impl Logs {
     /// Begins to capture the log lines of our crates on this thread.
-    #[must_use]
     pub fn capture() -> Self {
         static SUBSCRIBER: Once = Once::new();
         SUBSCRIBER.call_once(|| {
@@ -31,7 +30,6 @@ impl Logs {
     }
 
     /// All lines so far.
-    #[must_use]
     pub fn text(&self) -> String {
         LINES.with_borrow(|lines| {
             String::from_utf8_lossy(lines.as_deref().unwrap_or_default()).into_owned()

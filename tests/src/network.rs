@@ -105,13 +105,11 @@ impl Network {
     }
 
     /// The URL of the near end.
-    #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
     /// The number of connections that clients have opened.
-    #[must_use]
     pub fn attempts(&self) -> usize {
         self.attempts.load(Ordering::SeqCst)
     }
@@ -230,7 +228,6 @@ impl BlackHole {
     }
 
     /// Its URL.
-    #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }

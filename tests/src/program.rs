@@ -30,7 +30,6 @@ impl Program {
     /// # Panics
     ///
     /// When the binary is missing.
-    #[must_use]
     pub fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let variables = [&[("DYN_LOGGING_JSONL", "1")], variables].concat();
         let mut child = tokio::process::Command::new(Self::path(name))
@@ -52,7 +51,6 @@ impl Program {
     }
 
     /// The path of a binary, for tests that start the program by other means.
-    #[must_use]
     pub fn path(name: &str) -> PathBuf {
         directory().join(name)
     }
@@ -77,20 +75,17 @@ impl Program {
     }
 
     /// Starts a worker with an echo engine.
-    #[must_use]
     pub fn worker(etcd: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let echo = ["--echo", "--echo-delay-ms", "1", "--etcd-endpoints", etcd];
         Self::start("dynamo-worker", &[&echo, arguments].concat(), variables)
     }
 
     /// All log lines of the program.
-    #[must_use]
     pub fn log(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
     /// The log lines with this message, as JSON.
-    #[must_use]
     pub fn logged(&self, message: &str) -> Vec<Value> {
         let lines = self.log().into_iter().filter_map(|line| serde_json::from_str(&line).ok());
         lines.filter(|line: &Value| line["message"] == message).collect()
@@ -144,7 +139,6 @@ impl Program {
     /// # Panics
     ///
     /// When the process has ended.
-    #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id().unwrap()
     }

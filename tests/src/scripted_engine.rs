@@ -122,13 +122,11 @@ impl ScriptedEngine {
     }
 
     /// Where it listens, or did.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Its base URL.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -155,7 +153,6 @@ impl ScriptedEngine {
     }
 
     /// Whether the list that is given once was read.
-    #[must_use]
     pub fn listed_once(&self) -> bool {
         self.script.habits().odd_list.is_none()
     }
@@ -171,13 +168,11 @@ impl ScriptedEngine {
     }
 
     /// The models of all requests that it got: whose prompts it saw.
-    #[must_use]
     pub fn prompts(&self) -> Vec<String> {
         self.seen().into_iter().map(|prompt| prompt.model).collect()
     }
 
     /// All prompts that it got.
-    #[must_use]
     pub fn seen(&self) -> Vec<Prompt> {
         self.script.habits().prompts.clone()
     }

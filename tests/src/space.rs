@@ -20,7 +20,6 @@ use crate::{Engine, Etcd, Frontend, SharedEtcd, create_test_model_entry, soon};
 const TTL: Duration = Duration::from_secs(300);
 
 /// A name that no other test has.
-#[must_use]
 pub fn unique(what: &str) -> String {
     format!("{what}-{:016x}", fastrand::u64(..))
 }
@@ -68,25 +67,21 @@ impl Space {
     }
 
     /// The prefix of each key in the space.
-    #[must_use]
     pub fn root(&self) -> &str {
         self.root.as_str()
     }
 
     /// The configuration that discovers one namespace of the space, or all.
-    #[must_use]
     pub fn watch(&self, target_namespace: &str) -> WatcherConfig {
         self.watch_by(self.store.clone(), target_namespace)
     }
 
     /// The same configuration, with another endpoint of the store.
-    #[must_use]
     pub fn watch_over(&self, endpoint: &str, target_namespace: &str) -> WatcherConfig {
         self.watch_by(store_at(endpoint), target_namespace)
     }
 
     /// The same configuration, with another configuration of the store.
-    #[must_use]
     pub fn watch_with(&self, config: EtcdConfig, target_namespace: &str) -> WatcherConfig {
         self.watch_by(Arc::new(EtcdStore::new(config).unwrap()), target_namespace)
     }

@@ -75,7 +75,6 @@ impl Users {
     }
 
     /// The configuration of a client with this user's credentials.
-    #[must_use]
     pub fn config(&self, name: &str) -> EtcdConfig {
         EtcdConfig::new([self.endpoint.clone()]).with_credentials(Credentials::new(name, name))
     }

@@ -19,7 +19,6 @@ pub struct Page {
 }
 
 /// All generated pages.
-#[must_use]
 pub fn pages() -> [Page; 4] {
     let schema = |program| format!("{:#}\n", tools::schema(program));
     [

@@ -21,7 +21,6 @@ impl RequestField {
     pub const ALL: &'static [Self] = &[Self::IncludeUsage, Self::CacheSalt, Self::Priority];
 
     /// The name in stored values, such as `include_usage`.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::IncludeUsage => "include_usage",
@@ -48,7 +47,8 @@ impl fmt::Display for RequestField {
 /// assert_eq!(accepts.to_string(), "include_usage,priority");
 /// # Ok::<(), dynamo_discovery::UnknownRequestField>(())
 /// ```
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, derive_more::Debug, Default, PartialEq, Eq, Hash)]
+#[debug("{:?}", self.iter().collect::<Vec<_>>())]
 pub struct Accepts(u8);
 
 impl Accepts {
@@ -56,13 +56,11 @@ impl Accepts {
     pub const NONE: Self = Self(0);
 
     /// Whether the field is in the set.
-    #[must_use]
     pub const fn contains(self, field: RequestField) -> bool {
         self.0 & field as u8 != 0
     }
 
     /// Whether the set is empty.
-    #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -99,12 +97,6 @@ impl fmt::Display for Accepts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.iter().map(RequestField::name).collect();
         f.pad(&names.join(","))
-    }
-}
-
-impl fmt::Debug for Accepts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.iter()).finish()
     }
 }
 

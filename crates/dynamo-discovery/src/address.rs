@@ -39,7 +39,6 @@ const SERVICES_V6: [Ipv6Addr; 2] = [
 /// assert!(!is_forbidden_address("192.0.2.1".parse()?));
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
-#[must_use]
 pub fn is_forbidden_address(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_forbidden_v4(v4),

@@ -18,18 +18,17 @@ use crate::worker_url::{InvalidUrl, WorkerUrl};
 /// assert_eq!("http://gpu-7.example/v1".parse::<ControlUrl>(), Err(InvalidUrl::Path));
 /// # Ok::<(), InvalidUrl>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[debug("{_0:?}")]
 pub struct ControlUrl(WorkerUrl);
 
 impl ControlUrl {
     /// The URL, normalized.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
 
     /// The same address as a [`WorkerUrl`], which has its host and port.
-    #[must_use]
     pub fn as_worker_url(&self) -> &WorkerUrl {
         &self.0
     }
@@ -55,12 +54,6 @@ impl TryFrom<WorkerUrl> for ControlUrl {
 impl fmt::Display for ControlUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for ControlUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
     }
 }
 

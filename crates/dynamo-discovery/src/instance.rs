@@ -18,49 +18,41 @@ pub struct Instance {
 
 impl Instance {
     /// An instance of a native key, or with `id` `None` of a flat one.
-    #[must_use]
     pub fn new(key: Key, id: Option<InstanceId>, entry: ModelEntry) -> Self {
         Self { key, id, entry }
     }
 
     /// The key, which is the instance's identity.
-    #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
     /// The worker process. Instances of flat keys have none.
-    #[must_use]
     pub fn id(&self) -> Option<InstanceId> {
         self.id
     }
 
     /// The entry, as the worker registered it.
-    #[must_use]
     pub fn entry(&self) -> &ModelEntry {
         &self.entry
     }
 
     /// The model's name.
-    #[must_use]
     pub fn model(&self) -> &str {
         self.entry.name()
     }
 
     /// Where the worker serves, in Dynamo's terms; its namespace is the instance's.
-    #[must_use]
     pub fn endpoint(&self) -> &EndpointId {
         self.entry.endpoint()
     }
 
     /// Base URL of the worker's server. The entries of Dynamo's own workers have none.
-    #[must_use]
     pub fn url(&self) -> Option<&WorkerUrl> {
         self.entry.url()
     }
 
     /// The kinds that open a route.
-    #[must_use]
     pub fn kinds(&self) -> Kinds {
         self.entry.served_kinds()
     }

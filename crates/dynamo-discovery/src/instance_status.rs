@@ -97,7 +97,6 @@ impl InstanceStatus {
     pub const MAX_LEN: usize = 4096;
 
     /// The status without models, figures and times.
-    #[must_use]
     pub fn new(state: WorkerState, engine: EngineState) -> Self {
         Self {
             state,
@@ -113,13 +112,11 @@ impl InstanceStatus {
     }
 
     /// The path at which a control port answers for an instance.
-    #[must_use]
     pub fn path(id: InstanceId) -> String {
         format!("/instance/{id}")
     }
 
     /// The answer. Names that do not fit are left out, adapters before models, and `more` says so.
-    #[must_use]
     pub fn to_json(&self) -> Bytes {
         let json = write(self);
         if json.len() <= Self::MAX_LEN {

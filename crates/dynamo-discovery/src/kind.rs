@@ -62,7 +62,6 @@ impl Kind {
     ];
 
     /// The name in stored values, such as `Chat`.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Chat => "Chat",
@@ -98,7 +97,8 @@ impl fmt::Display for Kind {
 /// // Dynamo up to 0.5.0 wrote this.
 /// assert_eq!(Kinds::parse("Backend").kinds, kinds);
 /// ```
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, derive_more::Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[debug("Kinds({self})")]
 pub struct Kinds(u16);
 
 /// The result of [`Kinds::parse`].
@@ -117,7 +117,6 @@ impl Kinds {
 
     /// Reads flags joined by `|`. Case counts, blanks do not. It also reads the spellings `Completion`
     /// and `Backend` (chat and completions) of Dynamo up to 0.5.0, and bits as `0x…`.
-    #[must_use]
     pub fn parse(text: &str) -> ParsedKinds {
         let mut parsed = ParsedKinds::default();
         for flag in text.split('|').map(str::trim).filter(|flag| !flag.is_empty()) {
@@ -149,13 +148,11 @@ impl Kinds {
     }
 
     /// Whether the kind is in the set.
-    #[must_use]
     pub const fn contains(self, kind: Kind) -> bool {
         self.0 & kind as u16 != 0
     }
 
     /// Whether the set is empty.
-    #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -220,12 +217,6 @@ impl fmt::Display for Kinds {
             write!(f, "{separator}{kind}")?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Debug for Kinds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kinds({self})")
     }
 }
 

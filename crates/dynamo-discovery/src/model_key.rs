@@ -23,12 +23,12 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 /// assert_eq!(format!("{id:?}"), "InstanceId(0x1f)");
 /// assert_eq!("1f".parse(), Ok(id));
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, derive_more::Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[debug("InstanceId({_0:#x})")]
 pub struct InstanceId(pub u64);
 
 impl InstanceId {
     /// A new random one.
-    #[must_use]
     pub fn random() -> Self {
         Self(fastrand::u64(..))
     }
@@ -38,13 +38,6 @@ impl InstanceId {
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.0)
-    }
-}
-
-/// Hexadecimal too, so that a log and a key show one instance alike.
-impl fmt::Debug for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InstanceId({:#x})", self.0)
     }
 }
 

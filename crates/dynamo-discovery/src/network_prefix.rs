@@ -27,7 +27,8 @@ pub const MODEL_ROOT_PATH: &str = "models/";
 /// assert!(NetworkPrefix::new("models").is_err());
 /// # Ok::<(), dynamo_discovery::InvalidPrefix>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[debug("{_0:?}")]
 pub struct NetworkPrefix(Arc<str>);
 
 impl NetworkPrefix {
@@ -53,19 +54,16 @@ impl NetworkPrefix {
     }
 
     /// The text, with the `/` at its end.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The full key of an entry.
-    #[must_use]
     pub fn key(&self, key: &ModelKey) -> Key {
         format!("{self}{key}").into()
     }
 
     /// All keys below the root.
-    #[must_use]
     pub fn range(&self) -> KeyRange {
         KeyRange::prefix(self.as_str())
     }
@@ -139,12 +137,6 @@ impl AsRef<str> for NetworkPrefix {
 impl fmt::Display for NetworkPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
-    }
-}
-
-impl fmt::Debug for NetworkPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
     }
 }
 

@@ -117,7 +117,6 @@ impl CatalogOrigin {
     /// The catalog of one scope, below the default [`NetworkPrefix`].
     ///
     /// `store` says where the store is: any text that is always the same for the same store.
-    #[must_use]
     pub fn new(store: impl Into<String>, scope: NamespaceScope) -> Self {
         Self { store: store.into(), network_prefix: NetworkPrefix::default(), scope }
     }
@@ -129,7 +128,6 @@ impl CatalogOrigin {
     }
 
     /// The file that holds these instances.
-    #[must_use]
     pub fn encode<'a>(
         &self,
         instances: impl IntoIterator<Item = &'a Arc<Instance>>,

@@ -25,18 +25,17 @@ impl fmt::Display for Revision {
 }
 
 /// A key. Stores allow any bytes; it displays escaped, so it is fit for a log. A clone is cheap.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[debug("\"{self}\"")]
 pub struct Key(Arc<[u8]>);
 
 impl Key {
     /// The bytes.
-    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// The key as text, if it is UTF-8.
-    #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
     }
@@ -51,12 +50,6 @@ impl<T: AsRef<[u8]>> From<T> for Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.escape_ascii().fmt(f)
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{self}\"")
     }
 }
 
@@ -82,7 +75,6 @@ impl KeyRange {
     /// assert!(range.contains(&"models/a".into()));
     /// assert!(!range.contains(&"models-other/a".into()));
     /// ```
-    #[must_use]
     pub fn prefix(prefix: &str) -> Self {
         // UTF-8 has no byte 0xff, so some last byte can always be raised; the empty prefix
         // begins every key, and no key of ours lies past a 0xff.
@@ -95,19 +87,16 @@ impl KeyRange {
     }
 
     /// The first key.
-    #[must_use]
     pub fn start(&self) -> &Key {
         &self.start
     }
 
     /// The end, not part of the range.
-    #[must_use]
     pub fn end(&self) -> &Key {
         &self.end
     }
 
     /// Whether the key lies in the range.
-    #[must_use]
     pub fn contains(&self, key: &Key) -> bool {
         (&self.start..&self.end).contains(&key)
     }
@@ -140,7 +129,6 @@ pub struct Entry {
 
 impl Entry {
     /// When it was written, and under which lease.
-    #[must_use]
     pub fn stamp(&self) -> Stamp {
         Stamp { revision: self.mod_revision, lease: self.lease }
     }
@@ -158,6 +146,8 @@ pub struct Snapshot {
 }
 
 /// All entries of a range at one revision, as they come.
+#[derive(derive_more::Debug)]
+#[debug("Listing({revision})")]
 pub struct Listing {
     /// The store's revision at which the entries are read.
     pub revision: Revision,
@@ -197,12 +187,6 @@ impl Listing {
 impl From<Snapshot> for Listing {
     fn from(Snapshot { revision, entries }: Snapshot) -> Self {
         Self { revision, pages: stream::iter([Ok(Page { entries, more: false })]).boxed() }
-    }
-}
-
-impl fmt::Debug for Listing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listing").field("revision", &self.revision).finish_non_exhaustive()
     }
 }
 

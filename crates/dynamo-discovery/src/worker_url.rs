@@ -30,7 +30,8 @@ use crate::authority::host_and_port;
 ///
 /// A name may still resolve to such an address. Code that connects checks each address with
 /// [`is_forbidden_address`].
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[debug("{_0:?}")]
 pub struct WorkerUrl(Arc<str>);
 
 impl WorkerUrl {
@@ -38,25 +39,21 @@ impl WorkerUrl {
     pub const MAX_LEN: usize = 2048;
 
     /// The URL, normalized.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Whether the scheme is `https`; else it is `http`.
-    #[must_use]
     pub fn is_https(&self) -> bool {
         self.0.starts_with("https:")
     }
 
     /// The host to connect to: a name or an address, an IPv6 address without brackets.
-    #[must_use]
     pub fn host(&self) -> &str {
         bare(self.host_and_port().0)
     }
 
     /// The port to connect to: the scheme's own where the URL names none.
-    #[must_use]
     pub fn port(&self) -> u16 {
         self.host_and_port().1.unwrap_or(if self.is_https() { 443 } else { 80 })
     }
@@ -68,7 +65,6 @@ impl WorkerUrl {
     }
 
     /// The URL as its parts.
-    #[must_use]
     pub fn to_uri(&self) -> Uri {
         self.0.parse().unwrap_or_else(|_| unreachable!("the constructor parsed it"))
     }
@@ -138,12 +134,6 @@ impl TryFrom<String> for WorkerUrl {
 impl fmt::Display for WorkerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
-    }
-}
-
-impl fmt::Debug for WorkerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
     }
 }
 

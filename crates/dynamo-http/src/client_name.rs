@@ -21,7 +21,6 @@ impl ClientName {
     pub const LONGEST: usize = 512;
 
     /// The name.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

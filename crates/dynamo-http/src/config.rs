@@ -29,7 +29,6 @@ macro_rules! config {
 
         impl $name {
             /// Every setting at its default.
-            #[must_use]
             pub fn new() -> Self {
                 Self::default()
             }
@@ -45,7 +44,6 @@ macro_rules! config {
 
                 $(#[cfg($when)])?
                 #[doc = concat!("The value that [`", stringify!($with), "`](Self::", stringify!($with), ") has set, or the default.")]
-                #[must_use]
                 pub fn $setting(&self) -> &$type {
                     &self.$setting
                 }

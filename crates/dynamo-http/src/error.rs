@@ -37,6 +37,7 @@ pub enum ErrorShape {
 /// assert_eq!(error.to_json()["error"]["type"], "not_found_error");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
 pub struct ApiError {
     status: StatusCode,
     code: Option<Cow<'static, str>>,
@@ -61,21 +62,18 @@ impl ApiError {
     }
 
     /// The same error with OpenAI's `code`. Anthropic's shape has none.
-    #[must_use]
     pub fn with_code(self, code: impl Into<Cow<'static, str>>) -> Self {
         Self { code: Some(code.into()), ..self }
     }
 
     /// The same error with OpenAI's `param`: the field of the request that was wrong. Anthropic's
     /// shape has none.
-    #[must_use]
     pub fn with_param(self, param: impl Into<Cow<'static, str>>) -> Self {
         Self { param: Some(param.into()), ..self }
     }
 
     /// The same error with another `Retry-After`: `wait`, rounded up to whole seconds, at least
     /// one. Only 503 and 429 have the header. Default one second.
-    #[must_use]
     pub fn with_retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
         let seconds = u32::try_from(seconds).unwrap_or(u32::MAX).max(1);
@@ -84,31 +82,26 @@ impl ApiError {
 
     /// The same error without `Retry-After`: the same request fails until somebody changes
     /// something.
-    #[must_use]
     pub fn without_retry_after(self) -> Self {
         Self { retry_after: None, ..self }
     }
 
     /// The same error in another shape.
-    #[must_use]
     pub fn with_shape(self, shape: ErrorShape) -> Self {
         Self { shape, ..self }
     }
 
     /// The status.
-    #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
     /// OpenAI's `code`, if there is one.
-    #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.code.as_deref()
     }
 
     /// The message.
-    #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -166,7 +159,6 @@ impl ApiError {
     }
 
     /// The body, as JSON.
-    #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         match self.shape {
             ErrorShape::OpenAi => json!({

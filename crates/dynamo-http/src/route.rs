@@ -67,7 +67,6 @@ impl Route {
     ];
 
     /// The path at the front door, and below the base URL of the worker.
-    #[must_use]
     pub const fn path(self) -> &'static str {
         match self {
             Self::ChatCompletions => "/v1/chat/completions",
@@ -92,13 +91,11 @@ impl Route {
     /// assert_eq!(Route::at("/v1/embeddings"), Some(Route::Embeddings));
     /// assert_eq!(Route::at("/v1/models"), None);
     /// ```
-    #[must_use]
     pub fn at(path: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|route| route.path() == path)
     }
 
     /// The value of the label `endpoint` in metrics: Dynamo's name where Dynamo has the route.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::ChatCompletions => "chat_completions",
@@ -117,7 +114,6 @@ impl Route {
 
     /// The kind that opens the route. The kinds `Prefill`, `TensorBased`, `Videos` and `Realtime`
     /// open no route.
-    #[must_use]
     pub const fn kind(self) -> Kind {
         match self {
             Self::ChatCompletions | Self::Responses | Self::Messages => Kind::Chat,
@@ -136,13 +132,11 @@ impl Route {
     }
 
     /// The kinds that open at least one route.
-    #[must_use]
     pub fn all_kinds() -> Kinds {
         Self::ALL.iter().copied().map(Self::kind).collect()
     }
 
     /// The shape of the errors that clients of this route understand.
-    #[must_use]
     pub const fn error_shape(self) -> ErrorShape {
         match self {
             Self::Messages => ErrorShape::Anthropic,

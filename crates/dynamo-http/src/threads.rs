@@ -1,7 +1,6 @@
 //! Threads that serve connections, each those that it was given.
 
 use std::cell::Cell;
-use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,7 +35,8 @@ pub(crate) fn started() -> usize {
 /// move to an idle thread.
 ///
 /// The threads end when the last clone is dropped, and with them what they serve.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("Threads({})", threads.len())]
 pub struct Threads {
     threads: Arc<[Thread]>,
 }
@@ -102,11 +102,5 @@ impl Thread {
         })?;
         let runtime = told.recv().map_err(io::Error::other)??;
         Ok(Self { runtime, connections: Arc::default(), _alive: alive })
-    }
-}
-
-impl fmt::Debug for Threads {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Threads").field("threads", &self.threads.len()).finish()
     }
 }

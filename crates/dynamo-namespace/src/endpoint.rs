@@ -67,25 +67,21 @@ impl EndpointId {
     }
 
     /// The namespace.
-    #[must_use]
     pub fn namespace(&self) -> &Namespace {
         &self.0.namespace
     }
 
     /// The component, such as [`BACKEND_COMPONENT`](crate::names::BACKEND_COMPONENT).
-    #[must_use]
     pub fn component(&self) -> &str {
         &self.0.component
     }
 
     /// The endpoint's own name, such as [`GENERATE_ENDPOINT`](crate::names::GENERATE_ENDPOINT).
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
     /// The id with its scheme: `dyn://namespace.component.name`.
-    #[must_use]
     pub fn as_url(&self) -> String {
         format!("{SCHEME}{self}")
     }

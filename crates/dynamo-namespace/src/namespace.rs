@@ -26,7 +26,6 @@ pub(crate) const MAX_LEN: usize = 253;
 /// assert!(!is_global_namespace(" "));
 /// assert!(!is_global_namespace("global "));
 /// ```
-#[must_use]
 pub fn is_global_namespace(namespace: &str) -> bool {
     namespace.is_empty() || namespace == GLOBAL_NAMESPACE
 }
@@ -75,19 +74,16 @@ impl Namespace {
     }
 
     /// The global namespace, named [`GLOBAL_NAMESPACE`].
-    #[must_use]
     pub fn global() -> Self {
         Self(GLOBAL_NAMESPACE.into())
     }
 
     /// Whether this is [`GLOBAL_NAMESPACE`].
-    #[must_use]
     pub fn is_global(&self) -> bool {
         is_global_namespace(&self.0)
     }
 
     /// The name.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

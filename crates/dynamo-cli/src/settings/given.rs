@@ -61,7 +61,6 @@ impl Given {
     }
 
     /// The same flags and variables with a configuration file, or with another one.
-    #[must_use]
     pub(crate) fn with_file(&self, file: ConfigFile) -> Self {
         let (flags, environment) = (self.flags.clone(), self.environment.clone());
         Self { flags, environment, file: Some(file) }

@@ -59,7 +59,6 @@ pub struct Relist {
 
 impl Catalog {
     /// An empty catalog of the keys under `root`.
-    #[must_use]
     pub fn new(root: NetworkPrefix, scope: NamespaceScope) -> Self {
         Self { judge: Judge::new(root, scope), live: HashSet::new() }
     }

@@ -78,7 +78,6 @@ mod watch;
 mod watching;
 mod writes;
 
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -150,6 +149,8 @@ pub trait Denial: Backend {
 
 /// A case of the suite, for those who run it by other means than
 /// [`conformance_tests!`](crate::conformance_tests).
+#[derive(derive_more::Debug)]
+#[debug("Case({name})")]
 pub struct Case<B: ?Sized> {
     name: &'static str,
     run: for<'a> fn(&'a B) -> BoxFuture<'a, Outcome>,
@@ -157,7 +158,6 @@ pub struct Case<B: ?Sized> {
 
 impl<B: ?Sized> Case<B> {
     /// The sentence that it proves, in snake case.
-    #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
     }
@@ -173,12 +173,6 @@ impl<B: ?Sized> Case<B> {
     /// Outside of a runtime of tokio, and a race on a runtime of one thread.
     pub async fn run(&self, backend: &B) -> Outcome {
         (self.run)(backend).await
-    }
-}
-
-impl<B: ?Sized> fmt::Debug for Case<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Case").field(&self.name).finish()
     }
 }
 

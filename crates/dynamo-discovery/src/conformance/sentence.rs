@@ -16,13 +16,11 @@ macro_rules! sentences {
 
         impl Sentence {
             /// The whole contract.
-            #[must_use]
             pub const fn all() -> &'static [Self] {
                 &[$(Self::$name),+]
             }
 
             /// The sentence.
-            #[must_use]
             pub const fn text(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)+
@@ -137,7 +135,6 @@ pub struct Breach {
 
 impl Breach {
     /// The sentence.
-    #[must_use]
     pub fn sentence(&self) -> Sentence {
         self.sentence
     }
@@ -148,7 +145,6 @@ impl Breach {
     }
 
     /// What the store did.
-    #[must_use]
     pub fn how(&self) -> &str {
         &self.how
     }

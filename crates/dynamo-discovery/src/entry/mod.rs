@@ -34,6 +34,7 @@ use crate::worker_url::{InvalidUrl, WorkerUrl};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
 pub struct ModelEntry {
     name: Box<str>,
     endpoint: EndpointId,
@@ -89,67 +90,56 @@ impl ModelEntry {
     }
 
     /// The same entry, reachable at `url`.
-    #[must_use]
     pub fn with_url(self, url: WorkerUrl) -> Self {
         Self { url: Some(url), ..self }
     }
 
     /// The same entry without a server: it is listed, and no request is sent to it.
-    #[must_use]
     pub fn without_url(self) -> Self {
         Self { url: None, ..self }
     }
 
     /// The same entry, whose worker's control port answers at `control`.
-    #[must_use]
     pub fn with_control(self, control: ControlUrl) -> Self {
         Self { control: Some(control), ..self }
     }
 
     /// The same entry, created at these unix seconds.
-    #[must_use]
     pub fn with_created(self, created: u64) -> Self {
         Self { created: Some(created), ..self }
     }
 
     /// The same entry with a context length in tokens.
-    #[must_use]
     pub fn with_context_length(self, context_length: u64) -> Self {
         Self { context_length: Some(context_length), ..self }
     }
 
     /// The same entry, whose engine accepts these fields in requests.
-    #[must_use]
     pub fn with_accepts(self, accepts: Accepts) -> Self {
         Self { accepts, ..self }
     }
 
     /// The same entry in another state.
-    #[must_use]
     pub fn with_state(self, state: State) -> Self {
         Self { state, ..self }
     }
 
     /// The model's public name.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Where the worker serves, in Dynamo's terms.
-    #[must_use]
     pub fn endpoint(&self) -> &EndpointId {
         &self.endpoint
     }
 
     /// The kinds as registered.
-    #[must_use]
     pub fn kinds(&self) -> Kinds {
         self.kinds
     }
 
     /// The kinds that open a route: none for a worker that only prefills, whatever else it says.
-    #[must_use]
     pub fn served_kinds(&self) -> Kinds {
         let prefills = self.kinds.contains(Kind::Prefill)
             || self.endpoint.component() == names::PREFILL_COMPONENT;
@@ -157,45 +147,38 @@ impl ModelEntry {
     }
 
     /// The flags of `model_type` that this release does not know.
-    #[must_use]
     pub fn unknown_kinds(&self) -> &[String] {
         &self.unknown_kinds
     }
 
     /// Base URL of the OpenAI-compatible server. Real Dynamo workers have none.
-    #[must_use]
     pub fn url(&self) -> Option<&WorkerUrl> {
         self.url.as_ref()
     }
 
     /// Where the worker's control port answers. It tells whether the worker that wrote this entry is
     /// still there. Flat entries, those of Dynamo and those of workers without such a port have none.
-    #[must_use]
     pub fn control(&self) -> Option<&ControlUrl> {
         self.control.as_ref()
     }
 
     /// When the model was created, in unix seconds.
-    #[must_use]
     pub fn created(&self) -> Option<u64> {
         self.created
     }
 
     /// Whether the worker takes requests.
-    #[must_use]
     pub fn state(&self) -> State {
         self.state
     }
 
     /// The optional fields of requests that the engine accepts. A worker that does not say so accepts
     /// none.
-    #[must_use]
     pub fn accepts(&self) -> Accepts {
         self.accepts
     }
 
     /// The context length in tokens.
-    #[must_use]
     pub fn context_length(&self) -> Option<u64> {
         self.context_length
     }

@@ -20,7 +20,6 @@ use crate::worker_url::{InvalidUrl, WorkerUrl};
 
 impl ModelEntry {
     /// The value to store.
-    #[must_use]
     pub fn to_json(&self) -> Bytes {
         let wire = WireOut {
             name: &self.name,

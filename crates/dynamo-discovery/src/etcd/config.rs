@@ -1,6 +1,5 @@
 //! How to reach etcd.
 
-use std::fmt;
 use std::time::Duration;
 
 use http::Uri;
@@ -23,6 +22,7 @@ use crate::authority::host_and_port;
 /// # Ok::<(), dynamo_discovery::EtcdConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct EtcdConfig {
     pub(super) endpoints: Vec<String>,
     pub(super) credentials: Option<Credentials>,
@@ -53,7 +53,6 @@ impl EtcdConfig {
     }
 
     /// Sets the user, or `None`. By default there is none, for an etcd without authentication.
-    #[must_use]
     pub fn with_credentials(self, credentials: impl Into<Option<Credentials>>) -> Self {
         Self { credentials: credentials.into(), ..self }
     }
@@ -61,26 +60,22 @@ impl EtcdConfig {
     /// Turns TLS on, with these files. With `None`, which is the default, an `https` endpoint turns it
     /// on, with [`Tls::new`](super::Tls::new).
     #[cfg(feature = "etcd-tls")]
-    #[must_use]
     pub fn with_tls(self, tls: impl Into<Option<super::Tls>>) -> Self {
         Self { tls: tls.into(), ..self }
     }
 
     /// Sets how long connecting to one endpoint may take. By default 1 second.
-    #[must_use]
     pub fn with_connect_timeout(self, connect_timeout: Duration) -> Self {
         Self { connect_timeout, ..self }
     }
 
     /// Sets how long one call may take. The search for another member, where the one in use has
     /// failed, may take as long again. By default 2 seconds.
-    #[must_use]
     pub fn with_call_timeout(self, call_timeout: Duration) -> Self {
         Self { call_timeout, ..self }
     }
 
     /// The endpoints, as given.
-    #[must_use]
     pub fn endpoints(&self) -> &[String] {
         &self.endpoints
     }
@@ -101,7 +96,8 @@ impl Default for EtcdConfig {
 }
 
 /// A user of etcd's authentication. Its `Debug` leaves the password out.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq)]
+#[debug("Credentials({username:?})")]
 pub struct Credentials {
     pub(super) username: String,
     pub(super) password: Password,
@@ -115,15 +111,8 @@ impl Credentials {
     }
 
     /// The user's name.
-    #[must_use]
     pub fn username(&self) -> &str {
         &self.username
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
     }
 }
 

@@ -61,7 +61,8 @@ struct Current {
 }
 
 /// The parts of one client of one member. They share one connection; a clone is cheap.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("Clients({origin:?})")]
 pub(super) struct Clients {
     pub(super) kv: KvClient,
     pub(super) watch: WatchClient,
@@ -380,12 +381,6 @@ impl Drop for Asked<'_> {
         if waited >= self.connection.config.call_timeout / 4 {
             self.connection.blame(self.origin, &Failure::Silence(waited));
         }
-    }
-}
-
-impl std::fmt::Debug for Clients {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Clients").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 

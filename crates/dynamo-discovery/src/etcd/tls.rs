@@ -20,6 +20,7 @@ use super::EtcdConfigError;
 /// let config = EtcdConfig::new(["https://etcd.example:2379"]).with_tls(tls);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
 pub struct Tls {
     ca: Option<PathBuf>,
     client: Option<ClientIdentity>,
@@ -41,19 +42,16 @@ impl ClientIdentity {
 
 impl Tls {
     /// TLS that trusts the system's authorities and shows no certificate.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets the file of the authorities that are trusted in place of the system's.
-    #[must_use]
     pub fn with_ca(self, ca: impl Into<PathBuf>) -> Self {
         Self { ca: Some(ca.into()), ..self }
     }
 
     /// Sets the identity that an etcd is shown that asks for one, or `None`.
-    #[must_use]
     pub fn with_client(self, client: impl Into<Option<ClientIdentity>>) -> Self {
         Self { client: client.into(), ..self }
     }

@@ -5,7 +5,6 @@ mod state;
 mod tests;
 mod watch;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +46,8 @@ use crate::store::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("MemoryStore({:?})", self.revision())]
 pub struct MemoryStore(Arc<Shared>);
 
 impl MemoryStore {
@@ -55,13 +55,11 @@ impl MemoryStore {
     pub const DEFAULT_HISTORY: usize = 1024;
 
     /// An empty store at revision 1, as etcd begins.
-    #[must_use]
     pub fn new() -> Self {
         Self::with_history(Self::DEFAULT_HISTORY)
     }
 
     /// An empty store whose history holds this many changes, and the last revision in any case.
-    #[must_use]
     pub fn with_history(changes: usize) -> Self {
         Self(Arc::new(Shared { state: Mutex::new(State::new(changes)), changed: Sender::new(()) }))
     }
@@ -85,13 +83,11 @@ impl MemoryStore {
     }
 
     /// The revision of the last change.
-    #[must_use]
     pub fn revision(&self) -> Revision {
         self.0.read(|state| state.revision)
     }
 
     /// How many watches are open.
-    #[must_use]
     pub fn open_watches(&self) -> usize {
         self.0.read(|state| state.open_watches)
     }
@@ -150,12 +146,6 @@ impl MemoryStore {
 impl Default for MemoryStore {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl fmt::Debug for MemoryStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore").field("revision", &self.revision()).finish_non_exhaustive()
     }
 }
 

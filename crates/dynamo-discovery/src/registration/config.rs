@@ -23,6 +23,7 @@ use crate::store::{Key, LeaseStore};
 /// # Ok::<(), dynamo_discovery::InvalidPrefix>(())
 /// ```
 #[derive(Clone)]
+#[must_use]
 pub struct RegistrationConfig {
     pub(super) store: Arc<dyn LeaseStore>,
     network_prefix: NetworkPrefix,
@@ -36,7 +37,6 @@ impl RegistrationConfig {
 
     /// A random instance in this store, below the default [`NetworkPrefix`], with the
     /// [`DEFAULT_TTL`](Self::DEFAULT_TTL).
-    #[must_use]
     pub fn new(store: Arc<dyn LeaseStore>) -> Self {
         Self {
             store,
@@ -47,7 +47,6 @@ impl RegistrationConfig {
     }
 
     /// Sets the root of the keys. By default it is [`NetworkPrefix::default`].
-    #[must_use]
     pub fn with_network_prefix(self, network_prefix: NetworkPrefix) -> Self {
         Self { network_prefix, ..self }
     }
@@ -56,20 +55,17 @@ impl RegistrationConfig {
     ///
     /// A worker that publishes again after a loss uses the same instance: then the same keys get the
     /// same values, and no watcher sees a change.
-    #[must_use]
     pub fn with_instance(self, instance: InstanceId) -> Self {
         Self { instance, ..self }
     }
 
     /// Sets how long the entries outlive the worker. By default [`DEFAULT_TTL`](Self::DEFAULT_TTL).
     /// A store may grant more.
-    #[must_use]
     pub fn with_ttl(self, ttl: Duration) -> Self {
         Self { ttl, ..self }
     }
 
     /// The worker process as which the models are published.
-    #[must_use]
     pub fn instance(&self) -> InstanceId {
         self.instance
     }

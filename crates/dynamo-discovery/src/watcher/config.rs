@@ -36,6 +36,7 @@ pub enum WatchScope {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
+#[must_use]
 pub struct WatcherConfig {
     pub(super) store: Arc<dyn WatchStore>,
     pub(super) network_prefix: NetworkPrefix,
@@ -46,7 +47,6 @@ pub struct WatcherConfig {
 
 impl WatcherConfig {
     /// All entries below the default [`NetworkPrefix`], with the default [`Timing`].
-    #[must_use]
     pub fn new(store: Arc<dyn WatchStore>) -> Self {
         Self {
             store,
@@ -58,31 +58,26 @@ impl WatcherConfig {
     }
 
     /// Sets the scope whose entries are discovered. By default all are.
-    #[must_use]
     pub fn with_target_namespace(self, target_namespace: NamespaceScope) -> Self {
         Self { target_namespace, ..self }
     }
 
     /// Sets the root of the keys. By default it is [`NetworkPrefix::default`].
-    #[must_use]
     pub fn with_network_prefix(self, network_prefix: NetworkPrefix) -> Self {
         Self { network_prefix, ..self }
     }
 
     /// Sets which keys the store is asked for. By default [`WatchScope::Value`].
-    #[must_use]
     pub fn with_watch_scope(self, watch_scope: WatchScope) -> Self {
         Self { watch_scope, ..self }
     }
 
     /// Sets how long the watcher waits.
-    #[must_use]
     pub fn with_timing(self, timing: Timing) -> Self {
         Self { timing, ..self }
     }
 
     /// The scope whose entries are discovered.
-    #[must_use]
     pub fn target_namespace(&self) -> &NamespaceScope {
         &self.target_namespace
     }

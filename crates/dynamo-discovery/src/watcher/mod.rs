@@ -4,7 +4,6 @@ mod config;
 mod event;
 mod log;
 
-use std::fmt;
 use std::sync::Arc;
 
 use dynamo_namespace::NamespaceScope;
@@ -40,6 +39,8 @@ use crate::store_watcher::{Signal, StoreWatcher};
 /// # Ok(())
 /// # }
 /// ```
+#[derive(derive_more::Debug)]
+#[debug("ModelWatcher({target_namespace}, {prefix})")]
 pub struct ModelWatcher {
     store: StoreWatcher,
     catalog: Catalog,
@@ -201,15 +202,6 @@ impl ModelWatcher {
             Some((event, watcher))
         })
         .boxed()
-    }
-}
-
-impl fmt::Debug for ModelWatcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ModelWatcher")
-            .field("target_namespace", &self.target_namespace)
-            .field("prefix", &self.prefix)
-            .finish_non_exhaustive()
     }
 }
 

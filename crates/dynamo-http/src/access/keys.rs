@@ -1,7 +1,6 @@
 //! The keys that are valid now, with the lens and the limits of each.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +47,8 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("{:?}", self.tenants().iter().map(|tenant| &tenant.name).collect::<Vec<_>>())]
 pub struct ApiKeys {
     inner: Arc<Inner>,
 }
@@ -69,6 +69,8 @@ struct Tenants {
 }
 
 /// The owner of a key.
+#[derive(derive_more::Debug)]
+#[debug("Tenant({name})")]
 pub(crate) struct Tenant {
     pub(crate) name: KeyName,
     /// The name of the client that requests need.
@@ -83,7 +85,6 @@ pub(crate) struct Tenant {
 
 impl ApiKeys {
     /// A set without keys, which admits no request. `scopes` opens the views of later keys.
-    #[must_use]
     pub fn new(scopes: Scopes) -> Self {
         let inner = Inner {
             scopes,
@@ -186,12 +187,6 @@ impl ApiKeys {
     }
 }
 
-impl fmt::Debug for ApiKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.tenants().iter().map(|tenant| &tenant.name)).finish()
-    }
-}
-
 impl Tenants {
     fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
         self.by_hash.values().chain(self.by_client.values())
@@ -223,12 +218,6 @@ impl Tenant {
                 ),
             }
         })
-    }
-}
-
-impl fmt::Debug for Tenant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tenant").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

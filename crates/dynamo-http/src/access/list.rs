@@ -22,7 +22,6 @@ pub struct InvalidKeyName;
 
 impl KeyName {
     /// The name.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -79,7 +78,6 @@ pub enum Credential {
 
 impl Credential {
     /// The hash of the key that is needed.
-    #[must_use]
     pub fn hash(&self) -> Option<&KeyHash> {
         match self {
             Self::Key(hash) | Self::Both(hash, _) => Some(hash),
@@ -88,7 +86,6 @@ impl Credential {
     }
 
     /// The name of the client that is needed.
-    #[must_use]
     pub fn client(&self) -> Option<&ClientName> {
         match self {
             Self::Client(client) | Self::Both(_, client) => Some(client),
@@ -111,7 +108,6 @@ impl From<ClientName> for Credential {
 
 impl ApiKey {
     /// A key without limits.
-    #[must_use]
     pub fn new(name: KeyName, credential: impl Into<Credential>, scope: NamespaceScope) -> Self {
         let credential = credential.into();
         Self {
@@ -192,13 +188,11 @@ impl KeyList {
     }
 
     /// The number of keys.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Whether there is no key, so that no request is admitted.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -45,7 +45,6 @@ impl RouterMode {
     }
 
     /// The name, as the flag spells it.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::RoundRobin => "round-robin",

@@ -112,13 +112,11 @@ config! {
 
 impl FrontendConfig {
     /// Where the workers of a namespace may be.
-    #[must_use]
     pub fn networks_of(&self, namespace: &Namespace) -> Networks {
         networks_of(&self.worker_networks, &self.namespace_networks, Some(namespace))
     }
 
     /// The key that the workers of a namespace get.
-    #[must_use]
     pub fn worker_key_of(&self, namespace: &Namespace) -> WorkerKey {
         key_of(&self.worker_key, &self.namespace_keys, Some(namespace))
     }

@@ -1,7 +1,6 @@
 //! The front door, and its services for clients and operators.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -42,7 +41,8 @@ use crate::view::{LiveView, Switchboard};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("Frontend({})", state.all.scope())]
 pub struct Frontend {
     state: Arc<State>,
 }
@@ -54,7 +54,6 @@ impl Frontend {
     ///
     /// Outside of a tokio runtime: tasks probe workers and close idle connections to them. They end
     /// with the frontend.
-    #[must_use]
     pub fn new(
         switchboard: &Switchboard,
         scope: &NamespaceScope,
@@ -75,7 +74,6 @@ impl Frontend {
 
     /// The servers that this front door uses: for a feed that [holds](crate::Feed::with_hold)
     /// instances.
-    #[must_use]
     pub fn fleet(&self) -> &Fleet {
         &self.state.proxy.forwarder.fleet
     }
@@ -138,12 +136,6 @@ impl Frontend {
     /// Begins to drain: `/ready` answers 503 from now on, and all other routes answer as before.
     pub fn drain(&self) {
         self.state.drain();
-    }
-}
-
-impl fmt::Debug for Frontend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frontend").field("scope", self.state.all.scope()).finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,5 @@
 //! Metrics of the program around a front door.
 
-use std::fmt;
 use std::sync::Arc;
 
 /// Metrics of the program around a front door, such as the memory that its process uses.
@@ -15,7 +14,8 @@ use std::sync::Arc;
 /// let config = FrontendConfig::new().with_program_metrics(Some(metrics));
 /// # let _ = config;
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("ProgramMetrics")]
 pub struct ProgramMetrics {
     text: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -23,18 +23,11 @@ pub struct ProgramMetrics {
 impl ProgramMetrics {
     /// Metrics from a function that returns whole lines in Prometheus' text format. It is called
     /// once for each answer.
-    #[must_use]
     pub fn new(text: impl Fn() -> String + Send + Sync + 'static) -> Self {
         Self { text: Arc::new(text) }
     }
 
     pub(super) fn text(&self) -> String {
         (self.text)()
-    }
-}
-
-impl fmt::Debug for ProgramMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProgramMetrics").finish_non_exhaustive()
     }
 }

@@ -1,7 +1,6 @@
 //! The front door as a service: proxied routes go to the proxy, all other paths to a router.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +25,8 @@ use crate::route::Route;
 ///
 /// The extensions of a worker's answer hold [`Served`](crate::Served), for a middleware around the
 /// service. A clone is the same front door. The service is always ready.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("FrontendService")]
 pub struct FrontendService {
     door: Arc<Door>,
 }
@@ -88,12 +88,6 @@ where
             }
             None => Box::pin(self.door.router.clone().call(request)),
         }
-    }
-}
-
-impl fmt::Debug for FrontendService {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FrontendService").finish_non_exhaustive()
     }
 }
 

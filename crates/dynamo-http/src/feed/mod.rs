@@ -4,7 +4,6 @@ mod keep;
 mod source;
 mod status;
 
-use std::fmt;
 use std::sync::Arc;
 
 use dynamo_discovery::{DiscoveryBatch, DiscoveryEvent, Instance, ModelUpdate};
@@ -23,6 +22,8 @@ use crate::view::{OpenRequest, RouteChange, Scopes, SwitchboardWriter};
 /// Events that are ready together are published together. A part of a list is published with the
 /// event that follows it, so that a long list is not published piece by piece. The switchboard is
 /// ready when every source has delivered its first list, and stays ready when a source fails later.
+#[derive(derive_more::Debug)]
+#[debug("Feed({status:?})")]
 pub struct Feed {
     writer: SwitchboardWriter,
     status: DiscoveryStatus,
@@ -56,13 +57,11 @@ impl Feed {
     }
 
     /// The state of the sources.
-    #[must_use]
     pub fn status(&self) -> DiscoveryStatus {
         self.status.clone()
     }
 
     /// A handle that opens views of further scopes while the feed runs.
-    #[must_use]
     pub fn scopes(&self) -> Scopes {
         self.scopes.clone()
     }
@@ -171,11 +170,5 @@ fn log(changes: &[RouteChange]) {
         let path = change.route.path();
         let what = if change.open { "route opened" } else { "route closed" };
         info!(path, scope = %change.scope, "{what}");
-    }
-}
-
-impl fmt::Debug for Feed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Feed").field("status", &self.status).finish_non_exhaustive()
     }
 }

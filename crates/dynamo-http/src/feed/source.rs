@@ -1,13 +1,14 @@
 //! A place where models are discovered.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
 use dynamo_discovery::{DiscoveryEvent, Instance};
 use futures_util::stream::BoxStream;
 
 /// A place where models are discovered.
+#[derive(derive_more::Debug)]
+#[debug("Source({name})")]
 pub struct Source {
     pub(super) name: Cow<'static, str>,
     pub(super) events: BoxStream<'static, DiscoveryEvent>,
@@ -18,7 +19,6 @@ impl Source {
     /// A source, such as the stream of a [`ModelWatcher`](dynamo_discovery::ModelWatcher).
     ///
     /// Two sources must not use the same keys. The name appears in metrics.
-    #[must_use]
     pub fn new(
         name: impl Into<Cow<'static, str>>,
         events: BoxStream<'static, DiscoveryEvent>,
@@ -36,11 +36,5 @@ impl Source {
     #[must_use]
     pub fn with_remembered(self, remembered: Vec<Arc<Instance>>) -> Self {
         Self { remembered, ..self }
-    }
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("name", &self.name).finish_non_exhaustive()
     }
 }

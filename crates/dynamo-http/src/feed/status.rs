@@ -25,13 +25,11 @@ impl DiscoveryStatus {
     }
 
     /// The sources, in the order in which they were given.
-    #[must_use]
     pub fn sources(&self) -> &[SourceStatus] {
         &self.sources
     }
 
     /// How often an instance was held since the start.
-    #[must_use]
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
@@ -75,32 +73,27 @@ impl SourceStatus {
     }
 
     /// The source's name.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Whether the source has delivered its first list.
-    #[must_use]
     pub fn synced(&self) -> bool {
         self.synced.load(Ordering::Relaxed)
     }
 
     /// Whether the source's watch runs now.
-    #[must_use]
     pub fn connected(&self) -> bool {
         self.disconnected.load(Ordering::Relaxed) == CONNECTED
     }
 
     /// Whether the store answers and denies the read.
-    #[must_use]
     pub fn denied(&self) -> bool {
         self.denied.load(Ordering::Relaxed)
     }
 
     /// For how many seconds the source has been disconnected, so that its instances may be stale; 0
     /// while connected.
-    #[must_use]
     pub fn stale_seconds(&self) -> f64 {
         match self.disconnected.load(Ordering::Relaxed) {
             CONNECTED => 0.0,
@@ -109,37 +102,31 @@ impl SourceStatus {
     }
 
     /// The last revision that was applied.
-    #[must_use]
     pub fn revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Relaxed))
     }
 
     /// The number of full lists after the first list.
-    #[must_use]
     pub fn resyncs(&self) -> u64 {
         self.resyncs.load(Ordering::Relaxed)
     }
 
     /// How many invalid fields of live entries were ignored, such as the address of a control port.
-    #[must_use]
     pub fn ignored(&self) -> u64 {
         self.ignored.load(Ordering::Relaxed)
     }
 
     /// How many entries were refused.
-    #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
     /// How many entries were out of scope.
-    #[must_use]
     pub fn out_of_scope(&self) -> u64 {
         self.out_of_scope.load(Ordering::Relaxed)
     }
 
     /// How many instances serve that an earlier run knew and the source has not confirmed.
-    #[must_use]
     pub fn remembered(&self) -> usize {
         self.remembered.load(Ordering::Relaxed)
     }

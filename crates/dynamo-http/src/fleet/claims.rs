@@ -3,7 +3,6 @@
 //! Connections, load and limits belong to a URL. What a control port says belongs to the entry that
 //! names that port, so no entry changes what another one is.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -72,6 +71,8 @@ impl Lanes {
 }
 
 /// A claim, and what its control port has said of it.
+#[derive(derive_more::Debug)]
+#[debug("Claimed({claim:?}, {:?})", self.identity())]
 pub(crate) struct Claimed {
     pub(super) claim: Claim,
     pub(super) lane: Lane,
@@ -193,12 +194,6 @@ impl Claimed {
     /// The end of the question that is under way, or of the next one.
     pub(super) fn told(&self) -> tokio::sync::futures::Notified<'_> {
         self.told.notified()
-    }
-}
-
-impl fmt::Debug for Claimed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Claimed").field(&self.claim).field(&self.identity()).finish()
     }
 }
 

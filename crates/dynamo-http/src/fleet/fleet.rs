@@ -1,6 +1,5 @@
 //! The servers that one front door uses, and which of them serve a model.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -26,7 +25,8 @@ use crate::view::{Lineage, LiveView, Model, WeakLiveView};
 ///
 /// A [`Frontend`](crate::Frontend) has one. A [`Feed`](crate::Feed) that holds instances asks their
 /// servers by way of a front door's fleet.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("Fleet({} models)", _0.models.load().len())]
 pub struct Fleet(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
@@ -212,10 +212,4 @@ pub(crate) fn reasons() -> impl Iterator<Item = &'static str> {
 
 fn address(model: &Model) -> usize {
     Arc::as_ptr(model.lineage()).addr()
-}
-
-impl fmt::Debug for Fleet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fleet").field("models", &self.0.models.load().len()).finish_non_exhaustive()
-    }
 }

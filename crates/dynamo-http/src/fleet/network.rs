@@ -24,7 +24,6 @@ pub struct Network(IpNet);
 
 impl Network {
     /// Whether an address is in it, also one that IPv6 wraps.
-    #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
@@ -73,7 +72,6 @@ impl Networks {
     ///
     /// An address is judged, and never a name: so `0x7f000001`, and a name whose addresses change,
     /// are judged by where they lead.
-    #[must_use]
     pub fn permit(&self, address: IpAddr) -> bool {
         let contain = |networks: &[Network]| networks.iter().any(|one| one.contains(address));
         self.0.as_deref().is_none_or(contain) && !is_forbidden_address(address)

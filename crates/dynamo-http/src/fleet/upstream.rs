@@ -1,6 +1,5 @@
 //! One worker's server, and the set of those that are in use.
 
-use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -20,6 +19,8 @@ use crate::placement::Server;
 /// A server. There is one for each URL, however many entries name it. Namespaces with terms of their
 /// own have servers of their own: no connection that was made under the terms of one namespace
 /// carries the request of another.
+#[derive(derive_more::Debug)]
+#[debug("{url:?}")]
 pub(crate) struct Upstream {
     pub(crate) url: WorkerUrl,
     pub(crate) terms: Arc<Terms>,
@@ -60,12 +61,6 @@ impl Upstream {
     /// Its idle connections.
     pub(crate) fn pool(&self) -> &Pool {
         self.pool.get_or_init(|| Box::new(Pool::new(&self.url, self.terms.clone())))
-    }
-}
-
-impl fmt::Debug for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.url.fmt(f)
     }
 }
 

@@ -1,6 +1,5 @@
 //! The key that workers want from us, which may change while we run.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -22,7 +21,8 @@ use http::HeaderValue;
 /// assert_eq!(key.header().unwrap(), "Bearer secret");
 /// # Ok::<(), dynamo_http::InvalidWorkerKey>(())
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone, derive_more::Debug, Default)]
+#[debug("WorkerKey({})", if _0.load().is_some() { "set" } else { "none" })]
 pub struct WorkerKey(Arc<ArcSwapOption<HeaderValue>>);
 
 /// Why a text is no key for workers. It does not repeat the text.
@@ -48,16 +48,8 @@ impl WorkerKey {
     }
 
     /// The value of `Authorization` for workers, where there is a key.
-    #[must_use]
     pub fn header(&self) -> Option<HeaderValue> {
         self.0.load().as_deref().cloned()
-    }
-}
-
-/// Without the key.
-impl fmt::Debug for WorkerKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.load().is_some() { "WorkerKey(set)" } else { "WorkerKey(none)" })
     }
 }
 

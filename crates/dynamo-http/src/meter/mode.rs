@@ -23,7 +23,6 @@ impl UsageMode {
     pub const ALL: &'static [Self] = &[Self::Off, Self::Observe, Self::Ask];
 
     /// The name, as the flag spells it.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Off => "off",

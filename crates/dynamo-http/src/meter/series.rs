@@ -4,7 +4,6 @@
 //! for them. A model's series are collectors of their own, so they go as one when nobody has asked for
 //! the model for long.
 
-use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector;
@@ -27,6 +26,8 @@ const OTHER_MODELS: &str = "other_models";
 const OTHER: &str = "other";
 
 /// The series of one frontend.
+#[derive(derive_more::Debug)]
+#[debug("Metrics")]
 pub(crate) struct Metrics {
     registry: Registry,
     ejections: IntCounterVec,
@@ -48,6 +49,8 @@ pub(crate) struct Metrics {
 struct Namespace(Box<str>);
 
 /// The series of one model.
+#[derive(derive_more::Debug)]
+#[debug("ModelSeries({label:?})")]
 pub(crate) struct ModelSeries {
     label: Box<str>,
     requests: IntCounterVec,
@@ -119,6 +122,8 @@ impl Knowledge {
 }
 
 /// The series of a model's tokens from the workers of one namespace.
+#[derive(derive_more::Debug)]
+#[debug("NamespaceSeries")]
 pub(crate) struct NamespaceSeries {
     /// Keeps the value of the label, for as long as the series are there.
     _label: Arc<Namespace>,
@@ -413,24 +418,6 @@ impl NamespaceSeries {
                 estimated: self.estimated.with_label_values(&labels),
             }
         })
-    }
-}
-
-impl fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metrics").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for ModelSeries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ModelSeries").field(&self.label).finish()
-    }
-}
-
-impl fmt::Debug for NamespaceSeries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NamespaceSeries").finish_non_exhaustive()
     }
 }
 

@@ -28,6 +28,7 @@ const TELLING: u32 = 256;
 
 /// How much is remembered, and for how many frontends.
 #[derive(Clone, Copy, Debug)]
+#[must_use]
 pub struct Limits {
     blocks: usize,
     frontends: NonZeroUsize,
@@ -35,26 +36,22 @@ pub struct Limits {
 
 impl Limits {
     /// A million blocks, and one frontend.
-    #[must_use]
     pub const fn new() -> Self {
         Self { blocks: 1_000_000, frontends: NonZeroUsize::MIN }
     }
 
     /// How many blocks are remembered in all, each at each server. A block takes about 60 bytes.
-    #[must_use]
     pub const fn with_blocks(self, blocks: usize) -> Self {
         Self { blocks, ..self }
     }
 
     /// How many frontends send requests to the same servers. With more than one, a prompt that is
     /// unknown here is presumed at one server, which is the same for all of them.
-    #[must_use]
     pub const fn with_frontends(self, frontends: NonZeroUsize) -> Self {
         Self { frontends, ..self }
     }
 
     /// How many blocks are remembered in all.
-    #[must_use]
     pub const fn blocks(self) -> usize {
         self.blocks
     }
@@ -164,7 +161,6 @@ impl fmt::Display for Choice {
 
 impl Placement {
     /// A placement that knows nothing.
-    #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self(Arc::new(Shared {
             limits,
@@ -176,7 +172,6 @@ impl Placement {
     }
 
     /// The knowledge of one more model in one scope. What it remembers goes with it.
-    #[must_use]
     pub fn knowledge(&self) -> Arc<Knowledge> {
         let knowledge = Arc::new_cyclic(|this| Knowledge {
             shared: self.0.clone(),
@@ -200,7 +195,6 @@ impl Placement {
     }
 
     /// How many blocks are remembered, each at each server.
-    #[must_use]
     pub fn blocks(&self) -> usize {
         self.0.used.load(Relaxed)
     }
@@ -345,25 +339,21 @@ impl Knowledge {
     }
 
     /// The load of a server in tokens of prefill, as the rule sees it.
-    #[must_use]
     pub fn load(&self, candidate: Candidate<'_>, now: Instant) -> f32 {
         candidate.server.outstanding(self.rate(), now) + IN_FLIGHT * candidate.in_flight as f32
     }
 
     /// The model's bytes of text in a token, as learned from usage.
-    #[must_use]
     pub fn bytes_per_token(&self) -> f32 {
         f32::from_bits(self.bytes_per_token.load(Relaxed))
     }
 
     /// The model's rate of prefill in tokens a second, as learned from streams.
-    #[must_use]
     pub fn rate(&self) -> f32 {
         f32::from_bits(self.rate.load(Relaxed))
     }
 
     /// How many blocks are remembered for this model.
-    #[must_use]
     pub fn blocks(&self) -> usize {
         self.used.load(Relaxed)
     }
@@ -517,7 +507,6 @@ pub struct Sent {
 
 impl Sent {
     /// The choice behind it; `None` if the prompt was not looked at.
-    #[must_use]
     pub fn choice(&self) -> Option<&Choice> {
         self.choice.as_ref()
     }

@@ -22,7 +22,6 @@ pub struct Seed(u64);
 
 impl Seed {
     /// The seed of these parts, in this order. No two different lists of parts are the same bytes.
-    #[must_use]
     pub fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         Self(parts.into_iter().fold(0, part))
     }
@@ -80,7 +79,6 @@ pub(super) struct Step {
 impl Path {
     /// The path of a prompt: its tools, which are one block, then the rest, whose pieces count as one
     /// text.
-    #[must_use]
     pub fn of<'a>(seed: Seed, tools: &[u8], rest: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut path = Writer { path: Self { steps: Vec::new(), text: 0, parts: 0 }, last: seed.0 };
         if !tools.is_empty() {
@@ -116,26 +114,22 @@ impl Path {
     }
 
     /// How many blocks the path has.
-    #[must_use]
     pub fn blocks(&self) -> usize {
         self.steps.len()
     }
 
     /// How many blocks two paths have in common.
-    #[must_use]
     pub fn shared_with(&self, other: &Self) -> usize {
         let both = self.steps.iter().zip(&other.steps);
         both.take_while(|(one, other)| one.hash == other.hash).count()
     }
 
     /// The text of the prompt in bytes, without parts in base64.
-    #[must_use]
     pub fn text(&self) -> usize {
         self.text as usize
     }
 
     /// How many parts in base64 the prompt has: images, files, sound.
-    #[must_use]
     pub fn parts(&self) -> usize {
         self.parts as usize
     }

@@ -44,7 +44,6 @@ pub enum Reason {
 
 impl Reason {
     /// The reason in one word.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cost => "cost",

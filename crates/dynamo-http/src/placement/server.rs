@@ -44,7 +44,6 @@ pub(super) enum Debt {
 impl Server {
     /// A server by its URL, or by another name that is the same on all frontends. `now` is the
     /// beginning of its time: no later call may have an earlier one.
-    #[must_use]
     pub fn new(url: &str, now: Instant) -> Self {
         Self {
             name: hash(0, url.as_bytes()),
@@ -67,7 +66,6 @@ impl Server {
     }
 
     /// The prefill that the server still owes, in tokens, if it reads `rate` tokens in a second.
-    #[must_use]
     pub fn outstanding(&self, rate: f32, now: Instant) -> f32 {
         let left = self.drained.load(Relaxed).saturating_sub(self.nanos(now));
         self.awaited.load(Relaxed) as f32 + left as f32 * 1e-9 * rate

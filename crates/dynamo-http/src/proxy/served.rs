@@ -17,13 +17,11 @@ pub struct Served {
 
 impl Served {
     /// The model's name.
-    #[must_use]
     pub fn model(&self) -> &str {
         &self.model
     }
 
     /// The base URL of the worker.
-    #[must_use]
     pub fn worker(&self) -> &WorkerUrl {
         &self.worker.url
     }

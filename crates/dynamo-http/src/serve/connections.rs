@@ -27,14 +27,12 @@ pub(super) struct Open(Connections);
 
 impl Connections {
     /// How many connections are open.
-    #[must_use]
     pub fn open(&self) -> usize {
         self.counts.open.load(Ordering::Relaxed)
     }
 
     /// How many connections the listener takes, if that is
     /// [limited](crate::ServeOptions::with_max_connections).
-    #[must_use]
     pub fn limit(&self) -> Option<NonZeroUsize> {
         NonZeroUsize::new(self.counts.limit.load(Ordering::Relaxed))
     }
@@ -44,13 +42,11 @@ impl Connections {
     }
 
     /// How many connections were refused because of a limit.
-    #[must_use]
     pub fn refused(&self) -> u64 {
         self.counts.refused.load(Ordering::Relaxed)
     }
 
     /// How often no connection could be accepted, such as for want of descriptors.
-    #[must_use]
     pub fn accept_errors(&self) -> u64 {
         self.counts.accept_errors.load(Ordering::Relaxed)
     }

@@ -1,6 +1,5 @@
 //! TLS on our listener.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +24,8 @@ const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 /// The certificate of a server and its key: TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2. A clone is the same.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("ServerTls({:?})", config.paths())]
 pub struct ServerTls {
     /// Made anew with every change of a file, and with it the key of the session tickets: a session
     /// that began under other authorities cannot be resumed.
@@ -117,12 +117,6 @@ impl ServerTls {
     /// The name in the client's certificate, which the handshake has verified.
     pub(crate) fn client<IO>(&self, stream: &TlsStream<IO>) -> Option<ClientName> {
         client_name(stream.get_ref().1.peer_certificates()?.first()?)
-    }
-}
-
-impl fmt::Debug for ServerTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ServerTls").field(&self.config.paths()).finish()
     }
 }
 

@@ -1,6 +1,5 @@
 //! TLS to `https` workers.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -20,7 +19,8 @@ use super::provider::provider;
 /// Which authorities are trusted to vouch for `https` workers. A clone is the same.
 ///
 /// By default those of the machine, which are read when the first such worker is met.
-#[derive(Clone, Default)]
+#[derive(Clone, derive_more::Debug, Default)]
+#[debug("WorkerTls({:?})", more.as_ref().map(|more| more.paths()))]
 pub struct WorkerTls {
     /// Those beside the machine's own.
     more: Option<Arc<FromFiles<ClientConfig>>>,
@@ -83,12 +83,6 @@ impl WorkerTls {
         };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         TlsConnector::from(config).connect(name, stream).await
-    }
-}
-
-impl fmt::Debug for WorkerTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("WorkerTls").field(&self.more.as_ref().map(|more| more.paths())).finish()
     }
 }
 

@@ -44,7 +44,6 @@ impl Lens {
 
     /// The models that the caller sees now. A request that holds the sight sees no change until it
     /// looks again.
-    #[must_use]
     pub fn look(&self) -> Sight {
         Sight { view: self.live.load(), names: self.names.clone() }
     }
@@ -74,19 +73,16 @@ pub struct Sight<V = Arc<View>> {
 
 impl<V: Deref<Target = View>> Sight<V> {
     /// The scope of the view behind the lens.
-    #[must_use]
     pub fn scope(&self) -> &NamespaceScope {
         self.view.scope()
     }
 
     /// Whether every source has delivered its first list.
-    #[must_use]
     pub fn is_ready(&self) -> bool {
         self.view.is_ready()
     }
 
     /// Whether the caller sees a model of this kind.
-    #[must_use]
     pub fn is_open(&self, kind: Kind) -> bool {
         match self.names {
             None => self.view.is_open(kind),
@@ -95,7 +91,6 @@ impl<V: Deref<Target = View>> Sight<V> {
     }
 
     /// The kinds of the models that the caller sees.
-    #[must_use]
     pub fn open_kinds(&self) -> Kinds {
         match self.names {
             None => self.view.open_kinds(),
@@ -104,7 +99,6 @@ impl<V: Deref<Target = View>> Sight<V> {
     }
 
     /// The model of this name, if the caller sees it.
-    #[must_use]
     pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
         self.view.model(name).filter(|_| self.may_use(name))
     }

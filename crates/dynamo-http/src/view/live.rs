@@ -1,7 +1,6 @@
 //! The view of one scope as it is now, and the wait for its changes.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -22,13 +21,16 @@ mod tests;
 ///
 /// Code that reads a view often keeps a live view: [`load`](Self::load) takes no lock and searches
 /// nothing. The futures and the stream of a live view need no particular runtime.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("{_0:?}")]
 pub struct LiveView(Arc<Published>);
 
 /// A reference to a live view that does not keep the view open.
 #[derive(Clone, Debug)]
 pub(crate) struct WeakLiveView(Weak<Published>);
 
+#[derive(derive_more::Debug)]
+#[debug("{:?}", view.load())]
 struct Published {
     scope: NamespaceScope,
     view: ArcSwap<View>,
@@ -62,14 +64,12 @@ impl LiveView {
     }
 
     /// The scope whose view this is.
-    #[must_use]
     pub fn scope(&self) -> &NamespaceScope {
         &self.0.scope
     }
 
     /// The scope's view of this moment. A request that holds the view sees no change until it loads
     /// again.
-    #[must_use]
     pub fn load(&self) -> Arc<View> {
         self.0.view.load_full()
     }
@@ -171,17 +171,5 @@ impl WeakLiveView {
     /// The view, if it is open.
     pub(crate) fn upgrade(&self) -> Option<LiveView> {
         self.0.upgrade().map(LiveView)
-    }
-}
-
-impl fmt::Debug for Published {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.view.load().fmt(f)
-    }
-}
-
-impl fmt::Debug for LiveView {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }

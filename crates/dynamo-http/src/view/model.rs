@@ -49,7 +49,6 @@ impl Model {
     }
 
     /// The name.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.lineage.name
     }
@@ -71,25 +70,21 @@ impl Model {
     /// The time of creation in unix seconds: the earliest one that an instance has registered, else
     /// the time at which the model was first seen. It stays the same for as long as the model is
     /// there.
-    #[must_use]
     pub fn created(&self) -> u64 {
         self.lineage.created
     }
 
     /// The kinds that any of its instances serves.
-    #[must_use]
     pub fn kinds(&self) -> Kinds {
         self.kinds
     }
 
     /// The smallest context length among its instances, in tokens.
-    #[must_use]
     pub fn context_length(&self) -> Option<u64> {
         self.context_length
     }
 
     /// Its instances, by key.
-    #[must_use]
     pub fn instances(&self) -> &[Arc<Instance>] {
         &self.instances
     }
@@ -98,7 +93,6 @@ impl Model {
     ///
     /// No instance hides another instance: a request goes to an instance of its kind, and the list
     /// shows the smallest length.
-    #[must_use]
     pub fn disagrees(&self) -> bool {
         let facts =
             |instance: &Arc<Instance>| (instance.kinds(), instance.entry().context_length());

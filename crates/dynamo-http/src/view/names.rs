@@ -1,6 +1,5 @@
 //! The names of the models that a caller may use.
 
-use std::fmt;
 use std::sync::Arc;
 
 /// A set of model names: exact names, and beginnings that end in `*`.
@@ -14,7 +13,8 @@ use std::sync::Arc;
 /// assert!(ModelNames::new(["a*b"]).is_err(), "an asterisk stands at the end");
 /// # Ok::<(), dynamo_http::InvalidModelNames>(())
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq)]
+#[debug("{_0:?}")]
 pub struct ModelNames(Arc<[Pattern]>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,17 +50,10 @@ impl ModelNames {
     }
 
     /// Whether the name is in the set.
-    #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|pattern| match pattern {
             Pattern::Exact(exact) => **exact == *name,
             Pattern::Beginning(beginning) => name.starts_with(&**beginning),
         })
-    }
-}
-
-impl fmt::Debug for ModelNames {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&*self.0).finish()
     }
 }

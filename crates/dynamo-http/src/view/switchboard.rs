@@ -5,7 +5,6 @@
 //! views are persistent maps.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
 use dynamo_discovery::{ByKey, Instance, Key, ModelUpdate};
@@ -21,7 +20,8 @@ use super::view::View;
 mod tests;
 
 /// The readers' side. A clone is cheap, and no call blocks.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("{views:?}")]
 pub struct Switchboard {
     views: Arc<[LiveView]>,
 }
@@ -56,7 +56,6 @@ impl Switchboard {
 
     /// The view of this scope at this moment. A scope that the switchboard was not made with has an
     /// empty view.
-    #[must_use]
     pub fn view(&self, scope: &NamespaceScope) -> Arc<View> {
         match self.find(scope) {
             Some(live) => live.load(),
@@ -67,7 +66,6 @@ impl Switchboard {
     /// The live view of this scope, for readers that ask again and again.
     ///
     /// A scope that the switchboard was not made with has an empty view, now and later.
-    #[must_use]
     pub fn live_view(&self, scope: &NamespaceScope) -> LiveView {
         self.find(scope).cloned().unwrap_or_else(|| LiveView::of_nothing(scope.clone()))
     }
@@ -96,13 +94,9 @@ impl Switchboard {
     }
 }
 
-impl fmt::Debug for Switchboard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&*self.views).finish()
-    }
-}
-
 /// The writer's side. There is one.
+#[derive(derive_more::Debug)]
+#[debug("SwitchboardWriter({switchboard:?})")]
 pub struct SwitchboardWriter {
     /// The permanent views: those that the switchboard was made with. This reference keeps them
     /// open.
@@ -118,7 +112,8 @@ pub struct SwitchboardWriter {
 }
 
 /// The instances as the next publication will show them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, derive_more::Debug)]
+#[debug("Staged")]
 pub struct Staged<'a>(&'a [Draft]);
 
 impl Staged<'_> {
@@ -141,12 +136,6 @@ impl Staged<'_> {
         let names =
             |other: &Instance| other.id() != one.id() && other.url() == one.url() && !but(other);
         self.0.iter().any(|draft| draft.instances().any(|other| names(&other.0)))
-    }
-}
-
-impl fmt::Debug for Staged<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Staged").finish_non_exhaustive()
     }
 }
 
@@ -244,14 +233,5 @@ impl SwitchboardWriter {
             draft.publish(&mut changes);
         }
         changes
-    }
-}
-
-impl fmt::Debug for SwitchboardWriter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SwitchboardWriter")
-            .field("switchboard", &self.switchboard)
-            .field("views", &self.drafts.len())
-            .finish_non_exhaustive()
     }
 }

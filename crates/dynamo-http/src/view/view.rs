@@ -1,6 +1,5 @@
 //! Everything that one scope may see: models, instances, and the kinds that are open.
 
-use std::fmt;
 use std::sync::Arc;
 
 use dynamo_discovery::{ByKey, Instance, Key, Kind, Kinds};
@@ -14,7 +13,8 @@ use super::model::Model;
 /// A view is immutable: a handler that holds a view sees no route open or close under it.
 /// Everything in a view belongs to its scope. Lists and pages are made from a view, so they cannot
 /// show more.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("View {{ scope: {scope:?}, ready: {ready}, models: {}, open: {:?} }}", models.len(), self.open_kinds())]
 pub struct View {
     pub(super) scope: NamespaceScope,
     /// The number of this publication. It orders the views of one scope.
@@ -43,37 +43,31 @@ impl View {
     }
 
     /// The scope whose view this is.
-    #[must_use]
     pub fn scope(&self) -> &NamespaceScope {
         &self.scope
     }
 
     /// Whether every source has delivered its first list.
-    #[must_use]
     pub fn is_ready(&self) -> bool {
         self.ready
     }
 
     /// Whether the view has a model of this kind.
-    #[must_use]
     pub fn is_open(&self, kind: Kind) -> bool {
         self.models_of(kind) > 0
     }
 
     /// The kinds of the models in the view.
-    #[must_use]
     pub fn open_kinds(&self) -> Kinds {
         Kind::ALL.iter().copied().filter(|kind| self.is_open(*kind)).collect()
     }
 
     /// How many models serve a kind.
-    #[must_use]
     pub fn models_of(&self, kind: Kind) -> usize {
         self.of_kind[index(kind)]
     }
 
     /// The model of this name, if an instance of it opens a route.
-    #[must_use]
     pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
         self.models.get(name)
     }
@@ -102,20 +96,8 @@ impl View {
     }
 
     /// Whether an instance is held: the store has lost it, but its server answers.
-    #[must_use]
     pub fn is_held(&self, instance: &Instance) -> bool {
         self.held.contains(instance.key())
-    }
-}
-
-impl fmt::Debug for View {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View")
-            .field("scope", &self.scope)
-            .field("ready", &self.ready)
-            .field("models", &self.models.len())
-            .field("open", &self.open_kinds())
-            .finish_non_exhaustive()
     }
 }
 

@@ -71,7 +71,6 @@ impl NamespaceScope {
     /// assert!(!scope.contains(&"team-a-canary".parse()?));
     /// # Ok::<(), dynamo_namespace::InvalidNamespace>(())
     /// ```
-    #[must_use]
     pub fn contains(&self, namespace: &Namespace) -> bool {
         match self {
             Self::All => true,
@@ -97,7 +96,6 @@ impl NamespaceScope {
     /// assert!(!NamespaceScope::All.is_within(&frontend));
     /// # Ok::<(), dynamo_namespace::InvalidNamespace>(())
     /// ```
-    #[must_use]
     pub fn is_within(&self, outer: &Self) -> bool {
         match (self, outer) {
             (_, Self::All) => true,
