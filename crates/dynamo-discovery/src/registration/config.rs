@@ -1,7 +1,6 @@
 //! Where and as whom a worker publishes.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +21,10 @@ use crate::store::{Key, LeaseStore};
 ///     .with_ttl(Duration::from_secs(20));
 /// # Ok::<(), dynamo_discovery::InvalidPrefix>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
 #[must_use]
 pub struct RegistrationConfig {
+    #[debug(skip)]
     pub(super) store: Arc<dyn LeaseStore>,
     network_prefix: NetworkPrefix,
     instance: InstanceId,
@@ -82,15 +82,5 @@ impl RegistrationConfig {
     /// The entries by their keys. Of entries with one key, the last counts.
     pub(super) fn by_key(&self, entries: Vec<ModelEntry>) -> BTreeMap<Key, ModelEntry> {
         entries.into_iter().map(|entry| (self.key(&entry), entry)).collect()
-    }
-}
-
-impl fmt::Debug for RegistrationConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistrationConfig")
-            .field("network_prefix", &self.network_prefix)
-            .field("instance", &self.instance)
-            .field("ttl", &self.ttl)
-            .finish_non_exhaustive()
     }
 }

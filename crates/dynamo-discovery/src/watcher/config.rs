@@ -1,6 +1,5 @@
 //! Which entries a watcher discovers.
 
-use std::fmt;
 use std::sync::Arc;
 
 use dynamo_namespace::{InvalidNamespace, NamespaceScope};
@@ -35,9 +34,10 @@ pub enum WatchScope {
 /// let watcher = ModelWatcher::new(config)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
 #[must_use]
 pub struct WatcherConfig {
+    #[debug(skip)]
     pub(super) store: Arc<dyn WatchStore>,
     pub(super) network_prefix: NetworkPrefix,
     pub(super) target_namespace: NamespaceScope,
@@ -91,17 +91,6 @@ impl WatcherConfig {
                 .narrow_range(&self.target_namespace)
                 .ok_or_else(|| WatcherError::NothingToNarrow(self.target_namespace.clone())),
         }
-    }
-}
-
-impl fmt::Debug for WatcherConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WatcherConfig")
-            .field("network_prefix", &self.network_prefix)
-            .field("target_namespace", &self.target_namespace)
-            .field("watch_scope", &self.watch_scope)
-            .field("timing", &self.timing)
-            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,5 @@
 //! Connecting to a worker: resolve, refuse addresses that are never a worker's, connect, maybe TLS.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -27,27 +26,20 @@ pub(crate) type Transport = Joined<ReadOn<TcpStream>>;
 pub(crate) type Transport = Joined<ReadOn<super::transport::MaybeTls>>;
 
 /// Why there is no connection.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// It says nothing about the worker: this machine lacks descriptors, ports or memory, or its
     /// resolver does not answer.
+    #[error("this machine's own trouble: {0}")]
     Ours(io::Error),
     /// The worker's address takes no connection, or is no address to connect to.
+    #[error("{0}")]
     Theirs(io::Error),
 }
 
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
         if is_ours(&error) { Self::Ours(error) } else { Self::Theirs(error) }
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ours(error) => write!(f, "this machine's own trouble: {error}"),
-            Self::Theirs(error) => error.fmt(f),
-        }
     }
 }
 
