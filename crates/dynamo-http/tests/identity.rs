@@ -314,6 +314,45 @@ async fn no_answer_about_one_namespaces_entry_changes_another_namespaces_targets
 }
 
 #[tokio::test]
+async fn an_engine_that_its_worker_says_has_started_anew_is_expected_to_have_nothing_cached() {
+    const STARTED: [&str; 2] = [
+        r#"{"state":"serving","engine":"healthy","engine_started":1790000000}"#,
+        r#"{"state":"serving","engine":"healthy","engine_started":1790000060}"#,
+    ];
+    let (own, worker) =
+        (Double::start(engine("own")).await, Double::start(control(STARTED[0])).await);
+    let config = FrontendConfig::new().with_probe_interval(None);
+    let door = door(&config, &[instance("a", &own.url(), &worker.url())]).await;
+    let prompt = chat("m").replace(
+        "[]",
+        &format!(r#"[{{"role":"user","content":"{}"}}]"#, "Hello again. ".repeat(400)),
+    );
+    assert!(prompt.len() > 4096);
+    // The tokens that the engine was expected to have cached for one more request.
+    let expected = async || {
+        let sum = async || {
+            let metrics = door.get("/metrics").await.raw;
+            let name = "dynamo_frontend_expected_cached_tokens_sum{";
+            let line = metrics.lines().find(|line| line.starts_with(name));
+            line.map_or(0.0, |line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+        };
+        let before = sum().await;
+        assert_eq!(door.post(CHAT, &prompt).await.body(), "own");
+        sum().await - before
+    };
+    assert_eq!(expected().await, 0.0);
+    // The door has taken in when the engine started, and thinks the same of its cache.
+    let again = worker.count("GET /instance/") + 3;
+    while worker.count("GET /instance/") < again {
+        assert!(expected().await > 500.0);
+        sleep(Duration::from_millis(10)).await;
+    }
+    worker.behaves(control(STARTED[1]));
+    until("it is known to have started anew", async || expected().await == 0.0).await;
+    assert!(expected().await > 500.0, "it has the prompt now");
+}
+
+#[tokio::test]
 async fn a_control_port_that_never_answered_for_an_entry_takes_nothing_out_of_service() {
     let nobody = Double::start(mute()).await.dies().await;
     let (mute, stranger) = (Double::start(mute()).await, Double::start(stranger()).await);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::claims::{Asking, Claimed};
 use super::fleet::Fleet;
 use super::identity::Finding;
-use super::probe::{ask_control, ask_for_model};
+use super::probe::{Heard, ask_control, ask_for_model};
 use super::targets::Targets;
 use super::upstream::Upstream;
 
@@ -27,8 +27,11 @@ impl Fleet {
         claimed.ask_begins();
         let claim = &claimed.claim;
         let terms = self.terms_of(&claim.namespace);
-        let finding =
+        let Heard { finding, engine_started } =
             ask_control(self.connector(), &claim.control, claim.id, terms, CONTROL_PATIENCE).await;
+        if let Some(started) = engine_started {
+            claimed.note_start(started);
+        }
         self.attention().note_finding(claimed, claimed.take_in(finding), finding);
         finding
     }

@@ -84,6 +84,8 @@ pub(crate) struct Claimed {
     answered: AtomicU64,
     /// When it was last seen that its model had requests.
     used: AtomicU64,
+    /// When the engine behind it started, in unix seconds, as it says; 0 means that it never said so.
+    engine_started: AtomicU64,
     /// Whether a question is under way that several may wait for.
     asking: AtomicBool,
     /// Tells those who wait that a question has ended.
@@ -104,6 +106,7 @@ impl Claimed {
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             used: AtomicU64::new(0),
+            engine_started: AtomicU64::new(0),
             asking: AtomicBool::new(false),
             told: Notify::new(),
             first_asked: OnceLock::new(),
@@ -141,6 +144,16 @@ impl Claimed {
         let before = self.identity();
         self.identity.store(before.after(finding).pack(), Relaxed);
         before
+    }
+
+    /// Its control port says when the engine started.
+    pub(super) fn note_start(&self, unix_seconds: u64) {
+        self.engine_started.store(unix_seconds, Relaxed);
+    }
+
+    /// When the engine behind it started, in unix seconds, as far as it says so.
+    pub(super) fn engine_started(&self) -> Option<u64> {
+        Some(self.engine_started.load(Relaxed)).filter(|started| *started > 0)
     }
 
     /// Its model has had requests. That is noted for each model of each namespace: requests of one

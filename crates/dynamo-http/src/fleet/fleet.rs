@@ -174,7 +174,7 @@ impl Fleet {
 
     /// Renews the targets whose model has changed since a request last asked for them, and drops
     /// those whose model is gone: else a server that has left would be kept, and probed, for ever.
-    /// Notes the use of those that had requests.
+    /// Notes the use of those that had requests, and which of their engines have started anew.
     pub(super) fn renew_all(&self) {
         let mut gone = Vec::new();
         let now = Instant::now();
@@ -189,6 +189,7 @@ impl Fleet {
                     let targets = self.targets(&live, &model);
                     if targets.lasting().take_use() {
                         targets.claims().for_each(|claimed| claimed.note_use(now));
+                        targets.note_starts();
                     }
                 }
                 None => gone.push(*address),

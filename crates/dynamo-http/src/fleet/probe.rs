@@ -34,6 +34,20 @@ impl From<NoAnswer> for Finding {
     }
 }
 
+/// What a question to a control port showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub(super) finding: Finding,
+    /// When the engine behind the worker started, in unix seconds, if the worker says so.
+    pub(super) engine_started: Option<u64>,
+}
+
+impl From<Finding> for Heard {
+    fn from(finding: Finding) -> Self {
+        Self { finding, engine_started: None }
+    }
+}
+
 /// Asks a server's `/health`, and `/v1/models` as well where that takes long: some engines answer
 /// their health behind the work of a prefill, and their list at once. None: nothing was asked, for
 /// want of what this machine lacks.
@@ -76,7 +90,7 @@ pub(super) async fn ask_control(
     id: InstanceId,
     terms: &Terms,
     patience: Duration,
-) -> Finding {
+) -> Heard {
     let path = InstanceStatus::path(id);
     let limit = InstanceStatus::MAX_LEN;
     let (url, networks) = (control.as_worker_url(), &terms.networks);
@@ -84,14 +98,17 @@ pub(super) async fn ask_control(
     match question.ask(connector).await {
         Ok(answer) if answer.status == StatusCode::OK => {
             match InstanceStatus::from_json(&answer.body) {
-                Ok(status) if status.state != WorkerState::Draining => Finding::Answers,
-                Ok(_) => Finding::Withdrawn,
-                Err(_) => Finding::Broken,
+                Ok(status) => {
+                    let withdraws = status.state == WorkerState::Draining;
+                    let finding = if withdraws { Finding::Withdrawn } else { Finding::Answers };
+                    Heard { finding, engine_started: status.engine_started }
+                }
+                Err(_) => Finding::Broken.into(),
             }
         }
         // Another worker answers there, or something that is no worker.
-        Ok(_) => Finding::Refused,
-        Err(why) => why.into(),
+        Ok(_) => Finding::Refused.into(),
+        Err(why) => Finding::from(why).into(),
     }
 }
 
@@ -251,7 +268,7 @@ mod tests {
         ] {
             let ask = async |url: String| {
                 let control = url.parse().unwrap();
-                ask_control(&connector, &control, InstanceId(0xab), &keyed(), SOON).await
+                ask_control(&connector, &control, InstanceId(0xab), &keyed(), SOON).await.finding
             };
             let (finding, request) = asked(answer.clone(), ask).await;
             assert_eq!(finding, expected, "{answer}");
@@ -269,7 +286,10 @@ mod tests {
         let (url, control) = (here.parse().unwrap(), here.parse().unwrap());
         let id = InstanceId(0xab);
         assert_eq!(probe(&connector, &url, &terms).await, Some(Event::Refused));
-        assert_eq!(ask_control(&connector, &control, id, &terms, SOON).await, Finding::Refused);
+        assert_eq!(
+            ask_control(&connector, &control, id, &terms, SOON).await,
+            Finding::Refused.into()
+        );
         assert_eq!(ask_for_model(&connector, &url, "m", &terms, SOON).await, Finding::Refused);
         let connected = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
         assert!(connected.is_err(), "nobody has connected");

@@ -198,6 +198,17 @@ impl Targets {
         }
     }
 
+    /// Forgets the caches of engines that have started anew, as their workers' control ports say. Where
+    /// several workers name one server, the latest start counts.
+    pub(super) fn note_starts(&self) {
+        for target in &self.targets {
+            let starts = target.claims().filter_map(|claimed| claimed.engine_started());
+            if let Some(started) = starts.max() {
+                self.knowledge().engine_started(&target.upstream.placed, started);
+            }
+        }
+    }
+
     /// A number that is higher each time.
     pub(crate) fn turn(&self) -> usize {
         self.lasting.next.fetch_add(1, Relaxed)

@@ -95,6 +95,17 @@ impl Index {
         self.holdings.len()
     }
 
+    /// How many values there is room for in all lists and tables.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.by_hash.capacity()
+            + self.by_pair.capacity()
+            + self.blocks.capacity()
+            + self.holdings.capacity()
+            + self.slots.capacity()
+            + self.dropped.capacity()
+    }
+
     /// A slot for a server of which nothing is known.
     pub(super) fn join(&mut self) -> Slot {
         let joined = Held { newest: NONE, oldest: NONE, len: 0, state: State::Used };
@@ -361,6 +372,11 @@ impl<T> Slab<T> {
 
     fn len(&self) -> usize {
         self.values.len() - self.free.len()
+    }
+
+    #[cfg(test)]
+    fn capacity(&self) -> usize {
+        self.values.capacity() + self.free.capacity()
     }
 
     fn get(&self, at: u32) -> &T {

@@ -106,6 +106,8 @@ struct State {
 struct Member {
     slot: Slot,
     starts: u32,
+    /// When the engine started whose cache this is, in unix seconds, as far as that is known.
+    engine_started: Option<u64>,
     /// Keeps the address from being used again.
     server: Weak<Server>,
 }
@@ -332,9 +334,16 @@ impl Knowledge {
 
     /// Gives up what is known of a server of this model, because it no longer serves the model.
     pub fn forget(&self, server: &Arc<Server>) {
+        self.lock().leave(server);
+    }
+
+    /// Notes when the engine behind a server started, in unix seconds. What was known of an engine that
+    /// started earlier is given up. An earlier time changes nothing.
+    pub fn engine_started(&self, server: &Arc<Server>, started: u64) {
         let mut state = self.lock();
-        if let Some(member) = state.members.remove(&Arc::as_ptr(server).addr()) {
-            state.index.drop_slot(member.slot);
+        let Some(member) = state.members.get_mut(&Arc::as_ptr(server).addr()) else { return };
+        if *member.engine_started.get_or_insert(started) < started {
+            state.leave(server);
         }
     }
 
@@ -446,6 +455,13 @@ impl State {
         (member.starts == server.starts()).then_some(member.slot)
     }
 
+    /// Drops what is known of a server.
+    fn leave(&mut self, server: &Arc<Server>) {
+        if let Some(member) = self.members.remove(&Arc::as_ptr(server).addr()) {
+            self.index.drop_slot(member.slot);
+        }
+    }
+
     /// The slot of a server, a new one if it has none or has begun anew.
     fn join(&mut self, server: &Arc<Server>) -> Slot {
         if let Some(slot) = self.slot(server) {
@@ -460,7 +476,12 @@ impl State {
             stays
         });
         let slot = index.join();
-        let member = Member { slot, starts: server.starts(), server: Arc::downgrade(server) };
+        let member = Member {
+            slot,
+            starts: server.starts(),
+            engine_started: None,
+            server: Arc::downgrade(server),
+        };
         members.insert(Arc::as_ptr(server).addr(), member);
         slot
     }

@@ -304,6 +304,54 @@ fn memory_stays_bounded_under_random_prompts_and_each_model_keeps_its_share() {
 }
 
 #[test]
+fn memory_does_not_grow_with_the_number_of_random_prompts() {
+    let (mut index, most) = (Index::new(), 4000);
+    let slots = [0; 8].map(|_| index.join());
+    let mut touch_many = |prompts: std::ops::Range<u64>| {
+        for n in prompts {
+            let slot = slots[n as usize % slots.len()];
+            index.touch(path(&[&n.to_le_bytes(), &[0; 4000]]).steps(), 0, slot, |index| {
+                index.len() < most || index.evict(index.to_shrink(slot))
+            });
+        }
+        (index.len(), index.capacity())
+    };
+    let (full, room) = touch_many(0..4000);
+    assert_eq!(full, most);
+    let (still, later) = touch_many(4000..20_000);
+    assert_eq!(still, most);
+    // A table that has had many removals may double once.
+    assert!(later <= 2 * room, "{later} after {room}");
+}
+
+#[test]
+fn an_engine_that_started_later_than_the_one_before_has_an_empty_cache() {
+    let now = Instant::now();
+    let (placement, servers) = (placement(1000), servers(1, now));
+    let (ours, theirs) = (placement.knowledge(), placement.knowledge());
+    let long = path(&[&text(1, 40_000)]);
+    let known = |knowledge: &Knowledge| {
+        knowledge.choose(ask(&long), &idle(&servers), now).unwrap().known_tokens
+    };
+    ours.engine_started(&servers[0], 90);
+    for knowledge in [&ours, &theirs] {
+        send(knowledge, ask(&long), &servers, now);
+    }
+    // The first time is that of the engine that got the prompt. Of two workers of one engine, one may
+    // tell an earlier time.
+    for started in [100, 100, 99] {
+        ours.engine_started(&servers[0], started);
+        assert!(known(&ours) > 9000, "{started}");
+    }
+    ours.engine_started(&servers[0], 101);
+    assert_eq!(known(&ours), 0);
+    assert!(known(&theirs) > 9000, "nobody said so to them");
+    send(&ours, ask(&long), &servers, now);
+    ours.engine_started(&servers[0], 101);
+    assert!(known(&ours) > 9000);
+}
+
+#[test]
 fn sessions_are_bounded_and_the_last_ones_stay() {
     let now = Instant::now();
     let (sessions, servers) = (Sessions::default(), servers(1, now));
