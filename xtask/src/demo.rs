@@ -119,6 +119,8 @@ impl Stage {
         title("The same as a stream, printed as it arrives");
         self.a.ask_streamed(&chat("demo-a", "Hello from team-a, one token at a time", true))?;
 
+        self.show_caches()?;
+
         title("To team-a, the model of team-b does not exist");
         self.a.ask(&hello_b)?.expect(404, "model_not_found")?;
 
@@ -130,6 +132,41 @@ impl Stage {
         let status = worker_a.end_within(PATIENCE)?;
         ensure!(status.success(), "the worker of team-a: {status}");
         println!("  the worker ended: {status}");
+        Ok(())
+    }
+
+    /// Two engines serve one model, and the second turn of a chat finds the first one cached.
+    fn show_caches(&mut self) -> Result<()> {
+        title(
+            "Two workers of team-a serve one model: the next turn of a chat goes where the first one is cached",
+        );
+        let twins = ["twin-1", "twin-2"].map(|name| self.worker_as(name, "team-a", "demo-twins"));
+        let twins = twins.into_iter().collect::<Result<Vec<_>>>()?;
+        self.a.wait_for_instances("demo-twins", twins.len())?;
+        // Engines keep blocks, so a beginning that is worth keeping is longer than a greeting.
+        let system = "You answer in one word. ".repeat(60);
+        let mut messages = vec![
+            json!({ "role": "system", "content": system }),
+            json!({ "role": "user", "content": "Which city is the capital of France?" }),
+        ];
+        let body = |messages: &[Value]| json!({ "model": "demo-twins", "messages": messages });
+        let ask = |turn: &str, messages: &[Value]| -> Result<u64> {
+            let answer = http::post(&self.a.route(), &body(messages))?;
+            answer.expect(200, "usage")?;
+            let usage: Value = serde_json::from_str(&answer.body)?;
+            let usage = &usage["usage"];
+            println!("  {turn}: {usage}");
+            Ok(usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0))
+        };
+        ask("first turn", &messages)?;
+        messages.push(json!({ "role": "assistant", "content": "Paris" }));
+        messages.push(json!({ "role": "user", "content": "And of Italy?" }));
+        let cached = ask("second turn", &messages)?;
+        ensure!(cached > 0, "the second turn went to the other engine");
+        for twin in twins {
+            twin.ask_to_end();
+            twin.end_within(PATIENCE)?;
+        }
         Ok(())
     }
 
@@ -155,8 +192,12 @@ impl Stage {
     }
 
     fn worker(&self, namespace: &str, model: &str) -> Result<Service> {
+        self.worker_as(namespace, namespace, model)
+    }
+
+    fn worker_as(&self, name: &str, namespace: &str, model: &str) -> Result<Service> {
         start(
-            &format!("worker-{namespace}"),
+            &format!("worker-{name}"),
             "dynamo-worker",
             &["--echo", "--echo-delay-ms", ECHO_DELAY_MS, "--namespace", namespace]
                 .into_iter()
@@ -204,6 +245,18 @@ impl Frontend {
         })?;
         println!("  {status} after {:.1} s", started.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// Waits until the frontend knows so many instances of a model.
+    fn wait_for_instances(&mut self, model: &str, count: usize) -> Result<()> {
+        let url = format!("{}/health", self.base);
+        poll::until(&format!("{count} instances of {model} at {url}"), PATIENCE, || {
+            self.service.check()?;
+            let health: Value = serde_json::from_str(&http::get(&url)?.body)?;
+            let instances = health["instances"].as_array().into_iter().flatten();
+            let serves = |one: &&Value| one["model"] == model;
+            Ok((instances.filter(serves).count() == count).then_some(()))
+        })
     }
 
     fn models(&self) -> Result<Answer> {

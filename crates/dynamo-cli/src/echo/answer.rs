@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::cache::Read;
 use super::{InFlight, Shared};
 
 /// A request body; a body that cannot be read is refused in OpenAI's shape.
@@ -77,10 +78,11 @@ pub(super) struct StreamOptions {
     pub(super) include_usage: bool,
 }
 
-pub(super) fn usage(prompt: usize, completion: usize) -> Value {
+pub(super) fn usage(prompt: Read, completion: usize) -> Value {
     json!({
-        "prompt_tokens": prompt, "completion_tokens": completion,
-        "total_tokens": prompt + completion,
+        "prompt_tokens": prompt.tokens, "completion_tokens": completion,
+        "total_tokens": prompt.tokens + completion,
+        "prompt_tokens_details": { "cached_tokens": prompt.cached },
     })
 }
 

@@ -33,7 +33,9 @@ pub(super) async fn answer(
         .ok_or_else(|| Refusal::invalid("messages must not be empty"))?;
     let limit = request.max_completion_tokens.or(request.max_tokens);
     let (reply, finish_reason) = limited(&text, limit);
-    let usage = usage(message::length(&request.messages), reply.len());
+    let texts = message::texts(&request.messages);
+    let prompt = shared.read(&request.model, texts.iter().map(String::as_str));
+    let usage = usage(prompt, reply.len());
     let id = format!("chatcmpl-{}", in_flight.number);
     let created = unix_now();
 

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::{self, Event, Request, StreamOptions, usage};
-use super::text::{limited, tokens};
+use super::cache::Read;
+use super::text::limited;
 use super::{Answered, Shared, unix_now};
 
 #[derive(Deserialize)]
@@ -40,7 +41,14 @@ pub(super) async fn answer(
     };
     let replies: Vec<_> =
         prompts.iter().map(|prompt| limited(prompt, request.max_tokens)).collect();
-    let prompt = prompts.iter().map(|prompt| tokens(prompt).len()).sum();
+    let read: Vec<_> = prompts
+        .iter()
+        .map(|prompt| shared.read(&request.model, [prompt.as_str()].into_iter()))
+        .collect();
+    let prompt = Read {
+        tokens: read.iter().map(|one| one.tokens).sum(),
+        cached: read.iter().map(|one| one.cached).sum(),
+    };
     let written = replies.iter().map(|(reply, _)| reply.len()).sum();
     let usage = usage(prompt, written);
     let id = format!("cmpl-{}", in_flight.number);

@@ -2,8 +2,6 @@
 
 use serde::Deserialize;
 
-use super::text::tokens;
-
 /// A message. Items of other kinds, which have no role or no text, count as messages without text.
 #[derive(Deserialize)]
 pub(super) struct Message {
@@ -45,7 +43,7 @@ pub(super) fn asked(messages: &[Message]) -> Option<String> {
     messages.iter().rfind(from_user).or(messages.last()).map(Message::text)
 }
 
-/// The tokens of all messages.
-pub(super) fn length(messages: &[Message]) -> usize {
-    messages.iter().map(|message| tokens(&message.text()).len()).sum()
+/// The texts of all messages.
+pub(super) fn texts(messages: &[Message]) -> Vec<String> {
+    messages.iter().map(Message::text).collect()
 }

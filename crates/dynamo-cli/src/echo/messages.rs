@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::answer::{self, Event, Refusal, Request};
 use super::message::{self, Content, Message};
-use super::text::{limited, tokens};
+use super::text::limited;
 use super::{Answered, Shared};
 
 #[derive(Deserialize)]
@@ -39,15 +39,21 @@ async fn repeat(shared: &Arc<Shared>, request: Asked) -> Answered {
     let in_flight = answer::begin(shared, &request.model)?;
     let text = message::asked(&request.messages)
         .ok_or_else(|| Refusal::invalid("messages must not be empty"))?;
-    let system = request.system.map_or(0, |system| tokens(&system.text()).len());
-    let input = system + message::length(&request.messages);
+    let system = request.system.map(|system| system.text());
+    let texts = message::texts(&request.messages);
+    let prompt = system.iter().chain(&texts).map(String::as_str);
+    let input = shared.read(&request.model, prompt);
     let (reply, finish) = limited(&text, request.max_tokens);
     let stop_reason = if finish == "stop" { "end_turn" } else { "max_tokens" };
     let message = |content: Value, stop_reason: Option<&str>, output: usize| {
         json!({
             "id": format!("msg_{}", in_flight.number), "type": "message", "role": "assistant",
             "model": request.model, "content": content, "stop_reason": stop_reason,
-            "stop_sequence": null, "usage": { "input_tokens": input, "output_tokens": output },
+            "stop_sequence": null, "usage": {
+                // In this dialect what was cached is counted apart.
+                "input_tokens": input.tokens - input.cached,
+                "cache_read_input_tokens": input.cached, "output_tokens": output,
+            },
         })
     };
 

@@ -1,9 +1,11 @@
 //! The echo engine: an OpenAI-compatible server that repeats the prompt.
 //!
 //! The engine is for trials without a model, and for load tests: its only cost is the configured
-//! delay for each token.
+//! delay for each token. It tells which beginnings of prompts it has read before, as engines with a
+//! prefix cache do.
 
 mod answer;
+mod cache;
 mod chat;
 mod completions;
 mod embeddings;
@@ -14,8 +16,8 @@ mod text;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{DefaultBodyLimit, State};
@@ -26,6 +28,8 @@ use axum::{Json, Router};
 use dynamo_discovery::WorkerUrl;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+
+use self::cache::{Cache, Read};
 
 /// The configuration of an echo engine.
 #[derive(Clone, Debug)]
@@ -50,6 +54,7 @@ impl EchoEngine {
             started: unix_now(),
             answered: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
+            cache: Mutex::default(),
         });
         Router::new()
             .route("/health", get(health))
@@ -102,6 +107,7 @@ struct Shared {
     started: u64,
     answered: AtomicU64,
     in_flight: AtomicUsize,
+    cache: Mutex<Cache>,
 }
 
 /// A request that is being answered. It ends when it is dropped, also if the client leaves.
@@ -116,6 +122,11 @@ impl Shared {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let number = self.answered.fetch_add(1, Ordering::Relaxed);
         InFlight { shared: Arc::clone(self), number }
+    }
+
+    /// Reads the texts of a prompt.
+    fn read<'a>(&self, model: &str, texts: impl Iterator<Item = &'a str>) -> Read {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).read(model, texts)
     }
 
     fn serves(&self, model: &str) -> bool {

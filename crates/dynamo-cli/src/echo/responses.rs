@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answer::{self, Event, Refusal, Request};
 use super::message::{self, Message};
-use super::text::{limited, tokens};
+use super::text::limited;
 use super::{Answered, Shared, unix_now};
 
 #[derive(Deserialize)]
@@ -35,15 +35,17 @@ pub(super) async fn answer(
     Request(request): Request<Asked>,
 ) -> Answered {
     let in_flight = answer::begin(&shared, &request.model)?;
-    let (text, input) = match &request.input {
-        Input::Text(text) => (text.clone(), tokens(text).len()),
+    let (text, texts) = match &request.input {
+        Input::Text(text) => (text.clone(), vec![text.clone()]),
         Input::Items(items) => {
             let text =
                 message::asked(items).ok_or_else(|| Refusal::invalid("input must not be empty"))?;
-            (text, message::length(items))
+            (text, message::texts(items))
         }
     };
-    let input = input + request.instructions.as_deref().map_or(0, |text| tokens(text).len());
+    let prompt =
+        request.instructions.as_deref().into_iter().chain(texts.iter().map(String::as_str));
+    let input = shared.read(&request.model, prompt);
     let (reply, finish) = limited(&text, request.max_output_tokens);
     let status = if finish == "stop" { "completed" } else { "incomplete" };
     let part = |text: &str| json!({ "type": "output_text", "text": text, "annotations": [] });
@@ -69,9 +71,9 @@ pub(super) async fn answer(
     let written = part(&reply.concat());
     let said = item(status, std::slice::from_ref(&written));
     let usage = json!({
-        "input_tokens": input, "input_tokens_details": { "cached_tokens": 0 },
+        "input_tokens": input.tokens, "input_tokens_details": { "cached_tokens": input.cached },
         "output_tokens": reply.len(), "output_tokens_details": { "reasoning_tokens": 0 },
-        "total_tokens": input + reply.len(),
+        "total_tokens": input.tokens + reply.len(),
     });
     let whole = response(status, std::slice::from_ref(&said), usage);
 

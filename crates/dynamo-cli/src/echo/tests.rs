@@ -80,6 +80,39 @@ async fn chat_repeats_the_last_message_of_the_user() {
 }
 
 #[tokio::test]
+async fn every_dialect_tells_how_much_of_a_prompt_was_read_before() {
+    let router = engine(&["m"], Duration::ZERO).router();
+    let long = "word ".repeat(40);
+    let cached = async |path: &str, body: &Value, place: &str| {
+        let (status, body) = call(&router, path, body).await;
+        assert_eq!(status, StatusCode::OK);
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&bytes).unwrap();
+        answer.pointer(place).and_then(Value::as_u64)
+    };
+    for (path, part, place) in [
+        (
+            "chat/completions",
+            json!({ "messages": said(&long) }),
+            "prompt_tokens_details/cached_tokens",
+        ),
+        ("completions", json!({ "prompt": long }), "prompt_tokens_details/cached_tokens"),
+        (
+            "responses",
+            json!({ "instructions": "a", "input": long }),
+            "input_tokens_details/cached_tokens",
+        ),
+        ("messages", json!({ "system": "b", "messages": said(&long) }), "cache_read_input_tokens"),
+    ] {
+        let (path, place) = (format!("/v1/{path}"), format!("/usage/{place}"));
+        let mut body = part;
+        body["model"] = "m".into();
+        assert_eq!(cached(&path, &body, &place).await, Some(0), "{path}");
+        assert_eq!(cached(&path, &body, &place).await, Some(32), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_streamed_chat_is_role_tokens_finish_and_the_end() {
     let mut request = json!({ "model": "m", "stream": true, "messages": said("one two") });
     let (events, done) = stream("/v1/chat/completions", request.clone()).await;
@@ -202,7 +235,10 @@ async fn messages_repeat_the_last_message_of_the_user() {
     assert_eq!((&answer["type"], &answer["role"]), (&"message".into(), &"assistant".into()));
     assert_eq!(answer["content"], json!([{ "type": "text", "text": "hello there" }]));
     assert_eq!(answer["stop_reason"], "end_turn");
-    assert_eq!(answer["usage"], json!({ "input_tokens": 4, "output_tokens": 2 }));
+    assert_eq!(
+        answer["usage"],
+        json!({ "input_tokens": 4, "cache_read_input_tokens": 0, "output_tokens": 2 })
+    );
 
     request["stream"] = true.into();
     request["max_tokens"] = 1.into();
