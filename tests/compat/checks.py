@@ -1,7 +1,8 @@
 """What the scripts of all clients share: they run checks one by one, each printed as a line of JSON.
 
 `SCRIPT --base URL --key KEY` and then `--model M [--embedding-model E]`, for what a client does with
-an engine, `--model M --worker PID`, for what becomes of it when the engine's worker is told to end,
+an engine, `--twins M --in-turn URL`, for a model that two engines serve, by a second front door in
+turns, `--model M --worker PID`, for what becomes of it when the engine's worker is told to end,
 or `--closed URL`, for what it does with errors. `--closed` is a front door without any model,
 `--program FILE` the client where it is a program.
 """
@@ -12,7 +13,7 @@ import re
 import urllib.request
 
 
-def run(engine, errors, drain=None):
+def run(engine, errors, drain=None, twins=None):
     """Runs the checks that the command line asks for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", required=True)
@@ -21,12 +22,16 @@ def run(engine, errors, drain=None):
     parser.add_argument("--model")
     parser.add_argument("--embedding-model")
     parser.add_argument("--worker", type=int)
+    parser.add_argument("--twins")
+    parser.add_argument("--in-turn")
     parser.add_argument("--closed")
     arguments = parser.parse_args()
     if arguments.worker:
         drain(arguments)
     elif arguments.model:
         engine(arguments)
+    if arguments.twins:
+        twins(arguments)
     if arguments.closed:
         errors(arguments)
 

@@ -134,6 +134,35 @@ def drain(arguments):
     print(f"note: the stream went on for {time.monotonic() - told:.1f} s", flush=True)
 
 
+def cached_and_read(client, model, name):
+    """Three conversations of three turns each, in turns; how many prompt tokens of all turns but the
+    first ones were cached, and how many there were."""
+    cached = read = 0
+    # The model's context is short, and a token is a byte.
+    chats = [
+        [{"role": "system", "content": f"{name}{n}: answer in one word. " * 55}] for n in range(3)
+    ]
+    for turn in range(3):
+        for chat in chats:
+            chat.append({"role": "user", "content": f"Question {turn}?"})
+            answer = client.chat.completions.create(model=model, messages=chat, max_tokens=4)
+            if turn > 0:
+                cached += answer.usage.prompt_tokens_details.cached_tokens
+                read += answer.usage.prompt_tokens
+            chat.append({"role": "assistant", "content": "Yes."})
+    return cached, read
+
+
+def twins(arguments):
+    @check("two engines: a chat returns to its cache")
+    def _():
+        cached, read = cached_and_read(sdk(arguments), arguments.twins, "a")
+        in_turn = cached_and_read(sdk(arguments, arguments.in_turn), arguments.twins, "b")
+        print(f"note: cached {cached} of {read} tokens, in turn {in_turn[0]} of {in_turn[1]}")
+        expect(cached > 0.8 * read, f"{cached} of {read}")
+        expect(cached > in_turn[0], f"{cached}, and in turn {in_turn[0]}")
+
+
 def errors(arguments):
     client = sdk(arguments)
 
@@ -176,4 +205,4 @@ def errors(arguments):
 
 
 if __name__ == "__main__":
-    run(engine, errors, drain)
+    run(engine, errors, drain, twins)

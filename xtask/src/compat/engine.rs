@@ -32,6 +32,8 @@ pub(crate) enum Engine {
 pub(crate) enum Purpose {
     Chat,
     Embeddings,
+    /// Chat with a model that two engines serve.
+    Twins,
 }
 
 impl Engine {
@@ -48,7 +50,23 @@ impl Engine {
         match purpose {
             Purpose::Chat => format!("{}/tiny", self.name()),
             Purpose::Embeddings => format!("{}/tiny-embeddings", self.name()),
+            Purpose::Twins => format!("{}/tiny-twins", self.name()),
         }
+    }
+
+    /// One purpose for each process. A second pair of vLLM's servers would take as much memory again.
+    pub(crate) fn purposes(self) -> &'static [Purpose] {
+        match self {
+            Self::LlamaCpp | Self::LlamaServer => {
+                &[Purpose::Chat, Purpose::Embeddings, Purpose::Twins, Purpose::Twins]
+            }
+            Self::Vllm => &[Purpose::Chat, Purpose::Embeddings],
+        }
+    }
+
+    /// Whether two engines serve one model.
+    pub(crate) fn has_twins(self) -> bool {
+        self.purposes().contains(&Purpose::Twins)
     }
 
     fn environment(self) -> Environment {
@@ -120,12 +138,12 @@ mod tests {
 
     #[test]
     fn no_two_models_have_the_same_name() {
-        let purposes = [Purpose::Chat, Purpose::Embeddings];
+        let purposes = [Purpose::Chat, Purpose::Embeddings, Purpose::Twins];
         let mut names: Vec<_> =
             ALL.iter().flat_map(|engine| purposes.map(|purpose| engine.model(purpose))).collect();
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), 6);
+        assert_eq!(names.len(), 9);
     }
 
     #[test]

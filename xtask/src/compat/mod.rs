@@ -79,6 +79,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("\n{} with errors", client.name());
         table.add("errors", client.name(), client.try_errors(&stage)?);
     }
+    for &engine in engines.iter().filter(|engine| engine.has_twins()) {
+        println!("\n{}, where two serve one model", engine.name());
+        let outcomes = Client::OpenAi.try_twins(&stage, engine)?;
+        table.add(engine.name(), Client::OpenAi.name(), outcomes);
+    }
     for engine in engines {
         println!("\n{}, when its worker is told to end", engine.name());
         table.add(engine.name(), Client::OpenAi.name(), drain(&mut stage, engine)?);

@@ -35,6 +35,7 @@ const NAMESPACE: &str = "compat";
 pub(crate) struct Stage {
     workers: Vec<Worker>,
     door: Door,
+    in_turn: Door,
     closed: Door,
 }
 
@@ -53,26 +54,27 @@ struct Door {
 impl Stage {
     /// Starts the programs, and returns when each model is listed.
     pub(crate) fn set(etcd: &str, engines: &[Engine]) -> Result<Self> {
-        let [door, closed, faulty] = http::free_ports()?;
+        let [door, in_turn, closed, faulty] = http::free_ports()?;
         let mut stage = Self {
             workers: Vec::new(),
-            door: Door::open(NAMESPACE, door, etcd)?,
-            closed: Door::open("compat-closed", closed, etcd)?,
+            door: Door::open(NAMESPACE, door, etcd, "cache-aware")?,
+            in_turn: Door::open(NAMESPACE, in_turn, etcd, "round-robin")?,
+            closed: Door::open("compat-closed", closed, etcd, "cache-aware")?,
         };
         let key_file = directory()?.join("engine-key");
         fs::write(&key_file, KEY)?;
         for engine in engines {
-            for purpose in [Purpose::Chat, Purpose::Embeddings] {
+            for (number, &purpose) in engine.purposes().iter().enumerate() {
                 let [port] = http::free_ports()?;
                 let kinds = match purpose {
-                    Purpose::Chat => "chat,completions",
+                    Purpose::Chat | Purpose::Twins => "chat,completions",
                     Purpose::Embeddings => "embedding",
                 };
                 let mut flags: Vec<OsString> =
                     ["--model-type", kinds, "--engine-api-key-file"].map(Into::into).into();
                 flags.push(key_file.clone().into());
                 flags.extend(["--drain-grace", engine.drain_grace()].map(Into::into));
-                let name = format!("{}-{purpose:?}", engine.name()).to_lowercase();
+                let name = format!("{}-{purpose:?}-{number}", engine.name()).to_lowercase();
                 let command = engine.command(purpose, port)?;
                 let service = worker(&name, etcd, port, &flags, &command)?;
                 stage.workers.push(Worker { models: vec![engine.model(purpose)], service });
@@ -91,6 +93,11 @@ impl Stage {
     /// The front door to all models.
     pub(crate) fn base(&self) -> &str {
         &self.door.base
+    }
+
+    /// The front door to all models where workers take turns.
+    pub(crate) fn in_turn(&self) -> &str {
+        &self.in_turn.base
     }
 
     /// The front door to a namespace without models.
@@ -125,11 +132,14 @@ impl Stage {
             let is_listed = |model: &String| listed.iter().any(|id| *id == model);
             Ok(models.iter().all(is_listed).then_some(()))
         })?;
-        // The second front door has read the store as well: otherwise its 503 has another code.
-        let ready = format!("{}/ready", self.closed.base);
-        poll::until(&format!("200 from {ready}"), PATIENCE, || {
-            Ok(http::get(&ready).is_ok_and(|answer| answer.status == 200).then_some(()))
-        })
+        // The other front doors have read the store as well: otherwise their 503 has another code.
+        for door in [&self.closed, &self.in_turn] {
+            let ready = format!("{}/ready", door.base);
+            poll::until(&format!("200 from {ready}"), PATIENCE, || {
+                Ok(http::get(&ready).is_ok_and(|answer| answer.status == 200).then_some(()))
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -146,14 +156,14 @@ impl Drop for Stage {
 }
 
 impl Door {
-    fn open(namespace: &str, port: u16, etcd: &str) -> Result<Self> {
+    fn open(namespace: &str, port: u16, etcd: &str, mode: &str) -> Result<Self> {
         let mut command = Command::new(workspace::debug_binaries()?.join("dynamo-frontend"));
         let port_text = port.to_string();
         command.args(["--namespace", namespace, "--http-host", "127.0.0.1"]);
-        command.args(["--http-port", &port_text, "--etcd-endpoints", etcd]);
+        command.args(["--http-port", &port_text, "--etcd-endpoints", etcd, "--router-mode", mode]);
         Ok(Self {
             base: format!("http://127.0.0.1:{port}"),
-            _service: start(&format!("frontend-{namespace}"), &mut command)?,
+            _service: start(&format!("frontend-{namespace}-{mode}"), &mut command)?,
         })
     }
 }
