@@ -1,10 +1,15 @@
-//! `cargo xtask bench routing`: policies of routing in front of simulated engines, in virtual time.
+//! `cargo xtask bench routing`: policies of routing in front of simulated engines, in virtual time or
+//! as programs over HTTP.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::{process, workspace};
+use super::contender::OURS;
+use crate::{
+    process::{self, capture},
+    workspace,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -35,9 +40,26 @@ pub(crate) struct Args {
     /// Requests in a second, as a multiple of each workload's own
     #[arg(long, default_value_t = 1.0)]
     load: f64,
+    /// In real time instead: our frontend as a program, before engines that answer over HTTP; chats,
+    /// documents and agents unless --only names others, and the first seed
+    #[arg(long)]
+    real: bool,
+    /// With --real, also this older dynamo-frontend, in the mode that is its default
+    #[arg(long, value_name = "PATH", requires = "real")]
+    before: Option<PathBuf>,
+    /// With --real, also this router, from PyPI
+    #[arg(long, value_enum, requires = "real")]
+    peer: Option<Peer>,
     /// Measure what a choice costs of time and memory instead, on this machine
     #[arg(long)]
     cost: bool,
+}
+
+/// A router of others.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Peer {
+    /// SGLang's model gateway, `cache_aware` by default
+    Smg,
 }
 
 /// Runs the bench of `dynamo-http`, which has the code, since xtask depends on none of the crates.
@@ -59,5 +81,35 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.cost {
         command.arg("--cost");
     }
+    if args.real {
+        process::run(
+            workspace::cargo(["build", "--release", "-p", "dynamo-cli", "--bin"]).arg(OURS),
+        )?;
+        command
+            .arg("--real")
+            .arg("--frontend")
+            .arg(workspace::target()?.join("release").join(OURS));
+        if let Some(before) = &args.before {
+            let program = before.canonicalize();
+            let program = program.with_context(|| format!("cannot read {}", before.display()))?;
+            command.arg("--before").arg(program);
+        }
+        if let Some(Peer::Smg) = args.peer {
+            command.arg("--smg").arg(smg()?);
+        }
+    }
     process::run(&mut command)
+}
+
+/// The directory of smg's packages, which pip fills in the first run.
+fn smg() -> Result<PathBuf> {
+    let place = workspace::tools()?.join("smg");
+    let package = place.join("smg/__init__.py");
+    if !package.is_file() {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--target"]);
+        capture(pip.arg(&place).arg("smg"))?;
+        ensure!(package.is_file(), "the package smg has no {}", package.display());
+    }
+    Ok(place)
 }

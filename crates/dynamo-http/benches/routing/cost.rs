@@ -1,4 +1,5 @@
-//! What a choice costs: time for paths and servers of several sizes, and the memory of a full index.
+//! What a choice costs: time for paths and servers of several sizes, and the memory of a full index,
+//! also after many more prompts and without its model.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use dynamo_http::placement::{
     Candidate, Knowledge, Limits, Path, Placement, Request, Seed, Server,
 };
 
+/// How many random prompts a full index gets.
+const PROMPTS: usize = 10_000_000;
 /// How often each case is measured.
 const TIMES: usize = 2000;
 
@@ -106,8 +109,16 @@ fn memory() {
         let path = Path::of(seed(), b"", [&prompt[..]]);
         send(&knowledge, &path, &servers[n as usize % 8], now);
     }
-    let (blocks, used) = (placement.blocks(), resident().saturating_sub(before));
-    println!("\n{blocks} blocks at 8 servers: {:.1} MB", used as f64 / 1e6);
+    let used = || resident().saturating_sub(before) as f64 / 1e6;
+    println!("\n{} blocks at 8 servers: {:.1} MB", placement.blocks(), used());
+    for n in 0..PROMPTS {
+        rng.fill(&mut prompt[..64]);
+        let path = Path::of(seed(), b"", [&prompt[..1024 * (1 + n % 3)]]);
+        send(&knowledge, &path, &servers[n % 8], now);
+    }
+    println!("{} blocks after {PROMPTS} random prompts: {:.1} MB", placement.blocks(), used());
+    drop(knowledge);
+    println!("{} blocks without the model: {:.1} MB", placement.blocks(), used());
 }
 
 /// The resident memory of this process in bytes.

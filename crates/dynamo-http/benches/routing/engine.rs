@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::workload::Request;
 
@@ -44,7 +44,7 @@ pub(crate) enum Event {
 
 struct Sequence {
     number: usize,
-    request: Rc<Request>,
+    request: Arc<Request>,
     /// Prompt tokens whose cache is there.
     done: usize,
     cached: usize,
@@ -100,7 +100,7 @@ impl Engine {
         self.waiting.len() + self.running.len()
     }
 
-    pub(crate) fn submit(&mut self, number: usize, request: Rc<Request>, now: f64) {
+    pub(crate) fn submit(&mut self, number: usize, request: Arc<Request>, now: f64) {
         let sequence = Sequence {
             number,
             request,

@@ -1,16 +1,18 @@
-//! `cargo xtask bench routing`: policies of routing in front of simulated engines, in virtual time.
+//! `cargo xtask bench routing`: policies of routing in front of simulated engines, in virtual time or,
+//! with `--real`, as programs over HTTP.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is for people")]
 
 mod cost;
 mod engine;
 mod policy;
+mod real;
 mod simulation;
 mod workload;
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use self::engine::Spec;
 use self::simulation::Figures;
@@ -31,6 +33,9 @@ fn run(given: &Given) -> Result<(), Box<dyn Error>> {
         cost::print();
         return Ok(());
     }
+    if given.0.iter().any(|one| one == "--real") {
+        return real::run(given);
+    }
     let seeds: Vec<u64> = given.list("--seeds")?.unwrap_or(vec![1, 2, 3]);
     let only: Option<Vec<String>> = given.list("--only")?;
     let policies: Option<Vec<String>> = given.list("--policies")?;
@@ -38,9 +43,7 @@ fn run(given: &Given) -> Result<(), Box<dyn Error>> {
     let frontends = given.value("--frontends")?.unwrap_or(1);
     let (load, stretch) =
         (given.value("--load")?.unwrap_or(1.0), given.value("--stretch")?.unwrap_or(3.0));
-    let mut spec = Spec::default();
-    spec.blocks = given.value("--blocks")?.unwrap_or(spec.blocks);
-    spec.prefill = given.value("--prefill")?.unwrap_or(spec.prefill);
+    let spec = given.spec()?;
     let is_asked = |name: &str| only.as_ref().is_none_or(|only| only.iter().any(|one| one == name));
 
     println!("hits: share of prompt tokens that were cached; TTFT in ms; busiest engine / mean\n");
@@ -72,7 +75,7 @@ fn cell(
         for (workload, seed) in workloads.iter().zip(seeds) {
             let mut policy = policy::of(policy, specs.len(), frontends, *seed)
                 .ok_or_else(|| format!("no policy {policy:?}; there are {:?}", policy::NAMES))?;
-            let requests: &[Rc<Request>] = &workload.requests;
+            let requests: &[Arc<Request>] = &workload.requests;
             figures.push(simulation::run(requests, specs, &mut *policy));
         }
         let Figures { hits, p50, p90, p99, imbalance } = Figures::mean(&figures);
@@ -87,6 +90,14 @@ fn cell(
 struct Given(Vec<String>);
 
 impl Given {
+    /// How the engines are built.
+    fn spec(&self) -> Result<Spec, String> {
+        let mut spec = Spec::default();
+        spec.blocks = self.value("--blocks")?.unwrap_or(spec.blocks);
+        spec.prefill = self.value("--prefill")?.unwrap_or(spec.prefill);
+        Ok(spec)
+    }
+
     fn value<T: FromStr>(&self, name: &str) -> Result<Option<T>, String> {
         let Some(at) = self.0.iter().position(|one| one == name) else { return Ok(None) };
         let value = self.0.get(at + 1).ok_or_else(|| format!("{name} needs a value"))?;

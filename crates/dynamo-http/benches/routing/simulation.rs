@@ -1,6 +1,6 @@
 //! One cell: a workload, a number of engines, a policy.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::engine::{Engine, Event, Spec};
 use crate::policy::Policy;
@@ -20,6 +20,22 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
+    /// The figures of times to the first token in seconds, of which there is at least one, of the prompt
+    /// tokens that were cached, and of those that each engine computed.
+    pub(crate) fn of(first: &mut [f64], cached: usize, computed: &[usize]) -> Self {
+        first.sort_by(f64::total_cmp);
+        let quantile = |share: f64| first[((first.len() - 1) as f64 * share) as usize] * 1000.0;
+        let all = computed.iter().sum::<usize>() as f64;
+        let mean = all / computed.len() as f64;
+        Self {
+            hits: cached as f64 / (cached as f64 + all),
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            imbalance: computed.iter().copied().max().unwrap_or(0) as f64 / mean.max(1.0),
+        }
+    }
+
     /// The mean of several.
     pub(crate) fn mean(all: &[Self]) -> Self {
         let mean = |part: fn(&Self) -> f64| all.iter().map(part).sum::<f64>() / all.len() as f64;
@@ -34,11 +50,11 @@ impl Figures {
 }
 
 /// Runs all requests to their end.
-pub(crate) fn run(requests: &[Rc<Request>], specs: &[Spec], policy: &mut dyn Policy) -> Figures {
+pub(crate) fn run(requests: &[Arc<Request>], specs: &[Spec], policy: &mut dyn Policy) -> Figures {
     let mut engines: Vec<_> = specs.iter().map(|spec| Engine::new(*spec)).collect();
     let mut at = vec![0; requests.len()];
     let mut first = Vec::with_capacity(requests.len());
-    let (mut cached_tokens, mut prompt_tokens) = (0, 0);
+    let mut cached_tokens = 0;
     let mut computed = vec![0; specs.len()];
     let mut events = Vec::new();
     let mut next = 0;
@@ -55,7 +71,6 @@ pub(crate) fn run(requests: &[Rc<Request>], specs: &[Spec], policy: &mut dyn Pol
                         Event::First { request, cached } => {
                             first.push(ends - requests[request].at);
                             cached_tokens += cached;
-                            prompt_tokens += requests[request].prompt;
                             computed[at[request]] += requests[request].prompt - cached;
                             policy.first(request, ends);
                         }
@@ -73,14 +88,5 @@ pub(crate) fn run(requests: &[Rc<Request>], specs: &[Spec], policy: &mut dyn Pol
             _ => break,
         }
     }
-    first.sort_by(f64::total_cmp);
-    let quantile = |share: f64| first[((first.len() - 1) as f64 * share) as usize] * 1000.0;
-    let mean = computed.iter().sum::<usize>() as f64 / computed.len() as f64;
-    Figures {
-        hits: f64::from(cached_tokens as u32) / f64::from(prompt_tokens as u32),
-        p50: quantile(0.5),
-        p90: quantile(0.9),
-        p99: quantile(0.99),
-        imbalance: computed.iter().copied().max().unwrap_or(0) as f64 / mean.max(1.0),
-    }
+    Figures::of(&mut first, cached_tokens, &computed)
 }

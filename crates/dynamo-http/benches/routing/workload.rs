@@ -2,12 +2,15 @@
 
 use std::error::Error;
 use std::path::Path as File;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use dynamo_http::placement::{Path, Seed};
 use fastrand::Rng;
 
 use crate::engine::BLOCK;
+
+/// The bytes of a token's text.
+const BYTES_PER_TOKEN: usize = 4;
 
 /// Text of so many tokens. Pieces of the same name have the same tokens.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +34,25 @@ pub(crate) struct Request {
     pub(crate) path: Path,
     /// The first bytes of the messages, which are the key of affinity.
     pub(crate) beginning: u64,
+    tools: Vec<Piece>,
+    messages: Vec<Piece>,
+}
+
+impl Request {
+    /// The texts of the tools.
+    pub(crate) fn tools(&self) -> impl Iterator<Item = String> {
+        self.tools.iter().map(Piece::text)
+    }
+
+    /// The texts of the messages.
+    pub(crate) fn messages(&self) -> impl ExactSizeIterator<Item = String> {
+        self.messages.iter().map(Piece::text)
+    }
 }
 
 /// A workload.
 pub(crate) struct Workload {
-    pub(crate) requests: Vec<Rc<Request>>,
+    pub(crate) requests: Vec<Arc<Request>>,
 }
 
 /// The kinds of workloads.
@@ -74,18 +91,13 @@ struct Writer {
     rng: Rng,
     requests: Vec<Request>,
     next: u64,
-    bytes_per_token: usize,
 }
 
 impl Workload {
     /// The requests of a kind for a number of engines.
     pub(crate) fn new(kind: Kind, engines: usize, seed: u64, scale: f64) -> Self {
-        let mut writer = Writer {
-            rng: Rng::with_seed(seed),
-            requests: Vec::new(),
-            next: seed << 32,
-            bytes_per_token: 4,
-        };
+        let mut writer =
+            Writer { rng: Rng::with_seed(seed), requests: Vec::new(), next: seed << 32 };
         let load = engines as f64 / 4.0 * scale;
         match kind {
             Kind::Chats => writer.chats(2.5 * load, 240.0),
@@ -102,12 +114,7 @@ impl Workload {
     /// The requests of a trace in Mooncake's format: a line is an object with `timestamp` in
     /// milliseconds, `input_length`, `output_length` and `hash_ids`, one for each 512 tokens.
     pub(crate) fn trace(text: &str, stretch: f64) -> Result<Self, Box<dyn Error>> {
-        let mut writer = Writer {
-            rng: Rng::with_seed(0),
-            requests: Vec::new(),
-            next: 1 << 40,
-            bytes_per_token: 4,
-        };
+        let mut writer = Writer { rng: Rng::with_seed(0), requests: Vec::new(), next: 1 << 40 };
         for line in text.lines() {
             let line: serde_json::Value = serde_json::from_str(line)?;
             let number = |name: &str| {
@@ -137,7 +144,7 @@ impl Workload {
 impl Writer {
     fn end(mut self) -> Workload {
         self.requests.sort_by(|one, other| one.at.total_cmp(&other.at));
-        Workload { requests: self.requests.into_iter().map(Rc::new).collect() }
+        Workload { requests: self.requests.into_iter().map(Arc::new).collect() }
     }
 
     fn name(&mut self) -> u64 {
@@ -281,7 +288,7 @@ impl Writer {
         let prompt = all.clone().map(|piece| piece.tokens).sum();
         let text = |pieces: &[Piece]| {
             let mut text = Vec::new();
-            pieces.iter().for_each(|piece| piece.write(self.bytes_per_token, &mut text));
+            pieces.iter().for_each(|piece| piece.write(&mut text));
             text
         };
         let (tools_text, rest_text) = (text(tools), text(rest));
@@ -301,7 +308,10 @@ impl Writer {
                 }
             }
         }
-        self.requests.push(Request { at, prompt, output: answer.tokens, blocks, path, beginning });
+        let (tools, messages) = (tools.to_vec(), rest.to_vec());
+        let output = answer.tokens;
+        let request = Request { at, prompt, output, blocks, path, beginning, tools, messages };
+        self.requests.push(request);
     }
 }
 
@@ -315,10 +325,16 @@ struct Turn {
 }
 
 impl Piece {
-    fn write(&self, bytes_per_token: usize, text: &mut Vec<u8>) {
+    fn text(&self) -> String {
+        let mut text = Vec::with_capacity(self.tokens * BYTES_PER_TOKEN);
+        self.write(&mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    fn write(&self, text: &mut Vec<u8>) {
         for at in 0..self.tokens {
             let token = mix(self.name, at as u64);
-            for byte in 0..bytes_per_token {
+            for byte in 0..BYTES_PER_TOKEN {
                 text.push(b'a' + (token >> (8 * byte)) as u8 % 26);
             }
         }
