@@ -145,6 +145,25 @@ pub(crate) fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
     Some(value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii())
 }
 
+/// The media types of answers that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Media {
+    Events,
+    Json,
+    Other,
+}
+
+impl Media {
+    /// The media type of an answer.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        match media_type(headers) {
+            Some(essence) if essence.eq_ignore_ascii_case(b"application/json") => Self::Json,
+            Some(essence) if essence.eq_ignore_ascii_case(b"text/event-stream") => Self::Events,
+            _ => Self::Other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -232,7 +232,7 @@ impl<'a> Cursor<'a> {
 /// Nearly all of a long body is in strings, so this loop decides how fast a body is checked. Runs
 /// between escapes are short, so the beginning is checked by words of eight bytes. The rest is checked
 /// by a loop that the compiler can vectorize.
-fn plain(bytes: &[u8]) -> usize {
+pub(super) fn plain(bytes: &[u8]) -> usize {
     const SHORT: usize = 32;
     let mut at = 0;
     while at < SHORT

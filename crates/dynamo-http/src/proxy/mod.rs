@@ -40,7 +40,7 @@ use self::dialect::EventStream;
 use self::edit::Edits;
 pub(crate) use self::forward::Forwarder;
 use self::forward::{Answered, Ask};
-use self::headers::{RequestId, X_REQUEST_ID};
+use self::headers::{Media, RequestId, X_REQUEST_ID};
 use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
@@ -239,7 +239,8 @@ impl Proxy {
         debug!(request_id = ?id, path = route.path(), status = parts.status.as_u16(), "answering");
         let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         headers::for_client(&mut parts);
-        let is_stream = is_event_stream(&parts.headers);
+        let media = Media::of(&parts.headers);
+        let is_stream = media == Media::Events;
         if is_stream {
             headers::pass_events(&mut parts.headers);
         }
@@ -247,7 +248,7 @@ impl Proxy {
         let events = follows.then(|| EventStream::new(route, !chunked));
         let reading = match origin {
             Some(origin) if self.usage != UsageMode::Off && parts.status.is_success() => {
-                let form = Reading::form(&parts.headers);
+                let form = Reading::form(media, &parts.headers);
                 record.reads(form, origin.tokens);
                 Reading::new(form, route, asked)
             }
@@ -293,11 +294,6 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
             "The Content-Type must be application/json.",
         )),
     }
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers::media_type(headers)
-        .is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// Whether an error event can be put into a stream: its bytes are plain and not counted.

@@ -1,10 +1,15 @@
 //! Finds the member `usage` of a JSON object that arrives in pieces.
 //!
-//! The outline of the text is walked: its strings, and how deep its values are nested. Nothing is kept
+//! The word `"usage"` is searched, and nothing before it is read. From there on the outline of the text
+//! is walked to the end of the object around it: strings, and how deep values are nested. If more than
+//! blanks follow, the object is part of another value, and the search goes on behind it. Nothing is kept
 //! but the name and the value that are being read, up to a limit. The text is not checked, since it is
-//! only forwarded.
+//! only forwarded. A name that is spelled with escapes is not found; no engine writes one.
 
-use memchr::memchr2;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+use memchr::{memchr2, memrchr};
 
 use super::usage;
 use crate::meter::Usage;
@@ -14,15 +19,19 @@ mod tests;
 
 /// The longest raw value of `usage` that is read, in bytes.
 const MAX_USAGE: usize = 4096;
-/// The longest raw name that is read, in bytes: `usage` with each byte escaped.
-const MAX_NAME: usize = "usage".len() * "\\u0061".len();
+/// The longest raw name that is read, in bytes.
+const MAX_NAME: usize = "usage".len();
+
+/// Finds the name `usage` with its quotes.
+pub(super) static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
 
 /// Reads the body of a plain answer while it passes.
 #[derive(Debug, Default)]
 pub(crate) struct Outline {
-    /// How many values are open around the next byte.
-    depth: u32,
     text: Text,
+    search: Search,
+    /// How many values are open around the next byte: 1 in the object whose member was found.
+    depth: u32,
     taking: Taking,
     /// The bytes of earlier pieces that belong to what is being taken.
     taken: Vec<u8>,
@@ -32,16 +41,19 @@ pub(crate) struct Outline {
 /// Where the next byte is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Text {
+    /// Nobody knows: the name is being searched.
     #[default]
+    Anywhere,
+    /// In no string.
     Outside,
     String,
     /// Behind a backslash in a string.
     Escape,
-    /// Behind the object, or in a text that is none.
-    Done,
+    /// Behind the object, which is the outermost one if only blanks follow.
+    Behind,
 }
 
-/// What is being taken of the outermost object.
+/// What is being taken of the object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Taking {
     /// A string would be a name.
@@ -65,6 +77,19 @@ impl Outline {
         let mut at = 0;
         while at < data.len() {
             match self.text {
+                Text::Anywhere => {
+                    let Some(end) = self.search.next(&data[at..]) else { return };
+                    at += end;
+                    self.text = Text::Outside;
+                    self.depth = 1;
+                    self.taking = Taking::Named { usage: true };
+                    // Nearly always the piece has all of the value.
+                    if let Some((usage, length)) = value_in(&data[at..]) {
+                        self.usage = usage;
+                        self.taking = Taking::Other;
+                        at += length;
+                    }
+                }
                 Text::Outside if self.depth > 1 => at += self.skip_nested(&data[at..]),
                 Text::Outside => {
                     self.outermost(data, at, &mut from);
@@ -73,7 +98,7 @@ impl Outline {
                 Text::String => {
                     at += self.skip_string(&data[at..]);
                     if self.text == Text::Outside && self.taking == Taking::Name {
-                        let usage = is_usage(self.whole(&data[from..at - 1], MAX_NAME));
+                        let usage = self.whole(&data[from..at - 1], MAX_NAME) == b"usage";
                         self.taken.clear();
                         self.taking = Taking::Named { usage };
                     }
@@ -82,7 +107,11 @@ impl Outline {
                     self.text = Text::String;
                     at += 1;
                 }
-                Text::Done => return,
+                Text::Behind if data[at].is_ascii_whitespace() => at += 1,
+                Text::Behind => {
+                    self.usage = Usage::default();
+                    self.text = Text::Anywhere;
+                }
             }
         }
         match self.taking {
@@ -92,9 +121,9 @@ impl Outline {
         }
     }
 
-    /// The usage that was found. Of several it is the last, as for a parser.
+    /// The usage that was found, once the body has ended. Of several it is the last, as for a parser.
     pub(crate) fn usage(&self) -> Usage {
-        self.usage
+        if self.text == Text::Behind { self.usage } else { Usage::default() }
     }
 
     /// Reads a byte outside of strings that is not inside of a member's value, unless it begins or
@@ -108,9 +137,7 @@ impl Outline {
                     *from = at + 1;
                 }
             }
-            b'{' => self.depth += 1,
-            b'[' if self.depth == 0 => self.text = Text::Done,
-            b'[' => self.depth += 1,
+            b'{' | b'[' => self.depth += 1,
             b':' => {
                 if let Taking::Named { usage } = self.taking {
                     self.taking = if usage { Taking::Usage } else { Taking::Other };
@@ -120,7 +147,7 @@ impl Outline {
             b',' => self.end_member(&data[*from..at]),
             b'}' | b']' => {
                 self.end_member(&data[*from..at]);
-                self.text = Text::Done;
+                self.text = Text::Behind;
             }
             _ => {}
         }
@@ -130,8 +157,7 @@ impl Outline {
     fn end_member(&mut self, rest: &[u8]) {
         if self.taking == Taking::Usage {
             let raw = self.whole(rest, MAX_USAGE);
-            let text = simdutf8::basic::from_utf8(raw).unwrap_or_default();
-            self.usage = usage::parse(text);
+            self.usage = usage::parse(raw.trim_ascii());
             self.taken.clear();
         }
         self.taking = Taking::Nothing;
@@ -194,6 +220,14 @@ impl Outline {
     }
 }
 
+/// Reads the value of the member behind its name, if all of it is here. Returns the usage, and the length
+/// of the text up to the end of the value.
+fn value_in(text: &[u8]) -> Option<(Usage, usize)> {
+    let value = text.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+    let (usage, length) = usage::read(&value[..value.len().min(MAX_USAGE)])?;
+    Some((usage, text.len() - value.len() + length))
+}
+
 /// The length of a run of bytes that neither begin nor end a value: the numbers of an embedding. It
 /// is 0 where the run is short.
 fn numbers(data: &[u8]) -> usize {
@@ -205,11 +239,55 @@ fn numbers(data: &[u8]) -> usize {
     data.as_chunks::<32>().0.iter().take_while(is_run).count() * 32
 }
 
-/// Whether the raw content of a name is `usage`.
-fn is_usage(raw: &[u8]) -> bool {
-    raw == b"usage"
-        || (raw.contains(&b'\\') && {
-            let quoted = [b"\"", raw, b"\""].concat();
-            serde_json::from_slice::<String>(&quoted).is_ok_and(|name| name == "usage")
-        })
+/// Searches the name `usage` with its quotes, in a text that arrives in pieces.
+#[derive(Debug, Default)]
+struct Search {
+    /// How many bytes of the name the text so far ends with.
+    matched: usize,
+    /// Whether the text so far ends with a backslash that escapes the next byte.
+    escapes: bool,
+}
+
+impl Search {
+    /// The offset behind the next string in `data` that is the name, or ends in `data` as the name does.
+    fn next(&mut self, data: &[u8]) -> Option<usize> {
+        let name = USAGE.needle();
+        if self.matched > 0 {
+            let missing = &name[self.matched..];
+            let here = missing.len().min(data.len());
+            if data[..here] == missing[..here] {
+                self.matched += here;
+                if self.matched < name.len() {
+                    return None;
+                }
+                *self = Self::default();
+                return Some(here);
+            }
+            self.matched = 0;
+        }
+        let mut from = 0;
+        while let Some(found) = USAGE.find(&data[from..]) {
+            let at = from + found;
+            if !self.is_escaped(&data[..at]) {
+                *self = Self::default();
+                return Some(at + name.len());
+            }
+            from = at + 1;
+        }
+        let last = data.len().saturating_sub(name.len() - 1);
+        if let Some(found) = memrchr(b'"', &data[last..]) {
+            let (before, end) = data.split_at(last + found);
+            if name.starts_with(end) && !self.is_escaped(before) {
+                self.matched = end.len();
+            }
+        }
+        self.escapes = self.is_escaped(data);
+        None
+    }
+
+    /// Whether a byte behind these is escaped.
+    fn is_escaped(&self, before: &[u8]) -> bool {
+        let backslashes = before.iter().rev().take_while(|byte| **byte == b'\\').count();
+        (backslashes % 2 == 1) != (backslashes == before.len() && self.escapes)
+    }
 }

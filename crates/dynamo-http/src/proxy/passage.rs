@@ -86,7 +86,9 @@ impl Passage {
                         data = [data, held].concat().into();
                     }
                 }
-                self.note(at);
+                if self.reading.tells_early() {
+                    self.note(at);
+                }
                 // An empty frame is passed on only where it ends the body.
                 let is_needed = !data.is_empty() || self.answer.is_end_stream();
                 is_needed.then(|| Frame::data(data))
@@ -95,15 +97,16 @@ impl Passage {
         }
     }
 
-    /// Notes what was read so far.
-    fn note(&mut self, at: Instant) {
+    /// Notes what was read so far. Returns the usage.
+    fn note(&mut self, at: Instant) -> Usage {
         let (usage, content, unread) = self.reading.read();
         self.record.read(at.into_std(), usage, content, unread);
+        usage
     }
 
     /// Notes that the whole answer has passed.
-    fn ended(&mut self) {
-        if let (Usage { input: Some(input), .. }, ..) = self.reading.read() {
+    fn ended(&mut self, at: Instant) {
+        if let Some(input) = self.note(at).input {
             self.answer.usage(input);
         }
         if self.record.ended()
@@ -151,13 +154,14 @@ impl Body for Passage {
                         events.pass(data);
                     }
                     if this.answer.is_end_stream() {
-                        this.ended();
+                        this.ended(at);
                     }
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Poll::Ready(None) => {
                     let rest = this.reading.finish();
-                    this.note(Instant::now());
+                    let at = Instant::now();
+                    this.note(at);
                     if !rest.is_empty() {
                         if let Some(events) = &mut this.events {
                             events.pass(&rest);
@@ -167,7 +171,7 @@ impl Body for Passage {
                     if this.events.as_ref().is_some_and(|events| !events.may_end()) {
                         return this.break_off(cx, &"the stream ended without its end marker");
                     }
-                    this.ended();
+                    this.ended(at);
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => return this.break_off(cx, &error),

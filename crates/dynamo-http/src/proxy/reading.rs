@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, header};
 
-use super::headers;
+use super::headers::Media;
 use super::outline::Outline;
 use super::stage::Stage;
 use super::tokens::Tokens;
@@ -16,24 +16,19 @@ pub(crate) enum Reading {
     /// Nobody reads the answer.
     Nothing,
     Plain(Outline),
-    Events(Stage<Tokens>),
+    /// Boxed, so that its state is not part of every answer.
+    Events(Box<Stage<Tokens>>),
 }
 
 impl Reading {
     /// How an answer with these headers comes, as far as it can be read.
-    pub(crate) fn form(headers: &HeaderMap) -> Form {
-        let is = |name: &str| {
-            headers::media_type(headers)
-                .is_some_and(|essence| essence.eq_ignore_ascii_case(name.as_bytes()))
-        };
-        if headers.contains_key(header::CONTENT_ENCODING) {
-            Form::Unreadable
-        } else if is("text/event-stream") {
-            Form::Stream
-        } else if is("application/json") {
-            Form::Plain
-        } else {
-            Form::Unreadable
+    pub(crate) fn form(media: Media, headers: &HeaderMap) -> Form {
+        // An answer has few headers, so a pass over their names is cheaper than a look-up.
+        let is_coded = || headers.keys().any(|name| *name == header::CONTENT_ENCODING);
+        match media {
+            Media::Json if !is_coded() => Form::Plain,
+            Media::Events if !is_coded() => Form::Stream,
+            _ => Form::Unreadable,
         }
     }
 
@@ -41,10 +36,14 @@ impl Reading {
     pub(crate) fn new(form: Form, route: Route, asked: bool) -> Self {
         match form {
             Form::Plain => Self::Plain(Outline::default()),
-            Form::Stream if asked => Self::Events(Stage::editing(Tokens::new(route, true))),
-            Form::Stream => Self::Events(Stage::watching(Tokens::new(route, false))),
+            Form::Stream if asked => Self::events(Stage::editing(Tokens::new(route, true))),
+            Form::Stream => Self::events(Stage::watching(Tokens::new(route, false))),
             Form::Unreadable => Self::Nothing,
         }
+    }
+
+    fn events(stage: Stage<Tokens>) -> Self {
+        Self::Events(Box::new(stage))
     }
 
     /// Reads the next piece of the body. Returns what may go on to the client now.
@@ -78,6 +77,11 @@ impl Reading {
             Self::Nothing | Self::Plain(_) => true,
             Self::Events(stage) => stage.reader().content() > 0,
         }
+    }
+
+    /// Whether something may have become known before the end of the body.
+    pub(crate) fn tells_early(&self) -> bool {
+        matches!(self, Self::Events(_))
     }
 
     /// What was read so far: the usage, how many events carried content, and how many were too long.

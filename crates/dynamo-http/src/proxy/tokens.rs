@@ -1,23 +1,23 @@
 //! Reads the tokens of a stream: which of its events carry content, and the usage.
 //!
 //! No event is parsed but one that has the word `"usage"` in quotes. Text that a model generates cannot
-//! have it, since the quotes in JSON strings are escaped.
+//! have it, since the quotes in JSON strings are escaped. Most events of a stream differ in nothing but
+//! the text of their content, and are known by the one before.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
+use std::ops::Range;
 
-use memchr::memmem::{self, Finder};
+use memchr::memmem;
 use memchr::{memchr, memchr2};
 
+use super::outline::USAGE;
 use super::stage::{Reader, Verdict};
-use super::usage;
+use super::{json, usage};
 use crate::meter::Usage;
 use crate::route::Route;
 
 #[cfg(test)]
 mod tests;
-
-static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
 
 /// Reads the events of a stream. Where the client did not ask for the usage, it is taken out of the
 /// stream: the event that has it, and its `null` in the other events.
@@ -29,8 +29,60 @@ pub(crate) struct Tokens {
     usage: Usage,
     /// How many events carried content.
     content: u64,
-    /// Where the last event with content had which mark: the next one has it there as well.
-    last: Option<(usize, &'static Mark)>,
+    /// An event with content that came before.
+    known: Option<Known>,
+}
+
+/// An event with content. Another event that differs from it in the text of the content only has content
+/// as well, ends where its own text and the rest of this one end, and has no usage.
+#[derive(Debug)]
+struct Known {
+    event: Vec<u8>,
+    /// The place of the text, without its quotes.
+    text: Range<usize>,
+}
+
+impl Known {
+    /// The longest event that is kept, and the longest text that is glanced over, in bytes. Each stream
+    /// may keep an event for as long as it is open.
+    const MOST: usize = 512;
+
+    /// Keeps a whole event whose text begins at this offset.
+    fn keep(known: &mut Option<Self>, event: &[u8], text: usize) {
+        if event.len() > Self::MOST || !event.ends_with(b"\n\n") {
+            return;
+        }
+        let Some(length) = text_length(&event[text..]) else { return };
+        let known = known.get_or_insert_with(|| Self { event: Vec::new(), text: 0..0 });
+        known.event.clear();
+        known.event.extend_from_slice(event);
+        known.text = text..text + length;
+    }
+
+    /// The length of the event at the beginning of `data`, if the event differs from this one in its
+    /// text only, and its text is not empty.
+    fn length_of(&self, data: &[u8]) -> Option<usize> {
+        let (before, behind) = (&self.event[..self.text.start], &self.event[self.text.end..]);
+        let rest = data.strip_prefix(before)?;
+        let near = &rest[..rest.len().min(Self::MOST)];
+        let text = text_length(near).filter(|length| *length > 0)?;
+        let length = before.len() + text + behind.len();
+        rest[text..].starts_with(behind).then_some(length)
+    }
+}
+
+/// The length of the text of a JSON string, up to its closing quote. `None` where the quote is missing,
+/// and where a control character stands in the text, which could end a line.
+fn text_length(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += json::plain(&text[at..]);
+        match text.get(at)? {
+            b'"' => return Some(at),
+            b'\\' if *text.get(at + 1)? >= b' ' => at += 2,
+            _ => return None,
+        }
+    }
 }
 
 /// A part of an event by which its content is known.
@@ -100,7 +152,7 @@ impl Tokens {
     /// A reader of the streams of a route. `asked` says that the proxy has asked for the usage, and
     /// the client has not.
     pub(crate) fn new(route: Route, asked: bool) -> Self {
-        Self { marks: marks(route), asked, usage: Usage::default(), content: 0, last: None }
+        Self { marks: marks(route), asked, usage: Usage::default(), content: 0, known: None }
     }
 
     /// How many events carried content so far.
@@ -113,33 +165,32 @@ impl Tokens {
         self.usage
     }
 
-    fn count(&mut self, event: &[u8]) {
-        if let Some((at, mark)) = self.last
-            && mark.is_at(event, at)
-        {
-            self.content += 1;
-            return;
-        }
+    /// Counts an event that has content. Returns where its text begins, behind a quote, if it has one.
+    fn count(&mut self, event: &[u8]) -> Option<usize> {
         // An event without an object, such as the end marker or a comment, carries no content.
-        if memchr(b'{', event).is_none() {
-            return;
-        }
-        let found = self.marks.iter().find_map(|mark| {
+        memchr(b'{', event)?;
+        let (at, mark) = self.marks.iter().find_map(|mark| {
             memmem::find_iter(event, mark.text)
                 .find(|at| mark.is_at(event, *at))
                 .map(|at| (at, mark))
-        });
-        if found.is_some() {
-            self.content += 1;
-            self.last = found;
-        }
+        })?;
+        self.content += 1;
+        let value = at + mark.text.len();
+        let blanks = event[value..].iter().take_while(|byte| **byte == b' ').count();
+        let text = value + blanks + "\"".len();
+        (mark.has_value && event[text - 1] == b'"').then_some(text)
     }
 }
 
 impl Reader for Tokens {
     fn event(&mut self, event: &[u8]) -> Verdict {
-        self.count(event);
-        let Some(at) = USAGE.find(event) else { return Verdict::Pass };
+        let text = self.count(event);
+        let Some(at) = USAGE.find(event) else {
+            if let Some(text) = text {
+                Known::keep(&mut self.known, event, text);
+            }
+            return Verdict::Pass;
+        };
         // `"usage":null` is common, and tells nothing.
         if is_null(&event[at + USAGE.needle().len()..]) {
             return if self.asked { without_null(event) } else { Verdict::Pass };
@@ -152,12 +203,10 @@ impl Reader for Tokens {
         if self.asked && is_extra { Verdict::Drop } else { Verdict::Pass }
     }
 
-    fn all_pass(&self, events: &[u8]) -> bool {
-        USAGE.find(events).is_none()
-    }
-
-    fn skim(&mut self, event: &[u8]) {
-        self.count(event);
+    fn glance(&mut self, data: &[u8]) -> Option<usize> {
+        let length = self.known.as_ref()?.length_of(data)?;
+        self.content += 1;
+        Some(length)
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn of_event(data: &str) -> Event<'_> {
         match json::string(name).as_deref() {
             Some("usage") => {
                 event.has_usage = raw.starts_with('{');
-                event.usage = parse(raw);
+                event.usage = parse(raw.as_bytes());
             }
             Some("choices") => event.choices = Some(raw),
             Some("response" | "message") => nested = member(raw),
@@ -71,52 +71,151 @@ fn member(object: &str) -> Usage {
     let mut usage = Usage::default();
     let _ = json::walk(object, |name, place| {
         if json::string(name).as_deref() == Some("usage") {
-            usage = parse(&object[place]);
+            usage = parse(object[place].as_bytes());
         }
     });
     usage
 }
 
 /// Reads the raw value of a member `usage`. Numbers that are no numbers of tokens are left out.
-pub(super) fn parse(raw: &str) -> Usage {
+pub(super) fn parse(raw: &[u8]) -> Usage {
+    match read(raw) {
+        Some((usage, length)) if length == raw.len() => usage,
+        _ => Usage::default(),
+    }
+}
+
+/// Reads the value of a member `usage` at the beginning of a text. Returns the usage, and the length of
+/// the value. `None` where the value is no object, and where its end is missing.
+pub(super) fn read(text: &[u8]) -> Option<(Usage, usize)> {
     let mut usage = Usage::default();
     // Anthropic counts the tokens from the cache and those that went into it apart from the others.
     let (mut read, mut created) = (None, None);
-    let walked = json::walk(raw, |name, place| {
-        let value = &raw[place];
-        match json::string(name).as_deref() {
-            Some("prompt_tokens" | "input_tokens") => usage.input = tokens(value),
-            Some("completion_tokens" | "output_tokens") => usage.output = tokens(value),
-            Some("prompt_tokens_details" | "input_tokens_details") => {
-                usage.cached = cached(value);
-            }
-            Some("cache_read_input_tokens") => read = tokens(value),
-            Some("cache_creation_input_tokens") => created = tokens(value),
-            _ => {}
+    let mut cursor = Cursor { rest: text };
+    cursor.object(|name, value| {
+        match name {
+            b"prompt_tokens" | b"input_tokens" => usage.input = value.tokens()?,
+            b"completion_tokens" | b"output_tokens" => usage.output = value.tokens()?,
+            b"prompt_tokens_details" | b"input_tokens_details" => usage.cached = value.cached()?,
+            b"cache_read_input_tokens" => read = value.tokens()?,
+            b"cache_creation_input_tokens" => created = value.tokens()?,
+            _ => value.skip()?,
         }
-    });
-    if !matches!(walked, Ok(Some(_))) {
-        return Usage::default();
-    }
+        Some(())
+    })?;
     let apart = read.unwrap_or(0) + created.unwrap_or(0);
     usage.input = usage.input.map(|input| input + apart);
     usage.cached = usage.cached.or(read);
-    usage
+    Some((usage, text.len() - cursor.rest.len()))
 }
 
-/// The `cached_tokens` in a raw object.
-fn cached(details: &str) -> Option<u64> {
-    let mut cached = None;
-    let _ = json::walk(details, |name, place| {
-        if json::string(name).as_deref() == Some("cached_tokens") {
-            cached = tokens(&details[place]);
+/// Reads the members of a usage. What is no JSON need not be noticed, since the text is only forwarded.
+/// `None` where the text ends too early.
+struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    fn next(&mut self) -> Option<u8> {
+        let (byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*byte)
+    }
+
+    /// Skips blanks. Returns the byte behind them, which is not skipped.
+    fn peek(&mut self) -> Option<u8> {
+        while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = self.rest {
+            self.rest = rest;
         }
-    });
-    cached
-}
+        self.rest.first().copied()
+    }
 
-fn tokens(raw: &str) -> Option<u64> {
-    raw.parse().ok().filter(|tokens| *tokens <= MOST)
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.rest = &self.rest[1..])
+    }
+
+    /// Reads an object. `member` gets each raw name, and reads or skips the value behind it.
+    fn object(&mut self, mut member: impl FnMut(&'a [u8], &mut Self) -> Option<()>) -> Option<()> {
+        self.expect(b'{')?;
+        if self.peek()? == b'}' {
+            return self.expect(b'}');
+        }
+        loop {
+            self.expect(b'"')?;
+            let name = self.string()?;
+            self.expect(b':')?;
+            self.peek()?;
+            member(name, self)?;
+            match self.peek()? {
+                b',' => self.expect(b',')?,
+                _ => return self.expect(b'}'),
+            }
+        }
+    }
+
+    /// Reads a string to its end, behind its first quote. Returns what is between the quotes.
+    fn string(&mut self) -> Option<&'a [u8]> {
+        let text = self.rest;
+        let mut at = 0;
+        loop {
+            at += json::plain(&text[at..]);
+            match text.get(at)? {
+                b'"' => break,
+                b'\\' => at += 2,
+                _ => at += 1,
+            }
+            text.get(at)?;
+        }
+        self.rest = &text[at + 1..];
+        Some(&text[..at])
+    }
+
+    /// Skips a value that stands in an object.
+    fn skip(&mut self) -> Option<()> {
+        let mut depth = 0_u32;
+        while depth > 0 || !matches!(self.peek()?, b',' | b'}' | b']') {
+            match self.next()? {
+                b'"' => drop(self.string()?),
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+        }
+        Some(())
+    }
+
+    /// Reads a value that may be a number of tokens.
+    fn tokens(&mut self) -> Option<Option<u64>> {
+        let digits = self.rest;
+        let mut tokens = 0_u64;
+        while let [digit @ b'0'..=b'9', rest @ ..] = self.rest {
+            tokens = tokens.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+            self.rest = rest;
+        }
+        let is_number = self.rest.len() < digits.len();
+        if is_number && matches!(self.peek()?, b',' | b'}') {
+            return Some(Some(tokens).filter(|tokens| *tokens <= MOST));
+        }
+        self.skip()?;
+        Some(None)
+    }
+
+    /// Reads a value that may be an object with `cached_tokens`.
+    fn cached(&mut self) -> Option<Option<u64>> {
+        let mut cached = None;
+        if self.peek()? != b'{' {
+            self.skip()?;
+            return Some(cached);
+        }
+        self.object(|name, value| {
+            match name {
+                b"cached_tokens" => cached = value.tokens()?,
+                _ => value.skip()?,
+            }
+            Some(())
+        })?;
+        Some(cached)
+    }
 }
 
 #[cfg(test)]
@@ -148,11 +247,15 @@ mod tests {
             ),
             (r#"{"prompt_tokens":9,"total_tokens":9}"#, usage(9, None, None)),
             (
+                r#"{ "a" : [{"prompt_tokens":1},"]"] , "b\"":"}\"", "prompt_tokens" : 9 , "completion_tokens":3 }"#,
+                usage(9, None, Some(3)),
+            ),
+            (
                 r#"{"prompt_tokens":9,"prompt_tokens_details":null,"completion_tokens":3}"#,
                 usage(9, None, Some(3)),
             ),
         ] {
-            assert_eq!(parse(raw), expected, "{raw}");
+            assert_eq!(parse(raw.as_bytes()), expected, "{raw}");
         }
     }
 
@@ -169,7 +272,7 @@ mod tests {
             r#"{"prompt_tokens":18446744073709551615}"#,
             r#"{"prompt_tokens":9"#,
         ] {
-            assert_eq!(parse(raw), Usage::default(), "{raw}");
+            assert_eq!(parse(raw.as_bytes()), Usage::default(), "{raw}");
         }
     }
 

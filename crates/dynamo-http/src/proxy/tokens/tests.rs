@@ -204,6 +204,37 @@ fn only_the_event_that_the_client_did_not_ask_for_is_taken_out() {
     assert_eq!(ask(&event(r#"{"choices":[ ],"usage":{"prompt_tokens":9}}"#)).2, "");
 }
 
+#[test]
+fn an_event_is_glanced_over_only_if_nothing_but_the_text_of_its_content_is_new() {
+    let content = |text: &str| event(&chunk(&format!(r#"{{"content":"{text}"}}"#), ""));
+    let mut tokens = Tokens::new(Route::ChatCompletions, false);
+    assert_eq!(tokens.glance(content("a").as_bytes()), None);
+    tokens.event(content("a").as_bytes());
+    for text in ["b", "usage", r#"\"usage\":1"#, r"\n\\", "ü"] {
+        let known = content(text);
+        let before = tokens.content();
+        let both = [&known[..], &content("x")].concat();
+        assert_eq!(tokens.glance(both.as_bytes()), Some(known.len()), "{text}");
+        assert_eq!((tokens.content(), tokens.usage()), (before + 1, Usage::default()));
+    }
+    let long = "x".repeat(Known::MOST + 1);
+    let other = event(&chunk(r#"{"content":"x"}"#, r#","usage":{"prompt_tokens":9}"#));
+    for unknown in [
+        content(""),
+        content("\r\r"),
+        content("\\\n\n"),
+        content(&long),
+        content("a").replace("\n\n", "\r\n\r\n"),
+        content("a").trim_end().to_owned(),
+        content("a").replace("null", "\"stop\""),
+        other,
+    ] {
+        let before = tokens.content();
+        assert_eq!(tokens.glance(unknown.as_bytes()), None, "{unknown}");
+        assert_eq!(tokens.content(), before);
+    }
+}
+
 proptest! {
     #[test]
     fn a_client_that_did_not_ask_sees_the_bytes_of_an_engine_that_was_not_asked(
