@@ -4,11 +4,13 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use common::{Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, post, send, soon, whole};
 use dynamo_discovery::{Accepts, Instance, RequestField};
 use dynamo_http::{FrontendConfig, ServeOptions, UsageMode};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::Notify;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -145,21 +147,37 @@ async fn a_stream_without_usage_counts_its_content_as_an_estimate() {
 
 #[tokio::test]
 async fn an_answer_that_is_compressed_or_of_another_type_passes_unread() {
-    let zipped = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: 29\r\n\r\n{\"usage\":{\"prompt_tokens\":9}}";
-    let text =
-        zipped.replace("content-encoding: gzip\r\n", "").replace("application/json", "text/plain");
-    let worker = Worker::start([vec![send(zipped)], vec![send(text)]]).await;
+    let plain = format!(r#"{{"choices":[],"usage":{USAGE}}}"#);
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packer.write_all(plain.as_bytes()).unwrap();
+    let packed = packer.finish().unwrap();
+    let answer = |headers: &str, body: &[u8]| {
+        let head =
+            format!("HTTP/1.1 200 OK\r\n{headers}\r\ncontent-length: {}\r\n\r\n", body.len());
+        vec![send([head.as_bytes(), body].concat())]
+    };
+    let packed_json = "content-type: application/json\r\ncontent-encoding: gzip";
+    let answers = [
+        answer(packed_json, &packed),
+        answer(&packed_json.replace("application/json", "text/event-stream"), &packed),
+        answer("content-type: text/plain", plain.as_bytes()),
+    ];
+    let worker = Worker::start(answers).await;
     let mut door = door(UsageMode::Observe).await;
     door.add(&worker.instance("a", "m"));
     let by = r#"endpoint="chat_completions",model="m""#;
-    for count in ["1", "2"] {
+    for (count, expected) in [("1", &packed[..]), ("2", &packed), ("3", plain.as_bytes())] {
         let request = post(CHAT, &chat("m")).replace("host: d", "host: d\r\naccept-encoding: gzip");
-        let answer = door.ask(request).await;
-        assert_eq!(answer.body(), r#"{"usage":{"prompt_tokens":9}}"#);
+        let mut answer = Vec::new();
+        let mut stream = door.begin(request).await;
+        soon(stream.read_to_end(&mut answer)).await.unwrap();
+        let body = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+        assert_eq!(&answer[body..], expected, "no byte is changed");
         sample(&door, &format!(r#"answer_usage_total{{{by},usage="unknown"}}"#), count).await;
     }
+    sample(&door, &format!(r#"input_tokens_total{{{by},namespace="a"}}"#), "0").await;
     let requests = worker.requests.lock().unwrap().join("");
-    assert_eq!(requests.matches("accept-encoding: gzip").count(), 2);
+    assert_eq!(requests.matches("accept-encoding: gzip").count(), 3);
 }
 
 #[tokio::test]

@@ -187,7 +187,7 @@ pub struct Worker {
 
 #[derive(Clone, Debug)]
 pub enum Act {
-    Send(String),
+    Send(Vec<u8>),
     /// Closes the connection.
     Close,
     /// Resets it: the peer gets an error, not an end.
@@ -198,8 +198,8 @@ pub enum Act {
     Await(Arc<Notify>),
 }
 
-pub fn send(text: impl Into<String>) -> Act {
-    Act::Send(text.into())
+pub fn send(bytes: impl Into<Vec<u8>>) -> Act {
+    Act::Send(bytes.into())
 }
 
 /// A whole answer with a length.
@@ -307,8 +307,8 @@ async fn play(
         };
         for act in script {
             match act {
-                Act::Send(text) => {
-                    if stream.write_all(text.as_bytes()).await.is_err() {
+                Act::Send(bytes) => {
+                    if stream.write_all(&bytes).await.is_err() {
                         closed.notify_one();
                         return;
                     }

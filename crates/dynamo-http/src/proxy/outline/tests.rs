@@ -27,7 +27,10 @@ fn the_usage_of_the_outermost_object_is_found_wherever_the_body_is_cut() {
         ),
         (r#"{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":9}}"#.into(), input(9)),
         (r#"{"us\u0061ge":{"prompt_tokens":9}}"#.into(), Usage::default()),
-        (format!(r#"{{"a":{decoy},"b":[1,"usage",{{"c":{decoy}}}],"d":"usage"}}"#), Usage::default()),
+        (
+            format!(r#"{{"a":{decoy},"b":[1,"usage",{{"c":{decoy}}}],"d":"usage"}}"#),
+            Usage::default(),
+        ),
         (format!(r#"{{"d":"usage","usage":{{"prompt_tokens":9}},"b":["usage"]}}"#), input(9)),
         (r#"{"a\"usage":{"prompt_tokens":1}}"#.into(), Usage::default()),
         (r#"{"a\\":"\\\"usage","usage":{"prompt_tokens":9}}"#.into(), input(9)),
