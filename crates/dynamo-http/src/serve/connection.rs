@@ -1,12 +1,12 @@
 //! One connection, from its first byte to its end.
 
 use std::io;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::{Either, FutureExt as _};
+use futures_util::future::{BoxFuture, Either, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
 use http::Request;
 use hyper::body::Incoming;
@@ -45,14 +45,18 @@ impl<S: Answers> Accepted<S> {
         let mut socket = Socket::new(stream, clock.clone());
         #[cfg(feature = "tls")]
         if let Some(tls) = self.options.tls.clone() {
-            if let Some(stream) = self.open(deadline, tls.accept(socket)).await {
+            // Boxed, so that a handshake takes no memory where there is none, and after it.
+            let accept = Box::pin(tls.accept(socket));
+            if let Some(stream) = self.open(deadline, accept).await {
                 let (http2, client) = (tls.agreed_on_http2(&stream), tls.client(&stream));
-                self.speak(stream, http2, clock, client).await;
+                let conversation = self.speak(stream, http2, clock, client);
+                conversation.await;
             }
             return;
         }
         if let Some(http2) = self.open(deadline, socket.begins_http2()).await {
-            self.speak(socket, http2, clock, None).await;
+            let conversation = self.speak(socket, http2, clock, None);
+            conversation.await;
         }
     }
 
@@ -74,31 +78,47 @@ impl<S: Answers> Accepted<S> {
         None
     }
 
-    async fn speak<IO>(self, io: IO, http2: bool, clock: Arc<Clock>, client: Option<ClientName>)
+    /// What serves the connection from here on. Boxed: its task would else have room for each kind of
+    /// connection, and a hundred thousand quiet streams would take that room a hundred thousand times.
+    fn speak<IO>(
+        self,
+        io: IO,
+        http2: bool,
+        clock: Arc<Clock>,
+        client: Option<ClientName>,
+    ) -> BoxFuture<'static, ()>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // The place and the count end with this function.
-        let Self { service, options, drain, place: _place, counted: _counted } = self;
+        let Self { service, options, drain, place, counted } = self;
         let io = Timed { io: Joined::new(io), clock: clock.clone() };
+        let held = Held { clock, options, _place: place, _counted: counted };
         if http2 {
-            clock.wait_for_next();
-            let (streams, max_headers) = (clock.clone(), options.max_headers);
+            held.clock.wait_for_next();
+            let (streams, max_headers) = (held.clock.clone(), held.options.max_headers);
             let answer = service_fn(move |request| {
                 http2::answer(&service, &streams, max_headers, named(request, client.as_ref()))
             });
-            let connection = http2::builder(&options).serve_connection(io, answer);
-            drive(connection, &clock, &options, drain).await;
+            let connection = http2::builder(&held.options).serve_connection(io, answer);
+            drive(held, Box::pin(connection), drain).boxed()
         } else {
-            clock.head_comes();
-            let (requests, leaving) = (clock.clone(), drain.leaving().clone());
+            held.clock.head_comes();
+            let (requests, leaving) = (held.clock.clone(), drain.leaving().clone());
             let answer = service_fn(move |request| {
                 http1::answer(&service, &requests, &leaving, named(request, client.as_ref()))
             });
-            let connection = http1::builder(&options).serve_connection(io, answer);
-            drive(connection, &clock, &options, drain).await;
+            let connection = http1::builder(&held.options).serve_connection(io, answer);
+            drive(held, Box::pin(connection), drain).boxed()
         }
     }
+}
+
+/// What a connection has until it is closed.
+struct Held {
+    clock: Arc<Clock>,
+    options: Arc<ServeOptions>,
+    _place: Place,
+    _counted: Open,
 }
 
 /// A request with the name of its client, where the client has one.
@@ -118,11 +138,11 @@ enum End {
 }
 
 /// Polls a connection until it ends by itself or by its clock, and tells it of the drain.
-async fn drive<C>(connection: C, clock: &Clock, options: &ServeOptions, mut drain: DrainWatch)
+async fn drive<C>(held: Held, mut connection: Pin<Box<C>>, mut drain: DrainWatch)
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
-    let mut connection = pin!(connection);
+    let Held { clock, options, .. } = &held;
     let glance = options.header_timeout.max(Duration::from_millis(40)) / 4;
     // Polled when they are woken, and not each time that the connection is.
     let mut ends = FuturesUnordered::from_iter([

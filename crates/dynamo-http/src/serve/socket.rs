@@ -73,6 +73,12 @@ impl AsyncRead for Socket {
             let passed = first.len().min(buf.remaining());
             buf.put_slice(&first[..passed]);
             self.first_passed += passed;
+            // The rest of the head mostly waits in the socket. Without it hyper would make room for a
+            // second read, and keep that room for as long as the connection is open.
+            if buf.remaining() > 0 {
+                // The end, or an error, shows again at the next read.
+                let _more = Pin::new(&mut self.stream).poll_read(cx, buf);
+            }
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
