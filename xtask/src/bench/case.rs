@@ -21,6 +21,8 @@ pub(crate) enum Case {
     FirstToken1,
     /// The same, 64 connections
     FirstToken64,
+    /// 1000 streams that are open at once, each of 64 tokens that come 50 ms apart
+    Streams1000,
     /// From the start of a proxy until it has answered
     Start,
 }
@@ -31,6 +33,7 @@ impl Case {
         let what = match self.kind() {
             Some("long") => "chat, 1 MiB in, 259 bytes out",
             Some("burst") => "stream of 64 tokens in a burst",
+            Some("open") => "stream of 64 tokens, 50 ms apart; p50 and p99 of the first one",
             Some("paced") => "stream of 8 tokens, 5 ms apart; p50 and p99 of the first one",
             Some(_) => "chat, 103 bytes in, 259 out",
             None => return "from the start of the process until a chat is answered".into(),
@@ -47,6 +50,7 @@ impl Case {
             Self::Long => Some("long"),
             Self::Burst => Some("burst"),
             Self::FirstToken1 | Self::FirstToken64 => Some("paced"),
+            Self::Streams1000 => Some("open"),
             Self::Start => None,
         }
     }
@@ -58,6 +62,7 @@ impl Case {
             Self::Chat16 | Self::Burst => 16,
             Self::Chat64 | Self::FirstToken64 => 64,
             Self::Chat256 => 256,
+            Self::Streams1000 => 1000,
         }
     }
 
@@ -65,7 +70,9 @@ impl Case {
     pub(crate) fn figures(self) -> [&'static str; 3] {
         match self {
             Self::Burst => ["tokens", "p50_us", "p99_us"],
-            Self::FirstToken1 | Self::FirstToken64 => ["tokens", "first_p50_us", "first_p99_us"],
+            Self::FirstToken1 | Self::FirstToken64 | Self::Streams1000 => {
+                ["tokens", "first_p50_us", "first_p99_us"]
+            }
             _ => ["requests", "p50_us", "p99_us"],
         }
     }

@@ -11,6 +11,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
+use super::{
+    instructions,
+    usage::{self, Usage},
+};
 use crate::{
     apt::{self, Program},
     http, poll,
@@ -51,21 +55,33 @@ pub(crate) struct Contender {
     pub(crate) port: u16,
     /// `None` for the mock server itself.
     pub(crate) service: Option<Service>,
+    /// Resident memory before the first load, in bytes.
+    pub(crate) idle: u64,
 }
 
 impl Contender {
     /// No proxy.
     pub(crate) fn direct(worker: u16) -> Self {
-        Self { name: DIRECT, port: worker, service: None }
+        Self { name: DIRECT, port: worker, service: None, idle: 0 }
     }
 
     /// Starts a proxy, without a wait until the proxy serves.
     pub(crate) fn start(proxy: Proxy, setup: Setup<'_>) -> Result<Self> {
+        Self::run(proxy, setup, |command| command)
+    }
+
+    /// Starts a proxy under Valgrind, which dumps what it counts to numbered files of this name.
+    pub(crate) fn start_counted(proxy: Proxy, setup: Setup<'_>, told: &Path) -> Result<Self> {
+        Self::run(proxy, setup, |command| instructions::under_valgrind(&command, told))
+    }
+
+    fn run(proxy: Proxy, setup: Setup<'_>, wrap: impl FnOnce(Command) -> Command) -> Result<Self> {
         let [port] = http::free_ports()?;
         let name = proxy.name();
         let log = setup.directory.join(format!("{name}.log"));
-        let service = Service::start(name, &mut proxy.command(setup, port)?, &log)?;
-        Ok(Self { name, port, service: Some(service) })
+        let mut command = wrap(proxy.command(setup, port)?);
+        let service = Service::start(name, &mut command, &log)?;
+        Ok(Self { name, port, service: Some(service), idle: 0 })
     }
 
     /// Waits until the proxy serves.
@@ -76,7 +92,13 @@ impl Contender {
             let listed = http::get(&url);
             Ok(listed.is_ok_and(|models| models.body.contains("bench")).then_some(()))
         })?;
+        self.idle = self.usage()?.resident;
         Ok(self)
+    }
+
+    /// What the proxy's processes use; nothing for the mock server.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        self.service.as_ref().map_or(Ok(Usage::default()), |service| usage::of_group(service.id()))
     }
 
     /// Fails if the proxy has ended.

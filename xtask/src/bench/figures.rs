@@ -19,6 +19,9 @@ pub(crate) struct Round {
     pub(crate) cpu: f64,
     /// Resident memory afterwards, in MB.
     pub(crate) resident: f64,
+    /// How much more of it there was in the middle of the round than before the first load, for each
+    /// connection; in KiB.
+    pub(crate) of_connection: f64,
 }
 
 /// All rounds of one contender in one case.
@@ -26,6 +29,8 @@ pub(crate) struct Figures {
     pub(crate) case: Case,
     pub(crate) name: &'static str,
     pub(crate) rounds: Vec<Round>,
+    /// In user space, per request or token; `None` where nothing counts them.
+    pub(crate) instructions: Option<f64>,
 }
 
 impl Figures {
@@ -37,6 +42,7 @@ impl Figures {
             p99: of(|round| round.p99),
             cpu: of(|round| round.cpu),
             resident: of(|round| round.resident),
+            of_connection: of(|round| round.of_connection),
         }
     }
 }
@@ -55,26 +61,31 @@ pub(crate) fn table(figures: &[Figures]) -> String {
     let Some(Figures { case, .. }) = figures.first() else { return String::new() };
     let [units, ..] = case.figures();
     let unit = units.trim_end_matches('s');
-    let medians: Vec<_> = figures.iter().map(|one| (one.name, one.median())).collect();
+    let medians: Vec<_> =
+        figures.iter().map(|one| (one.name, one.median(), one.instructions)).collect();
     let of = |name| medians.iter().find(|one| one.0 == name).map(|one| one.1);
     let mut text = format!(
-        "{}\n{:16} {:>11} {:>8} {:>8} {:>14} {:>7}  ours: {:>5} {:>9} {:>9}\n",
+        "{}\n{:16} {:>11} {:>8} {:>8} {:>14} {:>9} {:>7} {:>8}  ours: {:>5} {:>9} {:>9}\n",
         case.title(),
         "",
         format!("{units}/s"),
         "p50 µs",
         "p99 µs",
         format!("CPU µs/{unit}"),
+        "instr.",
         "RSS MB",
+        "KiB/conn",
         "CPU",
         "added p50",
         "added p99"
     );
-    for (name, one) in &medians {
-        let Round { per_second, p50, p99, cpu, resident } = one;
+    for (name, one, instructions) in &medians {
+        let Round { per_second, p50, p99, cpu, resident, of_connection } = one;
         let _ = write!(text, "{name:16} {per_second:11.0} {p50:8.0} {p99:8.0}");
         if *name != DIRECT {
-            let _ = write!(text, " {cpu:14.2} {resident:7.1}");
+            let _ = write!(text, " {cpu:14.2}");
+            let counted = instructions.map_or("-".into(), |counted| format!("{counted:.0}"));
+            let _ = write!(text, " {counted:>9} {resident:7.1} {of_connection:8.1}");
             if let (Some(ours), Some(direct)) = (of(OURS), of(DIRECT)) {
                 let added = |figure: fn(&Round) -> f64| {
                     (figure(&ours) - figure(&direct)) / (figure(one) - figure(&direct))

@@ -4,6 +4,7 @@ mod case;
 mod contender;
 mod discovery;
 mod figures;
+mod instructions;
 mod proxy;
 mod routing;
 mod start;

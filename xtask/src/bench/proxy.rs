@@ -3,10 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
 use serde_json::Value;
 
@@ -14,8 +15,8 @@ use super::{
     case::Case,
     contender::{self, Contender, OURS, Proxy, Setup},
     figures::{self, Figures, Round},
+    instructions::{self, Counter},
     start,
-    usage::{self, Usage},
 };
 use crate::{
     http, poll,
@@ -68,7 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         for proxy in &proxies {
             contenders.push(Contender::start(*proxy, setup)?.served()?);
         }
-        let figures = measure(&generator, &mut contenders, &loads, args)?;
+        let mut figures = measure(&generator, &mut contenders, &loads, args)?;
+        count(&generator, contenders, &loads, setup, args, &mut figures)?;
         print(&figures, args);
     }
     if cases.contains(&Case::Start) {
@@ -116,7 +118,12 @@ fn measure(
         for contender in &mut *contenders {
             let warm_up = 0.5;
             round(generator, contender, *case, warm_up)?;
-            figures.push(Figures { case: *case, name: contender.name, rounds: Vec::new() });
+            figures.push(Figures {
+                case: *case,
+                name: contender.name,
+                rounds: Vec::new(),
+                instructions: None,
+            });
         }
     }
     for number in 1..=args.rounds {
@@ -132,19 +139,63 @@ fn measure(
     Ok(figures)
 }
 
-fn round(generator: &Path, contender: &mut Contender, case: Case, seconds: f64) -> Result<Round> {
-    let leader = contender.service.as_ref().map(Service::id);
-    let usage = || leader.map_or(Ok(Usage::default()), usage::of_group);
+/// Counts the instructions of each case, after the rounds, since that slows the proxies.
+fn count(
+    generator: &Path,
+    mut contenders: Vec<Contender>,
+    cases: &[Case],
+    setup: Setup<'_>,
+    args: &Args,
+    figures: &mut [Figures],
+) -> Result<()> {
+    let Some(counter) = Counter::find() else {
+        eprintln!("instructions are not counted: neither perf nor valgrind works here");
+        return Ok(());
+    };
+    eprintln!("counting instructions");
+    let told = setup.directory.join("instructions");
+    if counter == Counter::Valgrind {
+        contenders.clear();
+        for proxy in args.before.iter().map(|_| Proxy::Before).chain([Proxy::Ours]) {
+            contenders.push(Contender::start_counted(proxy, setup, &told)?.served()?);
+        }
+    }
+    for case in cases {
+        for contender in &mut contenders {
+            let Some(leader) = contender.service.as_ref().map(Service::id) else { continue };
+            let mut load = load(generator, contender, *case, args.seconds)?;
+            let (instructions, printed) = match counter {
+                Counter::Perf => instructions::by_perf(leader, &load, &told)?,
+                Counter::Valgrind => {
+                    capture(&mut load)?;
+                    instructions::by_valgrind(leader, &mut load, &told)?
+                }
+            };
+            contender.check()?;
+            let units = seen(contender, *case, &printed)?[case.figures()[0]].as_f64();
+            let each = units.map(|units| instructions as f64 / units);
+            let is_this = |one: &&mut Figures| one.case == *case && one.name == contender.name;
+            figures.iter_mut().find(is_this).context("a place for each figure")?.instructions =
+                each;
+        }
+    }
+    Ok(())
+}
+
+/// The command that puts a load on a contender.
+fn load(generator: &Path, contender: &Contender, case: Case, seconds: f64) -> Result<Command> {
     let mut command = Command::new(generator);
     command
         .args(["run", &format!("127.0.0.1:{}", contender.port)])
         .args(["--connections", &case.connections().to_string()])
         .args(["--seconds", &seconds.to_string()])
         .args(["--kind", case.kind().context("a kind of load")?]);
-    let before = usage()?;
-    let seen: Value = serde_json::from_str(&capture(&mut command)?)?;
-    let after = usage()?;
-    contender.check()?;
+    Ok(command)
+}
+
+/// What the load generator has printed. Fails if a request has failed.
+fn seen(contender: &Contender, case: Case, printed: &str) -> Result<Value> {
+    let seen: Value = serde_json::from_str(printed)?;
     let figure = |name: &str| seen[name].as_f64().unwrap_or(f64::NAN);
     ensure!(
         figure("errors") == 0.0 && figure("requests") > 0.0,
@@ -152,13 +203,35 @@ fn round(generator: &Path, contender: &mut Contender, case: Case, seconds: f64) 
         contender.name,
         case.title()
     );
+    Ok(seen)
+}
+
+fn round(generator: &Path, contender: &mut Contender, case: Case, seconds: f64) -> Result<Round> {
+    let before = contender.usage()?;
+    let mut load = load(generator, contender, case, seconds)?;
+    // All connections are open in the middle of a round.
+    let (printed, middle) = thread::scope(|scope| {
+        let middle = scope.spawn(|| {
+            thread::sleep(Duration::from_secs_f64(seconds / 2.0));
+            contender.usage()
+        });
+        let printed = capture(&mut load)?;
+        let middle = middle.join().map_err(|_| anyhow!("the middle of a round was not seen"))?;
+        anyhow::Ok((printed, middle?))
+    })?;
+    let after = contender.usage()?;
+    contender.check()?;
+    let seen = seen(contender, case, &printed)?;
+    let figure = |name: &str| seen[name].as_f64().unwrap_or(f64::NAN);
     let [units, p50, p99] = case.figures().map(figure);
+    let grown = middle.resident.saturating_sub(contender.idle) as f64 / 1024.0;
     Ok(Round {
         per_second: units / figure("seconds"),
         p50,
         p99,
         cpu: after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6 / units,
         resident: after.resident as f64 / 1e6,
+        of_connection: grown / case.connections() as f64,
     })
 }
 

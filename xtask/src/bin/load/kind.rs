@@ -4,9 +4,6 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-/// The time from one token to the next.
-pub(crate) const PACE: Duration = Duration::from_millis(5);
-
 /// The answer to a short chat, 259 bytes.
 const CHAT: &str = r#"{"id":"chatcmpl-0123456789ab","object":"chat.completion","created":1790000000,"model":"bench","choices":[{"index":0,"message":{"role":"assistant","content":"Hello!"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#;
 
@@ -23,6 +20,8 @@ pub(crate) enum Kind {
     Burst,
     /// A stream of 8 tokens, 5 ms apart
     Paced,
+    /// A stream of 64 tokens, 50 ms apart
+    Open,
 }
 
 impl Kind {
@@ -42,6 +41,7 @@ impl Kind {
             }
             Self::Burst => body("Hello, how are you?", r#""stream":true"#),
             Self::Paced => body("Hello, how are you?", r#""max_tokens":8,"stream":true"#),
+            Self::Open => body("Hello, how are you?", r#""max_tokens":64,"stream":true"#),
         }
     }
 
@@ -49,6 +49,8 @@ impl Kind {
     pub(crate) fn of(request: &[u8]) -> Self {
         if request.ends_with(br#"8,"stream":true}"#) {
             Self::Paced
+        } else if request.ends_with(br#"64,"stream":true}"#) {
+            Self::Open
         } else if request.ends_with(br#""stream":true}"#) {
             Self::Burst
         } else {
@@ -60,8 +62,17 @@ impl Kind {
     pub(crate) fn tokens(self) -> usize {
         match self {
             Self::Chat | Self::Long => 0,
-            Self::Burst => 64,
+            Self::Burst | Self::Open => 64,
             Self::Paced => 8,
+        }
+    }
+
+    /// The time from one token to the next.
+    pub(crate) fn pace(self) -> Duration {
+        match self {
+            Self::Chat | Self::Long | Self::Burst => Duration::ZERO,
+            Self::Paced => Duration::from_millis(5),
+            Self::Open => Duration::from_millis(50),
         }
     }
 
@@ -89,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_request_is_known_by_its_end() {
-        for kind in [Kind::Chat, Kind::Burst, Kind::Paced] {
+        for kind in [Kind::Chat, Kind::Burst, Kind::Paced, Kind::Open] {
             assert_eq!(Kind::of(kind.request().as_bytes()), kind);
         }
     }

@@ -1,6 +1,6 @@
 //! The mock server: fixed answers, prepared once.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc, time::Duration};
 
 use anyhow::Result;
 use tokio::{
@@ -9,18 +9,16 @@ use tokio::{
     task::LocalSet,
 };
 
-use crate::{
-    kind::{Kind, PACE},
-    message::Reader,
-};
+use crate::{kind::Kind, message::Reader};
 
 const MODELS: &str = r#"{"object":"list","data":[{"id":"bench","object":"model","created":1790000000,"owned_by":"bench"}]}"#;
 
 struct Answers {
     chat: Vec<u8>,
     burst: Vec<u8>,
-    /// The pieces of the answer, each of which is one write.
+    /// The pieces of each answer that comes at a pace. Each piece is one write.
     paced: Vec<Vec<u8>>,
+    open: Vec<Vec<u8>>,
     models: Vec<u8>,
 }
 
@@ -30,6 +28,7 @@ pub(crate) async fn serve(address: SocketAddr) -> Result<()> {
         chat: json(&Kind::Chat.answer().concat()),
         burst: stream(Kind::Burst).concat(),
         paced: stream(Kind::Paced),
+        open: stream(Kind::Open),
         models: json(MODELS),
     });
     LocalSet::new()
@@ -57,18 +56,23 @@ async fn converse(mut stream: TcpStream, answers: &Answers) -> Result<()> {
             stream.write_all(&answers.models).await?;
             continue;
         }
-        match Kind::of(&body) {
+        let kind = Kind::of(&body);
+        match kind {
             Kind::Chat | Kind::Long => stream.write_all(&answers.chat).await?,
             Kind::Burst => stream.write_all(&answers.burst).await?,
-            Kind::Paced => {
-                for (place, piece) in answers.paced.iter().enumerate() {
-                    if place > 0 {
-                        tokio::time::sleep(PACE).await;
-                    }
-                    stream.write_all(piece).await?;
-                }
-            }
+            Kind::Paced => pace(&mut stream, &answers.paced, kind.pace()).await?,
+            Kind::Open => pace(&mut stream, &answers.open, kind.pace()).await?,
         }
+    }
+    Ok(())
+}
+
+async fn pace(stream: &mut TcpStream, pieces: &[Vec<u8>], pace: Duration) -> Result<()> {
+    for (place, piece) in pieces.iter().enumerate() {
+        if place > 0 {
+            tokio::time::sleep(pace).await;
+        }
+        stream.write_all(piece).await?;
     }
     Ok(())
 }
