@@ -10,6 +10,7 @@ or `--closed URL`, for what it does with errors. `--closed` is a front door with
 import argparse
 import json
 import re
+import time
 import urllib.request
 
 
@@ -66,10 +67,47 @@ def raised(function):
     raise AssertionError(f"no exception, but {result!r:.200}")
 
 
+def counted(arguments, model, endpoint, ask):
+    """Expects that the front door counts the usage that an answer told its client.
+
+    `ask` makes one request, and returns the tokens of the prompt and of the answer that it was told.
+    """
+    label = f'endpoint="{endpoint}",model="{model}"'
+    names = ["input_tokens_total", "output_tokens_total", "estimated_output_tokens_total"]
+
+    def counts():
+        # Each other request has ended, so only this one counts.
+        text = page(arguments.base)
+        sums = [
+            sum(map(int, re.findall(rf"^dynamo_frontend_{name}{{{label},.*}} (\d+)$", text, re.M)))
+            for name in names
+        ]
+        busy = re.findall(rf"^dynamo_frontend_inflight_requests{{{label}}} (\d+)$", text, re.M)
+        return sums if not any(map(int, busy)) else None
+
+    def settled(unlike=None):
+        deadline = time.monotonic() + 30
+        while True:
+            seen = counts()
+            if seen is not None and seen != unlike:
+                return seen
+            expect(time.monotonic() < deadline, f"{seen} for {label}")
+            time.sleep(0.05)
+
+    before = settled()
+    told = [*ask(), 0]
+    made = [after - was for after, was in zip(settled(unlike=before), before)]
+    expect(made == told, f"counted {made}, told {told}")
+
+
+def page(base):
+    with urllib.request.urlopen(f"{base}/metrics") as answer:
+        return answer.read().decode()
+
+
 def requests_at(base):
     """How many requests a front door has answered so far."""
-    with urllib.request.urlopen(f"{base}/metrics") as answer:
-        text = answer.read().decode()
+    text = page(base)
     counts = re.findall(r"^dynamo_frontend_requests_total\{.*\} (\d+)$", text, re.MULTILINE)
     return sum(map(int, counts))
 

@@ -2,7 +2,7 @@
 
 import anthropic
 
-from checks import check, expect, raised, run, three_requests_at
+from checks import check, counted, expect, raised, run, three_requests_at
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -29,6 +29,24 @@ def engine(arguments):
         with client.messages.stream(**ask) as stream:
             events = [event.type for event in stream]
         expect(events[-1] == "message_stop", events)
+
+    def told(usage):
+        # Tokens of the prompt that came from a cache, or went into it, are told apart from the others.
+        cached = (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+        return usage.input_tokens + cached, usage.output_tokens
+
+    def streamed():
+        with client.messages.stream(**ask) as stream:
+            return stream.get_final_message()
+
+    @check("usage as told: messages")
+    def _():
+        once = lambda: told(client.messages.create(**ask).usage)
+        counted(arguments, arguments.model, "messages", once)
+
+    @check("usage as told: messages, stream")
+    def _():
+        counted(arguments, arguments.model, "messages", lambda: told(streamed().usage))
 
     @check("401 of the engine")
     def _():

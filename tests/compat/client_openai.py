@@ -6,7 +6,7 @@ import time
 
 import openai
 
-from checks import check, expect, raised, run, three_requests_at
+from checks import check, counted, expect, raised, run, three_requests_at
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -86,6 +86,8 @@ def engine(arguments):
             answer = client.embeddings.create(model=arguments.embedding_model, input=texts)
             expect([len(item.embedding) > 0 for item in answer.data] == [True, True], answer)
 
+    usage(arguments)
+
     @check("400 of the engine")
     def _():
         long = [{"role": "user", "content": "too long " * 5000}]
@@ -97,6 +99,57 @@ def engine(arguments):
         wrong = sdk(arguments, api_key="wrong")
         error = raised(lambda: wrong.chat.completions.create(**ask))
         expect(isinstance(error, openai.AuthenticationError), repr(error))
+
+
+def usage(arguments):
+    """What the front door counts is what the engine told, on each route."""
+    client = sdk(arguments)
+    model = arguments.model
+    chat = {"model": model, "messages": HELLO, "max_tokens": 8}
+    text = {"model": model, "prompt": "hello", "max_tokens": 8}
+    response = {"model": model, "input": "hello", "max_output_tokens": 8}
+    asked = {"stream": True, "stream_options": {"include_usage": True}}
+
+    def prompt(usage):
+        return usage.prompt_tokens, usage.completion_tokens
+
+    def inputs(usage):
+        return usage.input_tokens, usage.output_tokens
+
+    def last(stream):
+        return [chunk.usage for chunk in stream if chunk.usage][-1]
+
+    def ending(events):
+        return list(events)[-1].response.usage
+
+    def embedded():
+        answer = client.embeddings.create(model=arguments.embedding_model, input=["one", "two"])
+        return answer.usage.prompt_tokens, 0
+
+    chats, texts, responses = client.chat.completions, client.completions, client.responses
+    rows = [
+        ("chat", "chat_completions", lambda: prompt(chats.create(**chat).usage)),
+        ("chat, stream", "chat_completions", lambda: prompt(last(chats.create(**chat, **asked)))),
+        ("completions", "completions", lambda: prompt(texts.create(**text).usage)),
+        ("completions, stream", "completions", lambda: prompt(last(texts.create(**text, **asked)))),
+        ("responses", "responses", lambda: inputs(responses.create(**response).usage)),
+        (
+            "responses, stream",
+            "responses",
+            lambda: inputs(ending(responses.create(**response, stream=True))),
+        ),
+    ]
+    for name, endpoint, ask in rows:
+
+        @check(f"usage as told: {name}")
+        def _():
+            counted(arguments, model, endpoint, ask)
+
+    if arguments.embedding_model:
+
+        @check("usage as told: embeddings")
+        def _():
+            counted(arguments, arguments.embedding_model, "embeddings", embedded)
 
 
 def drain(arguments):
