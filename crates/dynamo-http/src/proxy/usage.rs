@@ -99,7 +99,8 @@ pub(super) fn read(text: &[u8]) -> Option<(Usage, usize)> {
             b"prompt_tokens_details" | b"input_tokens_details" => usage.cached = value.cached()?,
             b"cache_read_input_tokens" => read = value.tokens()?,
             b"cache_creation_input_tokens" => created = value.tokens()?,
-            _ => value.skip()?,
+            // Mostly the sum of the others.
+            _ => drop(value.tokens()?),
         }
         Some(())
     })?;
@@ -124,10 +125,13 @@ impl<'a> Cursor<'a> {
 
     /// Skips blanks. Returns the byte behind them, which is not skipped.
     fn peek(&mut self) -> Option<u8> {
-        while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = self.rest {
+        loop {
+            let (byte, rest) = self.rest.split_first()?;
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Some(*byte);
+            }
             self.rest = rest;
         }
-        self.rest.first().copied()
     }
 
     fn expect(&mut self, byte: u8) -> Option<()> {
@@ -146,9 +150,11 @@ impl<'a> Cursor<'a> {
             self.expect(b':')?;
             self.peek()?;
             member(name, self)?;
-            match self.peek()? {
-                b',' => self.expect(b',')?,
-                _ => return self.expect(b'}'),
+            self.peek()?;
+            match self.next()? {
+                b',' => {}
+                b'}' => return Some(()),
+                _ => return None,
             }
         }
     }
@@ -186,15 +192,16 @@ impl<'a> Cursor<'a> {
 
     /// Reads a value that may be a number of tokens.
     fn tokens(&mut self) -> Option<Option<u64>> {
-        let digits = self.rest;
-        let mut tokens = 0_u64;
+        /// As many digits as the greatest number has that is believed.
+        const DIGITS: usize = 10;
+        let (mut tokens, mut digits) = (0_u64, 0);
         while let [digit @ b'0'..=b'9', rest @ ..] = self.rest {
-            tokens = tokens.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+            tokens = tokens.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            digits += 1;
             self.rest = rest;
         }
-        let is_number = self.rest.len() < digits.len();
-        if is_number && matches!(self.peek()?, b',' | b'}') {
-            return Some(Some(tokens).filter(|tokens| *tokens <= MOST));
+        if digits > 0 && matches!(self.peek()?, b',' | b'}') {
+            return Some(Some(tokens).filter(|tokens| digits <= DIGITS && *tokens <= MOST));
         }
         self.skip()?;
         Some(None)
