@@ -31,7 +31,7 @@ fn the_usage_of_the_outermost_object_is_found_wherever_the_body_is_cut() {
             format!(r#"{{"a":{decoy},"b":[1,"usage",{{"c":{decoy}}}],"d":"usage"}}"#),
             Usage::default(),
         ),
-        (format!(r#"{{"d":"usage","usage":{{"prompt_tokens":9}},"b":["usage"]}}"#), input(9)),
+        (r#"{"d":"usage","usage":{"prompt_tokens":9},"b":["usage"]}"#.into(), input(9)),
         (r#"{"a\"usage":{"prompt_tokens":1}}"#.into(), Usage::default()),
         (r#"{"a\\":"\\\"usage","usage":{"prompt_tokens":9}}"#.into(), input(9)),
         (
