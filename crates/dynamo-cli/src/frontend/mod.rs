@@ -3,6 +3,7 @@
 mod apart;
 mod api_keys;
 mod budget;
+mod cors;
 mod keys;
 mod reload;
 mod resolver;
@@ -21,6 +22,7 @@ use dynamo_http::{
     ApiKeys, Connections, Feed, Frontend, ProgramMetrics, Source, Switchboard, Threads, serve,
 };
 use dynamo_namespace::NamespaceScope;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -186,10 +188,16 @@ async fn start(
     );
 
     let drain = frontend.clone();
-    let served = serve(listener, service, settings.options, async move {
+    let shutdown = async move {
         stop.next().await;
         drain.drain();
-    });
+    };
+    let served: BoxFuture<'_, bool> = if settings.cors_origins.is_empty() {
+        serve(listener, service, settings.options, shutdown).boxed()
+    } else {
+        let service = cors::layered(service, settings.cors_origins);
+        serve(listener, service, settings.options, shutdown).boxed()
+    };
     tokio::select! {
         in_time = served => {
             if in_time {

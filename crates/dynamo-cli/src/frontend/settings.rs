@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use super::keys::ClientKeys;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
+use crate::settings::origin::WebOrigin;
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::scoped::{Scoped, split};
 use crate::settings::static_worker::StaticWorker;
@@ -41,6 +42,8 @@ pub(crate) struct FrontendSettings {
     pub(crate) is_resolv_conf_given: bool,
     /// The memory for bodies, if it was given.
     pub(crate) body_memory: Option<usize>,
+    /// Whose web pages may use the front door.
+    pub(crate) cors_origins: Vec<WebOrigin>,
     /// Where operators are listened to, if apart from clients.
     pub(crate) admin: Option<(String, u16)>,
     /// TLS of the admin port, which asks for no certificate.
@@ -163,6 +166,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         resolv_conf: (!*workers.system_resolver).then(|| workers.resolv_conf.take()),
         body_memory: limits.http_body_memory_mb.map(Mebibytes::bytes),
         asks_for_certificates,
+        cors_origins: listening.cors_origin.take(),
         admin_tls,
         admin: admin(listening.admin_host, *listening.admin_port)?,
         etcd,

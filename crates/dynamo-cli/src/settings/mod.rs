@@ -6,6 +6,7 @@
 pub(crate) mod file;
 pub(crate) mod given;
 pub(crate) mod identity;
+pub(crate) mod origin;
 pub(crate) mod root;
 pub(crate) mod scope;
 pub(crate) mod scoped;

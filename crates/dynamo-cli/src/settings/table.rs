@@ -8,6 +8,7 @@ use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
 
+use super::origin::WebOrigin;
 use super::root::Root;
 use super::scoped::Scoped;
 use super::static_worker::StaticWorker;
@@ -164,6 +165,10 @@ settings! {
         /// `required` refuses each client without a certificate; `optional` lets such a client in. An
         /// invalid certificate is refused in both
         tls_client_auth: ClientAuth = flag("AUTH").default("required");
+        /// An origin whose web pages may use the front door, such as https://chat.example, or `*` for
+        /// all; repeatable. Their preflights are answered without a key. By default no page of
+        /// another origin may
+        cors_origin: Vec<WebOrigin> = flag("ORIGIN");
         /// How long connections are still taken after SIGTERM or SIGINT, while `/ready` says 503: as
         /// long as load balancers need to notice. A second signal stops at once
         drain_grace: Seconds = flag("SECONDS").default("5");

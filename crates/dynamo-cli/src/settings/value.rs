@@ -13,6 +13,8 @@ use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
 use http::HeaderName;
 use serde_json::{Value, json};
 
+use super::origin::WebOrigin;
+
 /// One value, read from a text as a source has it.
 pub(crate) trait FromText: Sized {
     /// # Errors
@@ -129,7 +131,7 @@ pub(crate) fn text_or(json: &str) -> Value {
 }
 
 from_text!(String, HeaderName, Network, RouterMode, WorkerUrl, ControlUrl, ModelName);
-from_text!(Accepts, UsageMode);
+from_text!(Accepts, UsageMode, WebOrigin);
 from_text!("integer": u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
 from_text!("integer": LeaseTtl, Mebibytes, Kibibytes, Percent);
 from_text!("number": Seconds, Timeout);
