@@ -150,8 +150,8 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
     a_conditional_put_writes_over_anyone: ConditionalPut::OverAnyone => ConditionalPutObeys;
     a_conditional_put_says_yes: ConditionalPut::SaysYes => ConditionalPutObeys;
     a_conditional_put_says_no: ConditionalPut::SaysNo => ConditionalPutObeys;
-    a_conditional_put_writes_nothing: ConditionalPut::WritesNothing => ConditionalPutObeys and RevisionsRise and FullIsTold;
-    a_conditional_put_loses_the_lease: ConditionalPut::WithoutLease => ConditionalPutKeepsLease and FullIsTold;
+    a_conditional_put_writes_nothing: ConditionalPut::WritesNothing => ConditionalPutObeys and RevisionsRise;
+    a_conditional_put_loses_the_lease: ConditionalPut::WithoutLease => ConditionalPutKeepsLease;
     a_conditional_delete_always_deletes: ConditionalDelete::Always => ConditionalDeleteObeys;
     a_conditional_delete_says_yes: ConditionalDelete::SaysYes => ConditionalDeleteObeys;
     a_conditional_delete_deletes_nothing:
