@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use dynamo_discovery::MODEL_ROOT_PATH;
-use dynamo_tests::{Network, Program, ScriptedEngine, eventually, soon};
+use dynamo_tests::{Network, Program, ScriptedEngine, soon};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use crate::lodging::{ASKED, STRANGE};
+use crate::lodging::{ASKED, Bound, STRANGE};
 use crate::operator;
 use crate::plan::{Fault, Hand, KEYS};
-use crate::script::{instance_at, value, write};
+use crate::script::{value, write};
 use crate::stage::{FRONTENDS, LODGER, PATIENT_MODEL, Stage, WORKERS, endpoints, follow};
-use crate::traffic::{OURS, SECRET, asks_at};
+use crate::traffic::{OURS, SECRET};
 
 /// How many connections say nothing while a frontend has no descriptors.
 const SILENT: usize = 100;
@@ -132,6 +132,7 @@ impl Stage {
                 program.read_log();
             }
             Fault::Prefill { frontend, time } => self.prefill(frontend, time),
+            Fault::Name { how, time } => self.rename(how, time).await,
         }
     }
 
@@ -170,35 +171,27 @@ impl Stage {
 
     async fn reuse_address(&mut self, registered: bool) {
         let Some(mut lodger) = self.workers[LODGER].take() else { return };
-        let instance = soon("a worker is registered", async {
-            loop {
-                if let Some(instance) = instance_at(&self.store, &lodger.url).await {
-                    return instance;
-                }
-                sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
         let Some(mut engine) = lodger.engine.take() else { return };
-        // A frontend judges an entry by its control port only once that port has answered it.
-        eventually("each frontend has had time to ask the control port", async || {
-            let seen = engine.seen();
-            (0..FRONTENDS).all(|frontend| {
-                let mut here = seen.iter().filter(|prompt| prompt.text == asks_at(frontend));
-                here.next().is_some_and(|first| first.at.elapsed() > 2 * ASKED)
+        // A frontend judges an entry by its control port once that port has answered it, which it asks
+        // with its first prompt to the engine.
+        for (frontend, _) in &self.frontends {
+            soon("a control port has answered a frontend", async {
+                while !knows_control_port(frontend, &lodger.url) {
+                    sleep(Duration::from_millis(10)).await;
+                }
             })
-        })
-        .await;
+            .await;
+        }
         self.traffic.worker_is_down(LODGER);
         lodger.program.signal(Signal::KILL);
         lodger.program.ended().await;
-        let died = Instant::now();
+        let bound = Bound::after(Instant::now(), ASKED);
         engine.stop().await;
         // It takes the same models for its own, as an engine does that answers for any name.
         let stranger = ScriptedEngine::start_at(engine.address(), WORKERS[LODGER]).await;
         let etcd = endpoints(&self.networks[FRONTENDS]);
         let worker = registered.then(|| follow(&etcd, STRANGE, &lodger.url, lodger.control));
-        self.strangers.move_in(stranger, worker, instance, died);
+        self.strangers.move_in(stranger, worker, bound);
         self.start_worker(LODGER).await;
     }
 
@@ -210,7 +203,7 @@ impl Stage {
             let limits = Rlimit { current: Some(current), maximum: hard_limit(program.id()) };
             prlimit(pid, Resource::Nofile, limits).unwrap().current.unwrap_or(u64::MAX)
         };
-        self.traffic.frontend_is_short(frontend, true);
+        self.traffic.is_short(frontend, None, true);
         let before = limit(u64::try_from(open).unwrap() + LEFT);
         let address = client.base().trim_start_matches("http://");
         let mut silent = Vec::new();
@@ -220,7 +213,7 @@ impl Stage {
         sleep(time).await;
         drop(silent);
         limit(before);
-        self.traffic.frontend_is_short(frontend, false);
+        self.traffic.is_short(frontend, None, false);
     }
 
     /// One at a time: the engines' habits are for all of their requests.
@@ -236,6 +229,12 @@ impl Stage {
             traffic.prompt(frontend, &client, PATIENT_MODEL, &text).await;
         });
     }
+}
+
+/// Whether the control port of the worker at a URL has answered a frontend.
+fn knows_control_port(frontend: &Program, url: &str) -> bool {
+    let lines = frontend.logged("a worker's control port knows its entries");
+    lines.iter().any(|line| line["url"] == url)
 }
 
 /// The hard limit of a process, which stays.

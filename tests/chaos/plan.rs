@@ -45,6 +45,20 @@ pub enum Fault {
     StallLog { whose: usize, time: Duration },
     /// A long prefill, behind which `/health` of its engine waits. Others happen meanwhile.
     Prefill { frontend: usize, time: Duration },
+    /// The name of a worker's engine leads elsewhere, or nowhere for some time.
+    Name { how: Naming, time: Duration },
+}
+
+/// What happens to a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// It leads to a new address, where the same engine is. A stranger takes the old address: `at_once`,
+    /// or when all frontends have left it. The answer may begin with an address `beside_a_dead_one`.
+    Moves { at_once: bool, beside_a_dead_one: bool },
+    /// There is no such name.
+    Unknown,
+    /// The server of names cannot tell.
+    Fails,
 }
 
 /// What a script does to its entry.
@@ -65,7 +79,7 @@ pub fn next(rng: &mut Rng, workers: usize, frontends: usize, networks: usize) ->
     let node = rng.usize(..3);
     // One member, or the quorum with it.
     let count = if rng.u8(..4) == 0 { 2 } else { 1 };
-    match rng.u8(..130) {
+    match rng.u8(..140) {
         0..10 => Fault::KillNodes { first: node, count, time: time(rng, 2_500) },
         10..20 => Fault::PauseNodes { first: node, count, time: time(rng, 5_000) },
         20..27 => Fault::Compact,
@@ -103,9 +117,17 @@ pub fn next(rng: &mut Rng, workers: usize, frontends: usize, networks: usize) ->
         122..126 => {
             Fault::StallLog { whose: rng.usize(..frontends + workers), time: time(rng, 4_000) }
         }
-        _ => Fault::Prefill {
+        126..130 => Fault::Prefill {
             frontend: rng.usize(..frontends),
             time: Duration::from_millis(rng.u64(16_000..25_000)),
         },
+        _ => {
+            let how = match rng.u8(..4) {
+                0..2 => Naming::Moves { at_once: rng.bool(), beside_a_dead_one: rng.bool() },
+                2 => Naming::Unknown,
+                _ => Naming::Fails,
+            };
+            Fault::Name { how, time: time(rng, 9_000) }
+        }
     }
 }

@@ -10,13 +10,14 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 
 use crate::lodging::{LEASE, Strangers};
+use crate::named::Named;
 use crate::operator::USER;
 use crate::record::{Ours, Truth};
 use crate::script::{churn, entries, instance_at, instances_in};
 use crate::traffic::{OURS, SECRET, Traffic};
 
 /// The models of each worker.
-pub const WORKERS: [&[&str]; 7] = [
+pub const WORKERS: [&[&str]; 8] = [
     &["steady", "both"],
     &["both"],
     &["both", "alone"],
@@ -24,6 +25,7 @@ pub const WORKERS: [&[&str]; 7] = [
     &["lodger"],
     &["patient"],
     &["patient"],
+    &["named", "both"],
 ];
 
 /// How many of the workers, from the first on, have an engine in their own process.
@@ -38,6 +40,12 @@ const PATIENT: [usize; 2] = [5, 6];
 /// The model of those.
 pub const PATIENT_MODEL: &str = "patient";
 
+/// The worker whose engine frontends reach by a name.
+pub const NAMED: usize = 7;
+
+/// The model that it alone has.
+pub const NAMED_MODEL: &str = "named";
+
 /// One that sees all keys, and one that asks for its own.
 pub const FRONTENDS: usize = 2;
 
@@ -48,10 +56,13 @@ pub const NETWORKS: usize = FRONTENDS + 2;
 const LISTENS: &str = "the echo engine listens";
 
 /// The models that are asked for all the time.
-const MODELS: &[&str] = &["steady", "both", "alone", "lodger"];
+const MODELS: &[&str] = &["steady", "both", "alone", "lodger", NAMED_MODEL];
 
 /// What all programs are told of the etcd's users, which may be there or not.
 pub const AS_USER: [(&str, &str); 2] = [("ETCD_AUTH_USERNAME", USER), ("ETCD_AUTH_PASSWORD", USER)];
+
+/// What frontends are told besides: they log that a control port has answered.
+const TELLS: (&str, &str) = ("DYN_LOG", "info,dynamo_http::fleet::attention=debug");
 
 /// How long recovery may go without any progress, when everything is healed: leases end, workers
 /// register again.
@@ -64,7 +75,7 @@ pub struct Worker {
     pub url: String,
     /// The engine, if it is no part of the worker.
     pub engine: Option<ScriptedEngine>,
-    /// The port that frontends ask whether it is there.
+    /// The port that frontends ask whether it is there, if it was chosen.
     pub control: u16,
 }
 
@@ -75,6 +86,8 @@ pub struct Stage {
     pub frontends: Vec<(Program, Client)>,
     pub workers: Vec<Option<Worker>>,
     pub strangers: Strangers,
+    /// Where a name leads to; none where this machine lets nobody be a server of names.
+    pub named: Option<Named>,
     /// What writes for the scripts, and lists at the end, undisturbed.
     pub store: Arc<EtcdStore>,
     pub traffic: Arc<Traffic>,
@@ -98,10 +111,14 @@ impl Stage {
             let [a, b, c] = &direct[..] else { unreachable!("a cluster has three members") };
             networks.push([Network::to(a).await, Network::to(b).await, Network::to(c).await]);
         }
+        let named = Named::set().await;
+        let resolves = named.as_ref().map(|named| named.resolv_conf().to_str().unwrap().to_owned());
+        let variables = [&AS_USER[..], &[TELLS]].concat();
         let mut frontends = Vec::new();
         for (network, scope) in networks.iter().zip(["value", "key"]) {
-            let arguments = ["--namespace", OURS, "--watch-scope", scope];
-            frontends.push(Program::frontend(&endpoints(network), &arguments, &AS_USER).await);
+            let mut arguments = vec!["--namespace", OURS, "--watch-scope", scope];
+            arguments.extend(resolves.iter().flat_map(|path| ["--resolv-conf", path]));
+            frontends.push(Program::frontend(&endpoints(network), &arguments, &variables).await);
         }
         let neighbour = ["--namespace", "team-b", "--model", SECRET];
         let neighbour = Program::worker(&endpoints(&networks[FRONTENDS]), &neighbour, &AS_USER);
@@ -118,6 +135,7 @@ impl Stage {
             frontends,
             workers: WORKERS.iter().map(|_| None).collect(),
             strangers: Strangers::default(),
+            named,
             store,
             traffic,
             truth,
@@ -145,12 +163,10 @@ impl Stage {
         }
         self.churn = Some(self.tasks.spawn(churn(self.store.clone())));
         let (store, traffic) = (self.store.clone(), self.traffic.clone());
-        let strangers = self.strangers.clone();
         self.tasks.spawn(async move {
             loop {
                 if let Ok(instances) = instances_in(&store).await {
                     traffic.store_has(&instances);
-                    strangers.store_has(&instances);
                 }
                 sleep(Duration::from_millis(100)).await;
             }
@@ -165,6 +181,8 @@ impl Stage {
             let program = Program::worker(&etcd, &arguments, &AS_USER);
             let url = program.says(LISTENS).await["url"].as_str().unwrap().to_owned();
             Worker { program, url, engine: None, control: 0 }
+        } else if let Some(named) = self.named.as_ref().filter(|_| worker == NAMED) {
+            Worker { program: named.follow(&etcd), url: named.url(), engine: None, control: 0 }
         } else {
             let address = ([127, 0, 0, 1], free_port()).into();
             let engine = ScriptedEngine::start_at(address, WORKERS[worker]).await;
@@ -311,16 +329,20 @@ impl Stage {
     }
 }
 
-/// Starts a worker of an engine that is there.
+/// Starts a worker of an engine that is there, with a control port at this port.
 pub fn follow(etcd: &str, namespace: &str, url: &str, control: u16) -> Program {
+    register(etcd, namespace, url, &["--control-port", &control.to_string()])
+}
+
+/// The same with flags for how it is reached.
+pub fn register(etcd: &str, namespace: &str, url: &str, reached: &[&str]) -> Program {
     let arguments = [
         ["--etcd-endpoints", etcd],
         ["--namespace", namespace],
         ["--url", url],
-        ["--control-port", &control.to_string()],
         ["--lease-ttl", LEASE],
     ];
-    Program::start("dynamo-worker", arguments.as_flattened(), &AS_USER)
+    Program::start("dynamo-worker", &[arguments.as_flattened(), reached].concat(), &AS_USER)
 }
 
 pub fn endpoints(network: &[Network; 3]) -> String {

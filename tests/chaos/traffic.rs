@@ -28,6 +28,24 @@ struct Spell {
     to: Option<Instant>,
 }
 
+/// When a frontend lacked what it needs to reach workers: those of one model, or all.
+struct Shortage {
+    frontend: usize,
+    model: Option<&'static str>,
+    from: Instant,
+    to: Option<Instant>,
+}
+
+impl Shortage {
+    /// Whether it may be why a request was refused.
+    fn covers(&self, failure: &Failure) -> bool {
+        self.frontend == failure.frontend
+            && self.model.is_none_or(|model| model == failure.model)
+            && self.from <= failure.to
+            && self.to.is_none_or(|to| to >= failure.from)
+    }
+}
+
 /// A request that was not answered well.
 struct Failure {
     frontend: usize,
@@ -46,8 +64,7 @@ pub struct Traffic {
     /// How often each worker went down.
     downs: Mutex<BTreeMap<usize, usize>>,
     failures: Mutex<Vec<Failure>>,
-    /// When a frontend had no descriptors: from when, until when.
-    shortages: Mutex<Vec<(usize, Instant, Option<Instant>)>>,
+    shortages: Mutex<Vec<Shortage>>,
     pub requests: Mutex<usize>,
     pub breaches: Mutex<Vec<String>>,
 }
@@ -79,16 +96,16 @@ impl Traffic {
         self.close(|spell| spell.frontend == frontend);
     }
 
-    /// From now on it has no descriptors, or has them again: meanwhile it may say that it is overloaded,
-    /// and nothing else.
-    pub fn frontend_is_short(&self, frontend: usize, short: bool) {
+    /// From now on a frontend lacks what it needs to reach the workers of a model, or of all models,
+    /// or has it again: meanwhile it may say that it is overloaded, and nothing else.
+    pub fn is_short(&self, frontend: usize, model: Option<&'static str>, short: bool) {
         let now = Instant::now();
         let mut shortages = self.shortages.lock().unwrap();
         if short {
-            shortages.push((frontend, now, None));
+            shortages.push(Shortage { frontend, model, from: now, to: None });
         } else {
-            for (_, _, to) in shortages.iter_mut().filter(|(of, _, _)| *of == frontend) {
-                to.get_or_insert(now);
+            for shortage in shortages.iter_mut().filter(|one| one.frontend == frontend) {
+                shortage.to.get_or_insert(now);
             }
         }
     }
@@ -197,11 +214,7 @@ impl Traffic {
         let failures = self.failures.lock().unwrap();
         let shortages = self.shortages.lock().unwrap();
         for failure in failures.iter() {
-            let short = shortages.iter().any(|(frontend, from, to)| {
-                *frontend == failure.frontend
-                    && *from <= failure.to
-                    && to.is_none_or(|to| to >= failure.from)
-            });
+            let short = shortages.iter().any(|shortage| shortage.covers(failure));
             if short && failure.answer.status == 503 && failure.answer.code() == "overloaded" {
                 continue;
             }

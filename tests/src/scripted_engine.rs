@@ -176,6 +176,14 @@ impl ScriptedEngine {
     pub fn seen(&self) -> Vec<Prompt> {
         self.script.habits().prompts.clone()
     }
+
+    /// Whether such a prompt came since then.
+    #[must_use]
+    pub fn has_seen_since(&self, since: Instant, text: &str) -> bool {
+        let habits = self.script.habits();
+        let mut latest = habits.prompts.iter().rev().take_while(|prompt| prompt.at >= since);
+        latest.any(|prompt| prompt.text == text)
+    }
 }
 
 impl Drop for ScriptedEngine {

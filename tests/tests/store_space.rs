@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_discovery::{ModelEntry, State};
+use async_trait::async_trait;
+use dynamo_discovery::conformance::{Backend, Fills};
+use dynamo_discovery::{EtcdConfig, EtcdStore, LeaseStore, ModelEntry, State, WatchStore};
 use dynamo_tests::invariants::assert_serves;
 use dynamo_tests::{
     Etcd, Link, Load, Network, Program, Space, create_test_model_entry, eventually, lists,
@@ -29,6 +32,56 @@ async fn stop(mut program: Program) -> Option<i32> {
     program.signal(Signal::TERM);
     program.ended().await.0
 }
+
+/// An etcd of its own, whose alarm can be raised.
+struct Fillable(Etcd);
+
+impl Fillable {
+    async fn start() -> Self {
+        Self(Etcd::start().await)
+    }
+
+    fn store(&self) -> Arc<EtcdStore> {
+        Arc::new(EtcdStore::new(EtcdConfig::new([self.0.endpoint()])).unwrap())
+    }
+}
+
+impl Backend for Fillable {
+    fn watch_store(&self) -> Arc<dyn WatchStore> {
+        self.store()
+    }
+
+    fn lease_store(&self) -> Arc<dyn LeaseStore> {
+        self.store()
+    }
+
+    fn root(&self) -> &str {
+        "conformance/"
+    }
+}
+
+#[async_trait]
+impl Fills for Fillable {
+    async fn set_full(&self, full: bool) {
+        let operator = Client::connect([self.0.endpoint()], None).await.unwrap();
+        let action = if full { AlarmAction::Activate } else { AlarmAction::Deactivate };
+        switch_alarm(operator, action).await;
+    }
+}
+
+/// Raises the alarm of an etcd that has no space, or ends it.
+async fn switch_alarm(mut operator: Client, action: AlarmAction) {
+    let status = operator.status().await.unwrap();
+    let mut member = AlarmOptions::new();
+    member.with_member(status.header().unwrap().member_id());
+    operator.alarm(action, AlarmType::Nospace, Some(member)).await.unwrap();
+}
+
+dynamo_discovery::conformance_tests!(
+    space,
+    #[tokio::test]
+    Fillable::start().await
+);
 
 #[tokio::test]
 async fn an_etcd_without_space_is_named_once_and_loses_what_is_withdrawn_until_it_has_space_again()
@@ -76,10 +129,7 @@ async fn an_etcd_without_space_is_named_once_and_loses_what_is_withdrawn_until_i
 
     etcd.compact().await;
     operator.defragment().await.unwrap();
-    let status = operator.status().await.unwrap();
-    let mut member = AlarmOptions::new();
-    member.with_member(status.header().unwrap().member_id());
-    operator.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.unwrap();
+    switch_alarm(operator, AlarmAction::Deactivate).await;
     late.says("registered").await;
     lists(&client, &["late", "staying"]).await;
     assert_eq!(late.logged(NOT_REGISTERED).len(), 1);

@@ -8,9 +8,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    chaos, coverage, downstream,
+    chaos, contents, coverage, downstream,
     etcd::{self, Mode},
-    itest, layering, modules, process,
+    itest, layering, modules, pages, process,
     row::{Features, Row, Targets},
     workspace,
 };
@@ -62,6 +62,8 @@ fn all(steps: &mut Steps) -> Result<()> {
         coverage::check(&[&TESTS[..], &itest::suites(false), &itest::suites(true)].concat())
     })?;
     steps.run("troubleshooting page", crate::docs::check)?;
+    steps.run("tests and addresses in the pages", pages::check)?;
+    steps.run("contents of packages", contents::check)?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--"];
     steps.run("clippy", || cargo(&[&clippy[..], &["-D", "warnings"]].concat()))?;
     for row in TESTS {

@@ -5,7 +5,10 @@
 mod process;
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
 
 use dynamo_discovery::{EngineState, InstanceStatus, WorkerState};
 use process::{Running, WORKER, finish, until};
@@ -175,4 +178,72 @@ fn a_command_is_not_started_where_a_foreign_engine_listens() {
         assert!(ended.stderr.starts_with(&told), "{ended:?}");
         assert!(!started.exists());
     }
+}
+
+#[test]
+fn a_crowd_at_the_control_port_has_the_places_of_its_own_address_only() {
+    let echo = ["--echo", "--echo-host", "127.0.0.1", "--control-host", "::", "--model", "m"];
+    let worker = Controlled::start(&echo);
+    let port = worker.url.rsplit(':').next().unwrap();
+    let ask = |host: &str| {
+        let mut stream = TcpStream::connect(format!("{host}:{port}")).unwrap();
+        stream.write_all(b"GET /live HTTP/1.1\r\nhost: w\r\n\r\n").unwrap();
+        let mut status = [0; "HTTP/1.1 200".len()];
+        stream.read_exact(&mut status).unwrap();
+        (stream, String::from_utf8(status.to_vec()).unwrap())
+    };
+    let mut crowd = Vec::new();
+    loop {
+        let (stream, status) = ask("127.0.0.1");
+        if status.ends_with("503") {
+            break;
+        }
+        crowd.push(stream);
+    }
+    assert!(crowd.len() >= 64, "{}", crowd.len());
+    assert!(ask("[::1]").1.ends_with("200"));
+    drop(crowd);
+    until("the address has a place again", || ask("127.0.0.1").1.ends_with("200"));
+}
+
+#[test]
+fn what_is_too_large_for_the_control_port_is_refused_unread() {
+    let worker = Controlled::start(&["--echo", "--model", "m"]);
+    let address = worker.url.trim_start_matches("http://");
+    let long = "x".repeat(9 << 10);
+    for (request, status) in [
+        (format!("GET /live HTTP/1.1\r\nhost: w\r\nlong: {long}\r\n\r\n"), "431"),
+        (format!("GET /{long} HTTP/1.1\r\nhost: w\r\n\r\n"), "431"),
+        // Nobody waits for the body.
+        ("POST /drain HTTP/1.1\r\nhost: w\r\ncontent-length: 1000000000\r\n\r\n".into(), "404"),
+    ] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = [0; "HTTP/1.1 200".len()];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(String::from_utf8_lossy(&head), format!("HTTP/1.1 {status}"));
+    }
+    assert_eq!(worker.get("/live").0, 200);
+}
+
+#[test]
+fn a_reader_of_the_control_port_that_stands_still_is_cut_off_and_delays_nobody() {
+    let worker = Controlled::start(&["--echo", "--model", "m"]);
+    let address = worker.url.trim_start_matches("http://");
+    let mut stalled = TcpStream::connect(address).unwrap();
+    stalled.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+    let cut = thread::spawn(move || {
+        // It asks without an end and reads nothing.
+        loop {
+            if let Err(error) = stalled.write_all(b"GET /metrics HTTP/1.1\r\nhost: w\r\n\r\n") {
+                return error.kind();
+            }
+        }
+    });
+    while !cut.is_finished() {
+        assert_eq!(worker.get("/live").0, 200);
+    }
+    let ended = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+    let cut = cut.join().unwrap();
+    assert!(ended.contains(&cut), "{cut}");
 }

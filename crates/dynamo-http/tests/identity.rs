@@ -269,6 +269,31 @@ async fn a_first_prompt_on_a_new_connection_waits_for_the_worker_whose_last_answ
 }
 
 #[tokio::test]
+async fn a_prompt_on_a_warm_connection_waits_for_no_control_port_and_asks_none() {
+    let config = FrontendConfig::new().with_probe_interval(None);
+    for _ in 0..20 {
+        let (own, worker, door) = in_service(&config).await;
+        worker.behaves(mute());
+        assert_eq!(ask(&door).await.body(), "own");
+        worker.until_asked_again(1).await;
+        // This question stays without an answer for a second, and the next one follows later.
+        let asked = Instant::now();
+        let (connections, questions) = (own.connections(), worker.count("GET /instance/"));
+        for _ in 0..10 {
+            assert_eq!(ask(&door).await.body(), "own");
+        }
+        let questions_since = worker.count("GET /instance/") - questions;
+        let was_in_time = asked.elapsed() < Duration::from_millis(700);
+        // On a machine that was slower, and has closed the idle connection, the test has shown nothing.
+        if was_in_time && own.connections() == connections {
+            assert_eq!(questions_since, 0);
+            return;
+        }
+    }
+    panic!("prompts wait for the answer of a control port");
+}
+
+#[tokio::test]
 async fn a_worker_that_withdraws_gets_no_request_before_the_store_says_so() {
     let (own, worker, door) = in_service(&FrontendConfig::new()).await;
     worker.behaves(control(r#"{"state":"draining","engine":"healthy"}"#));

@@ -61,6 +61,8 @@ const CRATES: [Crate; 3] = [
             "bench",
             "layering",
             "docs",
+            "pages",
+            "contents",
             "downstream",
             "coverage",
             "row",

@@ -25,7 +25,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
-use dynamo_discovery::WorkerUrl;
+use dynamo_discovery::{InvalidUrl, WorkerUrl};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -91,15 +91,17 @@ impl EchoEngine {
 }
 
 /// A base URL under which an address can be reached from this machine.
-pub(crate) fn local_url(address: SocketAddr) -> WorkerUrl {
+///
+/// # Errors
+///
+/// When no worker may have such an address: a link-local one.
+pub(crate) fn local_url(address: SocketAddr) -> Result<WorkerUrl, InvalidUrl> {
     let ip = match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
         _ => address.ip(),
     };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
-        .parse()
-        .unwrap_or_else(|_| unreachable!("no address to listen on is refused"))
+    format!("http://{}", SocketAddr::new(ip, address.port())).parse()
 }
 
 struct Shared {

@@ -17,10 +17,26 @@ fn engine(models: &[&str], delay: Duration) -> EchoEngine {
 /// Serves an echo engine for as long as the test runs, and returns its URL.
 pub(crate) async fn serve(models: &[&str]) -> WorkerUrl {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = local_url(listener.local_addr().unwrap());
+    let url = local_url(listener.local_addr().unwrap()).unwrap();
     let engine = engine(models, Duration::ZERO);
     tokio::spawn(engine.serve(listener, std::future::pending()));
     url
+}
+
+#[test]
+fn an_address_to_listen_on_has_a_url_unless_no_frontend_may_connect_to_it() {
+    let url = |address: &str| local_url(address.parse().unwrap()).map(|url| url.to_string());
+    for (address, expected) in [
+        ("192.0.2.7:8001", "http://192.0.2.7:8001"),
+        ("0.0.0.0:8001", "http://127.0.0.1:8001"),
+        ("[::]:8001", "http://[::1]:8001"),
+        ("[2001:db8::7]:8001", "http://[2001:db8::7]:8001"),
+    ] {
+        assert_eq!(url(address).unwrap(), expected);
+    }
+    for link_local in ["[fe80::7%2]:8001", "169.254.7.7:8001"] {
+        assert_eq!(url(link_local), Err(InvalidUrl::ForbiddenAddress));
+    }
 }
 
 async fn call(router: &Router, path: &str, body: &Value) -> (StatusCode, Body) {

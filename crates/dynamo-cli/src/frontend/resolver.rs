@@ -1,5 +1,7 @@
 //! The resolver of workers' names: it asks the servers of resolv.conf, and remembers their answers.
 
+use std::collections::HashSet;
+use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -45,6 +47,8 @@ pub(super) struct DnsResolver {
 #[derive(Clone)]
 struct Sources {
     servers: TokioResolver,
+    /// What may be left out at the end of a name, in the order in which that is tried.
+    suffixes: Arc<[Name]>,
     hosts: Arc<Hosts>,
 }
 
@@ -115,11 +119,12 @@ impl Sources {
             connection.port = port;
         }
         tune(&mut options);
+        let suffixes = domain.iter().chain(&search).cloned().collect();
         let config = ResolverConfig::from_parts(domain, search, servers);
         let provider = TokioRuntimeProvider::default();
         let servers =
             TokioResolver::builder_with_config(config, provider).with_options(options).build()?;
-        Ok(Self { servers, hosts: Arc::default() }.with_hosts(hosts))
+        Ok(Self { servers, suffixes, hosts: Arc::default() }.with_hosts(hosts))
     }
 
     fn with_hosts(self, text: &str) -> Self {
@@ -162,27 +167,66 @@ impl Resolve for DnsResolver {
             return Box::pin(std::future::ready(Ok(known)));
         }
         // It goes on when nobody waits any more: the next one finds the answer.
-        let asking = self.runtime.spawn(async move { sources.servers.lookup_ip(name).await });
-        Box::pin(async move {
-            match asking.await {
-                Ok(Ok(found)) => Ok(found.iter().collect()),
-                Ok(Err(error)) => Err(told(error)),
-                Err(ended) => Err(ResolveError::NoAnswer(ended.into())),
-            }
-        })
+        let asking = self.runtime.spawn(async move { look_up(&sources, &name).await });
+        Box::pin(async move { asking.await.unwrap_or_else(|ended| Err(no_answer(ended))) })
     }
 }
 
-/// Whether an error says that there is no such name, or that no server says anything.
-fn told(error: NetError) -> ResolveError {
-    match &error {
-        NetError::Dns(DnsError::NoRecordsFound(none))
-            if matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError) =>
-        {
-            ResolveError::NotFound
+/// The addresses of a name, or of the first one of its search list that has any.
+///
+/// A name is gone only if all of these names are known to have no address of either kind. Where one
+/// question of them has no answer, hickory's own look-up may tell of another that has one.
+async fn look_up(sources: &Sources, name: &Name) -> Result<Vec<IpAddr>, ResolveError> {
+    let servers = &sources.servers;
+    let mut unanswered = None;
+    for name in search_list(sources, name) {
+        let (v6, v4) = tokio::join!(
+            servers.lookup(name.clone(), RecordType::AAAA),
+            servers.lookup(name, RecordType::A),
+        );
+        let mut found = Vec::new();
+        for answer in [v6, v4] {
+            match answer {
+                Ok(answer) => {
+                    let records = answer.answers().iter();
+                    found.extend(records.filter_map(|record| record.data.ip_addr()));
+                }
+                Err(error) if says_there_is_none(&error) => {}
+                Err(error) => unanswered = Some(error),
+            }
         }
-        _ => ResolveError::NoAnswer(error.into()),
+        if !found.is_empty() {
+            return Ok(found);
+        }
     }
+    Err(unanswered.map_or(ResolveError::NotFound, no_answer))
+}
+
+/// The names that may be meant by one, in the order of glibc.
+fn search_list(sources: &Sources, name: &Name) -> Vec<Name> {
+    let mut whole = name.clone();
+    whole.set_fqdn(true);
+    if name.is_fqdn() {
+        return vec![whole];
+    }
+    let suffixes = sources.suffixes.iter();
+    let mut names: Vec<_> =
+        suffixes.filter_map(|suffix| name.clone().append_domain(suffix).ok()).collect();
+    let is_first = usize::from(name.num_labels()) > sources.servers.options().ndots;
+    names.insert(if is_first { 0 } else { names.len() }, whole);
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+}
+
+/// Whether the answer is that there is no such name, or that it has no address of this kind.
+fn says_there_is_none(error: &NetError) -> bool {
+    let NetError::Dns(DnsError::NoRecordsFound(none)) = error else { return false };
+    matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError)
+}
+
+fn no_answer(error: impl Error + Send + Sync + 'static) -> ResolveError {
+    ResolveError::NoAnswer(error.into())
 }
 
 impl fmt::Debug for DnsResolver {

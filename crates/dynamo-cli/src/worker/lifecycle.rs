@@ -204,7 +204,10 @@ async fn prepare_engine(settings: &WorkerSettings) -> Result<(Prepared, WorkerUr
                     format!("the echo engine cannot listen on {host}:{port}, which {setting} sets")
                 });
             let (address, listener) = listener.map_err(Failure::Running)?;
-            let url = local_url(address);
+            let url = local_url(address).map_err(|error| {
+                let setting = Echo::echo_host.label();
+                Failure::usage(format!("{setting}: no frontend connects to {address}: {error}"))
+            })?;
             let engine = EchoEngine { models: settings.models.clone(), delay: *delay };
             info!(%url, "the echo engine listens");
             Ok((Prepared::Echo(engine, listener), url))

@@ -108,4 +108,9 @@ macro_rules! __conformance_cases {
             every_call_that_is_denied_says_so_and_changes_nothing
         }
     };
+    (space [$($to:tt)+] $($besides:tt)*) => {
+        $($to)+! { $($besides)*
+            a_store_without_space_takes_no_puts_and_does_all_else
+        }
+    };
 }

@@ -46,8 +46,9 @@
 //! | `compaction` | [`Compacts`] | what a compaction may end, and what not |
 //! | `outage` | [`Outage`] | a store that cannot be reached for a while |
 //! | `denial` | [`Denial`] | a store that allows nothing |
+//! | `space` | [`Fills`] | a store without space |
 //!
-//! The last three are for stores whose harness can cause such things.
+//! The last four are for stores whose harness can cause such things.
 //!
 //! A deadline is always for one event or one answer, on tokio's clock. A store whose leases run on
 //! tokio's clock, and whose calls never wait for time, can run all but the races with
@@ -74,6 +75,7 @@ mod races;
 mod resume;
 mod run;
 mod sentence;
+mod space;
 mod watch;
 mod watching;
 mod writes;
@@ -92,6 +94,7 @@ pub use self::outage::*;
 pub use self::races::*;
 pub use self::resume::*;
 pub use self::sentence::{Breach, Outcome, Sentence};
+pub use self::space::*;
 pub use self::watch::*;
 pub use self::writes::*;
 #[cfg(doc)]
@@ -147,6 +150,13 @@ pub trait Denial: Backend {
     async fn set_allowed(&self, allowed: bool);
 }
 
+/// A store whose space can be used up on purpose.
+#[async_trait]
+pub trait Fills: Backend {
+    /// Leaves the store no space for anything new, or gives it space again.
+    async fn set_full(&self, full: bool);
+}
+
 /// A case of the suite, for those who run it by other means than
 /// [`conformance_tests!`](crate::conformance_tests).
 #[derive(derive_more::Debug)]
@@ -190,12 +200,13 @@ __conformance_cases! { races [group] #[doc = "Calls that meet."] RACES: Backend;
 __conformance_cases! { compaction [group] #[doc = "Compactions."] COMPACTION: Compacts; }
 __conformance_cases! { outage [group] #[doc = "Outages."] OUTAGE: Outage; }
 __conformance_cases! { denial [group] #[doc = "Denials."] DENIAL: Denial; }
+__conformance_cases! { space [group] #[doc = "Want of space."] SPACE: Fills; }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FILES: [&str; 10] = [
+    const FILES: [&str; 11] = [
         include_str!("list.rs"),
         include_str!("watch.rs"),
         include_str!("resume.rs"),
@@ -206,6 +217,7 @@ mod tests {
         include_str!("compaction.rs"),
         include_str!("outage.rs"),
         include_str!("denial.rs"),
+        include_str!("space.rs"),
     ];
 
     fn names<B: ?Sized>(cases: &[Case<B>]) -> Vec<&'static str> {
@@ -218,7 +230,7 @@ mod tests {
         let cases = lines.filter_map(|line| line.strip_prefix("pub async fn ")?.split('(').next());
         let mut cases: Vec<_> = cases.collect();
         let basic = [names(CASES), names(RACES)].concat();
-        let provoked = [names(COMPACTION), names(OUTAGE), names(DENIAL)].concat();
+        let provoked = [names(COMPACTION), names(OUTAGE), names(DENIAL), names(SPACE)].concat();
         let mut grouped = [basic, provoked].concat();
         cases.sort_unstable();
         grouped.sort_unstable();

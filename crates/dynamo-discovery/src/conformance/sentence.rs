@@ -97,6 +97,10 @@ sentences! {
     OutageForgetsNothing: "A store that can be reached again has what it had, and a watch can go on after its last batch.",
     DenialIsTold: "A call that the store does not allow fails with `Denied`.",
     DenialChangesNothing: "A call that is denied changes nothing.",
+
+    FullIsTold: "A grant, and a put that is not conditional, fails with `Full` while the store has no space.",
+    FullChangesNothing: "A call that fails for want of space changes nothing, and works again when there is space.",
+    FullStoreGoesOn: "A store without space lists, watches, renews, deletes and revokes as before.",
 }
 
 impl Sentence {

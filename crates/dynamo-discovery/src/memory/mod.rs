@@ -31,7 +31,7 @@ use crate::store::{
 ///
 /// What goes wrong with a real store can be provoked: [`compact`](Self::compact),
 /// [`disconnect`](Self::disconnect), [`set_available`](Self::set_available),
-/// [`set_allowed`](Self::set_allowed) and [`replace`](Self::replace).
+/// [`set_allowed`](Self::set_allowed), [`set_full`](Self::set_full) and [`replace`](Self::replace).
 ///
 /// ```
 /// use dynamo_discovery::{KeyRange, MemoryStore, WatchStore};
@@ -117,6 +117,12 @@ impl MemoryStore {
         self.0.write(|state| state.allowed = allowed);
     }
 
+    /// Whether the space is used up. While it is, grants and calls that put fail with
+    /// [`StoreError::Full`], and all else works.
+    pub fn set_full(&self, full: bool) {
+        self.0.write(|state| state.full = full);
+    }
+
     /// Replaces the store by a new one without entries or leases, whose revisions begin again.
     ///
     /// Every open watch ends with [`StoreError::Unavailable`].
@@ -137,6 +143,19 @@ impl MemoryStore {
             }
             if !state.allowed {
                 return Err(StoreError::Denied("the memory store was made to deny access".into()));
+            }
+            call(state)
+        })
+    }
+
+    /// A call that needs space.
+    fn call_for_space<T>(
+        &self,
+        call: impl FnOnce(&mut State) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.call(|state| {
+            if state.full {
+                return Err(StoreError::Full("the memory store was made to be full".into()));
             }
             call(state)
         })
@@ -189,7 +208,7 @@ impl WatchStore for MemoryStore {
 #[async_trait]
 impl LeaseStore for MemoryStore {
     async fn grant(&self, ttl: Duration) -> Result<Lease, StoreError> {
-        self.call(|state| Ok(Lease { id: state.grant(ttl, Instant::now()), ttl }))
+        self.call_for_space(|state| Ok(Lease { id: state.grant(ttl, Instant::now()), ttl }))
     }
 
     async fn renew(&self, lease: LeaseId) -> Result<Option<Duration>, StoreError> {
@@ -216,7 +235,7 @@ impl LeaseStore for MemoryStore {
     }
 
     async fn write(&self, writes: &[LeasedWrite], lease: LeaseId) -> Result<Vec<bool>, StoreError> {
-        self.call(|state| {
+        let write = |state: &mut State| {
             let puts = writes.iter().any(|write| matches!(write, LeasedWrite::Put(..)));
             if puts && !state.leases.contains_key(&lease) {
                 return Err(StoreError::LeaseGone);
@@ -236,7 +255,10 @@ impl LeaseStore for MemoryStore {
                 ours
             };
             Ok(writes.iter().map(&mut write).collect())
-        })
+        };
+        let only_deletes =
+            writes.iter().all(|write| matches!(write, LeasedWrite::DeleteIfLeased(_)));
+        if only_deletes { self.call(write) } else { self.call_for_space(write) }
     }
 
     async fn strays(
@@ -257,7 +279,7 @@ impl LeaseStore for MemoryStore {
         value: Bytes,
         lease: LeaseId,
     ) -> Result<bool, StoreError> {
-        self.call(|state| {
+        self.call_for_space(|state| {
             if !state.leases.contains_key(&lease) {
                 return Err(StoreError::LeaseGone);
             }

@@ -25,6 +25,7 @@ pub(super) struct State {
     compacted_keys: BTreeMap<Key, Stamp>,
     pub(super) available: bool,
     pub(super) allowed: bool,
+    pub(super) full: bool,
     /// A watch that was opened under another number ends.
     pub(super) connection: u64,
     pub(super) open_watches: usize,
@@ -49,6 +50,7 @@ impl State {
             compacted_keys: BTreeMap::new(),
             available: true,
             allowed: true,
+            full: false,
             connection: 0,
             open_watches: 0,
         }
@@ -61,6 +63,7 @@ impl State {
             open_watches: self.open_watches,
             available: self.available,
             allowed: self.allowed,
+            full: self.full,
             last_lease: self.last_lease,
             ..Self::new(self.history_limit)
         };

@@ -1,7 +1,7 @@
 //! The memory store keeps the contract, and what only it can do.
 
 use super::*;
-use crate::conformance::{Backend, Compacts, Denial, Outage};
+use crate::conformance::{Backend, Compacts, Denial, Fills, Outage};
 use crate::store::Change;
 
 struct Memory(MemoryStore);
@@ -53,6 +53,13 @@ impl Denial for Memory {
     }
 }
 
+#[async_trait]
+impl Fills for Memory {
+    async fn set_full(&self, full: bool) {
+        self.0.set_full(full);
+    }
+}
+
 crate::conformance_tests!(
     #[tokio::test(start_paused = true)]
     Memory::new()
@@ -78,6 +85,12 @@ crate::conformance_tests!(
 
 crate::conformance_tests!(
     denial,
+    #[tokio::test(start_paused = true)]
+    Memory::new()
+);
+
+crate::conformance_tests!(
+    space,
     #[tokio::test(start_paused = true)]
     Memory::new()
 );

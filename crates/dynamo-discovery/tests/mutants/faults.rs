@@ -1,10 +1,12 @@
-//! Stores that are wrong about outages and denials.
+//! Stores that are wrong about outages, denials and want of space.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use dynamo_discovery::{
-    Cursor, Key, KeyRange, LeaseId, LeaseStore as _, MemoryStore, Snapshot, StoreError,
-    WatchStore as _,
+    Cursor, Key, KeyRange, Lease, LeaseId, LeaseStore as _, LeasedWrite, MemoryStore, Snapshot,
+    StoreError, WatchStore as _,
 };
 
 use crate::harness::{Items, Mutation, Result};
@@ -43,11 +45,7 @@ impl Mutation for Outage {
         }
     }
 
-    async fn renew(
-        &self,
-        store: &MemoryStore,
-        lease: LeaseId,
-    ) -> Result<Option<std::time::Duration>> {
+    async fn renew(&self, store: &MemoryStore, lease: LeaseId) -> Result<Option<Duration>> {
         match store.renew(lease).await {
             Err(StoreError::Unavailable(_)) if matches!(self, Self::Hangs) => {
                 std::future::pending().await
@@ -140,4 +138,90 @@ impl Mutation for Denial {
         }
         result
     }
+}
+
+/// What is wrong while a store has no space.
+#[derive(Clone)]
+pub(crate) enum Space {
+    /// A put fails with another error.
+    IsUnavailable,
+    /// A lease is granted, which takes space.
+    Grants,
+    /// Several writes do what takes no space, and fail.
+    WritesInPart,
+    /// A put fails, and writes all the same.
+    Writes,
+    /// A delete fails as a put does.
+    DeletesNothing,
+    /// No lease is renewed.
+    RenewsNothing,
+}
+
+#[async_trait]
+impl Mutation for Space {
+    async fn grant(&self, store: &MemoryStore, ttl: Duration) -> Result<Lease> {
+        match (store.grant(ttl).await, self) {
+            (Err(StoreError::Full(_)), Self::Grants) => Ok(Lease { id: LeaseId(1 << 40), ttl }),
+            (result, _) => result,
+        }
+    }
+
+    async fn renew(&self, store: &MemoryStore, lease: LeaseId) -> Result<Option<Duration>> {
+        match self {
+            Self::RenewsNothing if is_full(store).await => Ok(None),
+            _ => store.renew(lease).await,
+        }
+    }
+
+    async fn put(
+        &self,
+        store: &MemoryStore,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<()> {
+        match (store.put(key, value.clone(), lease).await, self) {
+            (Err(StoreError::Full(cause)), Self::IsUnavailable) => {
+                Err(StoreError::Unavailable(cause))
+            }
+            (Err(full @ StoreError::Full(_)), Self::Writes) => {
+                store.put_unleased(key.clone(), value);
+                Err(full)
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn delete_if_leased(
+        &self,
+        store: &MemoryStore,
+        key: &Key,
+        lease: LeaseId,
+    ) -> Result<bool> {
+        if matches!(self, Self::DeletesNothing) && is_full(store).await {
+            return Err(StoreError::Full("deletes need space here".into()));
+        }
+        store.delete_if_leased(key, lease).await
+    }
+
+    async fn write(
+        &self,
+        store: &MemoryStore,
+        writes: &[LeasedWrite],
+        lease: LeaseId,
+    ) -> Result<Vec<bool>> {
+        let result = store.write(writes, lease).await;
+        if matches!((&result, self), (Err(StoreError::Full(_)), Self::WritesInPart)) {
+            for write in writes {
+                if let LeasedWrite::DeleteIfLeased(key) = write {
+                    store.delete_if_leased(key, lease).await?;
+                }
+            }
+        }
+        result
+    }
+}
+
+async fn is_full(store: &MemoryStore) -> bool {
+    matches!(store.grant(Duration::from_secs(1)).await, Err(StoreError::Full(_)))
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dynamo_discovery::conformance::{
-    Backend, CASES, COMPACTION, Case, Compacts, DENIAL, Denial, OUTAGE, Outage, RACES, Sentence,
+    Backend, CASES, COMPACTION, Case, Compacts, DENIAL, Denial, Fills, OUTAGE, Outage, RACES,
+    SPACE, Sentence,
 };
 use dynamo_discovery::{
     Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Listing,
@@ -300,6 +301,13 @@ impl<M: Mutation> Denial for Mutant<M> {
     }
 }
 
+#[async_trait]
+impl<M: Mutation> Fills for Mutant<M> {
+    async fn set_full(&self, full: bool) {
+        self.store.set_full(full);
+    }
+}
+
 /// The sentences that a store breaks, each with what was found.
 pub(crate) type Broken = BTreeMap<Sentence, String>;
 
@@ -315,6 +323,7 @@ pub(crate) fn on_one_thread<M: Mutation>(new: impl Fn() -> M) -> Broken {
     run(COMPACTION, runtime, |run| run(&backend()), &mut broken);
     run(OUTAGE, runtime, |run| run(&backend()), &mut broken);
     run(DENIAL, runtime, |run| run(&backend()), &mut broken);
+    run(SPACE, runtime, |run| run(&backend()), &mut broken);
     broken
 }
 

@@ -20,7 +20,7 @@ use dynamo_discovery::conformance::Sentence;
 
 use self::Sentence::*;
 use self::cursors::{Ahead, Anchor, AnchorOfNow, Compacted, Compaction, Ends};
-use self::faults::{Denial, Outage};
+use self::faults::{Denial, Outage, Space};
 use self::harness::{Broken, on_one_thread, on_several_threads};
 use self::leases::{
     ConditionalDelete, ConditionalPut, KeysOfAllTimes, LatePut, Renewal, RenewsNothing, Revoke,
@@ -93,7 +93,7 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
     the_newest_change_comes_first: Changes::Reversed => WatchIsOrdered and WatchIsComplete;
     a_change_comes_twice: Changes::Repeated => WatchDeliversOnce;
     a_deletion_is_a_put_of_nothing: Changes::DeletionsAsPuts => WatchTellsChanges and WatchIsOrdered;
-    deletions_are_not_delivered: Changes::NoDeletions => WatchIsComplete;
+    deletions_are_not_delivered: Changes::NoDeletions => WatchIsComplete and FullStoreGoesOn;
     a_put_is_delivered_without_its_lease: Changes::PutsWithoutLease => WatchTellsChanges and AnchorIsOfItsTime;
     a_batch_comes_twice: Batches::Twice => WatchDeliversOnce;
     a_revision_is_split: Batches::Split => RevisionIsWhole;
@@ -155,7 +155,7 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
     a_conditional_delete_always_deletes: ConditionalDelete::Always => ConditionalDeleteObeys;
     a_conditional_delete_says_yes: ConditionalDelete::SaysYes => ConditionalDeleteObeys;
     a_conditional_delete_deletes_nothing:
-        ConditionalDelete::DeletesNothing => ConditionalDeleteObeys and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and AnchorIsProven and ConditionalPutObeys and StraysAreTold and PutIfUnleasedObeys;
+        ConditionalDelete::DeletesNothing => ConditionalDeleteObeys and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and AnchorIsProven and ConditionalPutObeys and StraysAreTold and PutIfUnleasedObeys and FullStoreGoesOn;
 
     several_writes_say_yes: Writes::SayYes => WritesAreSingleOnes and WritesNeedLease;
     several_writes_are_cut: Writes::AreCut => WritesAreSingleOnes;
@@ -180,6 +180,12 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
     a_denial_is_an_empty_list: Denial::ListsNothing => DenialIsTold;
     a_denial_is_a_silent_watch: Denial::WatchesNothing => DenialIsTold;
     a_put_that_is_denied_is_written: Denial::Writes => DenialChangesNothing;
+    want_of_space_is_an_outage: Space::IsUnavailable => FullIsTold;
+    a_lease_is_granted_without_space: Space::Grants => FullIsTold;
+    a_put_without_space_is_written: Space::Writes => FullChangesNothing;
+    several_writes_without_space_are_done_in_part: Space::WritesInPart => FullChangesNothing;
+    without_space_nothing_is_deleted: Space::DeletesNothing => FullStoreGoesOn;
+    without_space_no_lease_is_renewed: Space::RenewsNothing => FullStoreGoesOn;
 }
 
 mutants! { on_several_threads, is_among_those_found, ON_SEVERAL_THREADS:

@@ -16,9 +16,12 @@ use crate::fleet::Patience;
 
 /// The least rate at which a body arrives, in bytes per second.
 const LEAST_RATE: u128 = 1024;
-/// The first size of a buffer for a body. It doubles up to the announced length. So a client that
-/// announces much and sends little takes little.
+/// The first size of a buffer for a body. It doubles, so a client that announces much and sends little
+/// takes little.
 const FIRST_BUFFER: usize = 64 * 1024;
+/// When this part of an announced body has come, all of it gets its place. Were the buffer to double
+/// to the end, its former sizes would take as much memory again: allocators keep them.
+const PROVEN_PART: usize = 8;
 
 /// How much memory request bodies may take, each and all together.
 #[derive(Debug)]
@@ -110,6 +113,24 @@ impl Drop for Reserved<'_> {
     }
 }
 
+/// What is known of a body's length before it has come.
+#[derive(Clone, Copy)]
+pub(super) enum Length {
+    Announced(usize),
+    AtMost(usize),
+}
+
+impl Length {
+    /// The next size of a buffer of this size that needs more.
+    fn grown(self, before: usize, needed: usize) -> usize {
+        let grown = match self {
+            Self::Announced(length) if needed >= length / PROVEN_PART => length,
+            Self::Announced(most) | Self::AtMost(most) => (before * 2).max(FIRST_BUFFER).min(most),
+        };
+        grown.max(needed)
+    }
+}
+
 /// A buffer whose whole capacity is reserved, also while it grows.
 pub(super) struct Buffer<'a> {
     bytes: Vec<u8>,
@@ -125,12 +146,12 @@ impl<'a> Buffer<'a> {
         self.bytes.len()
     }
 
-    /// Appends data. `most` is the length that the buffer is known not to exceed.
-    pub(super) fn extend(&mut self, data: &[u8], most: usize) -> Result<(), ApiError> {
+    /// Appends data of a body of this length.
+    pub(super) fn extend(&mut self, data: &[u8], length: Length) -> Result<(), ApiError> {
         let needed = self.bytes.len() + data.len();
         let before = self.bytes.capacity();
         if needed > before {
-            let capacity = (before * 2).max(FIRST_BUFFER).min(most).max(needed);
+            let capacity = length.grown(before, needed);
             // The old buffer lives until its content is copied.
             self.reserved.grow(capacity)?;
             self.bytes.reserve_exact(capacity - self.bytes.len());
@@ -157,7 +178,8 @@ impl BodyLimits {
         if announced.lower() > self.each as u64 {
             return Err(self.too_large());
         }
-        let most = announced.exact().map_or(self.each, |exact| exact as usize);
+        let exact = announced.exact().map(|exact| Length::Announced(exact as usize));
+        let expected = exact.unwrap_or(Length::AtMost(self.each));
         let per_stall = usize::try_from(LEAST_RATE * self.stall.as_millis() / 1000);
         let per_stall = per_stall.unwrap_or(usize::MAX);
         // The length at which the time begins anew.
@@ -202,9 +224,9 @@ impl BodyLimits {
                 continue;
             }
             if let Some((first, _reserved)) = first.take() {
-                joined.extend(&first, most)?;
+                joined.extend(&first, expected)?;
             }
-            joined.extend(&data, most)?;
+            joined.extend(&data, expected)?;
         }
         Ok(match first {
             Some((bytes, reserved)) => InMemory { bytes, _reserved: reserved },
@@ -305,6 +327,27 @@ mod tests {
         assert!(taken() >= capacity, "{} counted, {capacity} held", taken());
         drop(body);
         assert_eq!(taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_announced_body_takes_a_quarter_more_than_its_length_at_most_while_it_comes() {
+        for length in [100_000, 1 << 20, 5_000_000, 30 << 20] {
+            let limits = limits(length, length + length / 4 + FIRST_BUFFER);
+            let mut pieces = vec![Bytes::from(vec![b'x'; 10_000]); length / 10_000];
+            pieces.push(Bytes::from(vec![b'x'; length % 10_000]));
+            let announced = Announced { pieces, length: length as u64 };
+            assert_eq!(limits.read(announced).await.unwrap().bytes.len(), length);
+        }
+    }
+
+    #[test]
+    fn a_body_takes_little_before_an_eighth_of_what_was_announced_has_come() {
+        let memory = Memory::new(64 << 20);
+        let mut buffer = Buffer::new(&memory);
+        for _ in 0..30 {
+            buffer.extend(&[b'x'; 64 << 10], Length::Announced(32 << 20)).unwrap();
+            assert!(memory.used() <= 2 * buffer.len(), "{} for {}", memory.used(), buffer.len());
+        }
     }
 
     #[tokio::test]

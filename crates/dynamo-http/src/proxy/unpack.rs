@@ -11,7 +11,7 @@ use http::StatusCode;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::body::{BodyLimits, Buffer, InMemory};
+use super::body::{BodyLimits, Buffer, InMemory, Length};
 use super::coding::Coding;
 use crate::error::ApiError;
 
@@ -76,7 +76,7 @@ impl BodyLimits {
             if unpacked.len() + read > self.each {
                 return Err(self.too_large());
             }
-            unpacked.extend(&piece[..read], self.each)?;
+            unpacked.extend(&piece[..read], Length::AtMost(self.each))?;
             tokio::task::yield_now().await;
         }
     }

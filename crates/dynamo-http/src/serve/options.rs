@@ -45,3 +45,14 @@ config! {
         tls, with_tls: Option<ServerTls> = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_outlives_the_600_seconds_of_googles_balancers() {
+        let kept = ServeOptions::default().keep_alive_timeout;
+        assert!(kept > Duration::from_secs(600), "{kept:?}");
+    }
+}

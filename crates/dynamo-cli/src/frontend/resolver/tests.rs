@@ -19,6 +19,8 @@ struct Server {
     asked: Arc<Mutex<Vec<String>>>,
     /// It answers SERVFAIL to everything.
     broken: Arc<Mutex<bool>>,
+    /// It answers SERVFAIL to the question for the addresses of these kinds.
+    cannot_tell: Arc<Mutex<Vec<(&'static str, u16)>>>,
 }
 
 impl Server {
@@ -63,7 +65,9 @@ impl Server {
         let kind = u16::from_be_bytes([question[at + 1], question[at + 2]]);
         let name = labels.join(".");
         let found = self.known.lock().unwrap().get(name.as_str()).cloned();
-        let is_broken = *self.broken.lock().unwrap();
+        let cannot_tell = |unknown: &(&str, u16)| *unknown == (name.as_str(), kind);
+        let is_broken = *self.broken.lock().unwrap()
+            || self.cannot_tell.lock().unwrap().iter().any(cannot_tell);
         let code = if is_broken {
             2
         } else if found.is_none() {
@@ -104,7 +108,7 @@ fn resolver(conf: &str, hosts: &str, port: u16) -> DnsResolver {
 }
 
 /// The addresses of a name, sorted; or what went wrong.
-async fn look_up(resolver: &DnsResolver, host: &str) -> Result<Vec<String>, ResolveError> {
+async fn addresses(resolver: &DnsResolver, host: &str) -> Result<Vec<String>, ResolveError> {
     let found = timeout(Duration::from_secs(30), resolver.resolve(host)).await.expect("in time")?;
     let mut found: Vec<_> = found.iter().map(ToString::to_string).collect();
     found.sort();
@@ -131,7 +135,7 @@ async fn names_are_searched_for_as_resolv_conf_says_and_hosts_come_first() {
         ("GPU-9.example", &["192.0.2.9"]),
         ("localhost", &["127.0.0.1"]),
     ] {
-        assert_eq!(look_up(&resolver, host).await.unwrap(), expected, "{host}");
+        assert_eq!(addresses(&resolver, host).await.unwrap(), expected, "{host}");
     }
     assert_eq!(server.asked("gpu-9"), 0);
     assert_eq!(server.asked("gpu-9.ns.svc.cluster.local"), 0, "a name of hosts is not asked for");
@@ -145,7 +149,7 @@ async fn an_answer_is_remembered_while_it_is_valid_and_a_changed_address_is_foun
     server.knows("gpu-7.example", &["192.0.2.7"]);
     let began = Instant::now();
     for _ in 0..20 {
-        assert_eq!(look_up(&resolver, "gpu-7.example").await.unwrap(), ["192.0.2.7"]);
+        assert_eq!(addresses(&resolver, "gpu-7.example").await.unwrap(), ["192.0.2.7"]);
     }
     // An answer is valid for a second.
     let seconds = began.elapsed().as_secs() as usize;
@@ -153,19 +157,19 @@ async fn an_answer_is_remembered_while_it_is_valid_and_a_changed_address_is_foun
 
     server.knows("gpu-7.example", &["192.0.2.8"]);
     let changed = async {
-        while look_up(&resolver, "gpu-7.example").await.unwrap() != ["192.0.2.8"] {
+        while addresses(&resolver, "gpu-7.example").await.unwrap() != ["192.0.2.8"] {
             sleep(Duration::from_millis(20)).await;
         }
     };
     timeout(Duration::from_secs(30), changed).await.expect("the new address is found");
     server.forgets("gpu-7.example");
     let gone = async {
-        while look_up(&resolver, "gpu-7.example").await.is_ok() {
+        while addresses(&resolver, "gpu-7.example").await.is_ok() {
             sleep(Duration::from_millis(20)).await;
         }
     };
     timeout(Duration::from_secs(30), gone).await.expect("the name is gone");
-    let error = look_up(&resolver, "gpu-7.example").await.unwrap_err();
+    let error = addresses(&resolver, "gpu-7.example").await.unwrap_err();
     assert!(matches!(error, ResolveError::NotFound), "{error}");
 }
 
@@ -176,21 +180,47 @@ async fn no_answer_is_told_from_no_name_and_a_server_that_is_away_is_passed_over
     let port = at.port();
     // Nobody is at the first address.
     let both = resolver("nameserver 127.0.0.2\nnameserver 127.0.0.1\n", "", port);
-    assert_eq!(look_up(&both, "gpu-7.example").await.unwrap(), ["192.0.2.7"]);
+    assert_eq!(addresses(&both, "gpu-7.example").await.unwrap(), ["192.0.2.7"]);
 
     let one = resolver("nameserver 127.0.0.1\n", "", port);
-    let error = look_up(&one, "gpu-8.example").await.unwrap_err();
+    let error = addresses(&one, "gpu-8.example").await.unwrap_err();
     assert!(matches!(error, ResolveError::NotFound), "{error}");
     for host in ["..", "a..b"] {
-        let error = look_up(&one, host).await.unwrap_err();
+        let error = addresses(&one, host).await.unwrap_err();
         assert!(matches!(error, ResolveError::NotFound), "{host}: {error}");
     }
     *server.broken.lock().unwrap() = true;
-    let error = look_up(&one, "gpu-6.example").await.unwrap_err();
+    let error = addresses(&one, "gpu-6.example").await.unwrap_err();
     assert!(matches!(error, ResolveError::NoAnswer(_)), "{error:?}");
     let nobody = resolver("nameserver 127.0.0.2\n", "", port);
-    let error = look_up(&nobody, "gpu-7.example").await.unwrap_err();
+    let error = addresses(&nobody, "gpu-7.example").await.unwrap_err();
     assert!(matches!(error, ResolveError::NoAnswer(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_name_is_gone_only_if_no_question_about_it_is_without_an_answer() {
+    let (server, at) = Server::start("127.0.0.1:0").await;
+    // It has an address, and there is none of IPv6.
+    server.knows("gpu-7.example", &["192.0.2.7"]);
+    for search in
+        ["", "search ns.svc.cluster.local\n", "search ns.svc.cluster.local\noptions ndots:5\n"]
+    {
+        let conf = format!("nameserver 127.0.0.1\n{search}");
+        let resolver = || resolver(&conf, "", at.port());
+        assert_eq!(addresses(&resolver(), "gpu-7.example").await.unwrap(), ["192.0.2.7"]);
+        for kind in [TYPE_A, TYPE_AAAA] {
+            *server.cannot_tell.lock().unwrap() = vec![("gpu-7.example", kind)];
+            match addresses(&resolver(), "gpu-7.example").await {
+                Ok(found) => {
+                    assert_eq!((kind, &*found), (TYPE_AAAA, &["192.0.2.7".to_owned()][..]))
+                }
+                Err(error) => assert!(matches!(error, ResolveError::NoAnswer(_)), "{error:?}"),
+            }
+        }
+        *server.cannot_tell.lock().unwrap() = Vec::new();
+        let error = addresses(&resolver(), "gpu-8.example").await.unwrap_err();
+        assert!(matches!(error, ResolveError::NotFound), "{error:?}");
+    }
 }
 
 #[tokio::test]
