@@ -1,4 +1,4 @@
-//! The programs `dynamo-frontend`, `dynamo-worker` and `dynamo-worker-config`.
+//! The programs `dynamo-frontend`, `dynamo-worker`, `dynamo-worker-config` and `dynamo-models`.
 //!
 //! This is the only crate that reads the environment, picks a storage backend, and prints. It
 //! composes the layers of the crates below; `examples/embedded.rs` shows how another program
@@ -6,7 +6,7 @@
 //!
 //! - `settings`: one table of flags, variables and defaults, from which help texts and the
 //!   reference are made, and the rules by which settings are resolved.
-//! - [`frontend`], [`worker`], [`worker_config`]: one module for each program.
+//! - [`frontend`], [`worker`], [`worker_config`], [`models`]: one module for each program.
 //! - `engine`: the client of an OpenAI-compatible server; `echo`: a built-in server of that kind.
 //! - `hash_key`: the subcommand of the frontend that makes keys.
 //! - `process_metrics`: the standard metrics of a process.
@@ -26,6 +26,7 @@ pub mod frontend;
 mod hash_key;
 mod key_file;
 mod logging;
+pub mod models;
 mod process_metrics;
 mod program;
 pub mod reference;

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, ArgMatches, Command};
 
@@ -12,9 +13,10 @@ use crate::environment::Environment;
 use crate::failure::{Failure, one_line};
 use crate::logging::{self, Logging};
 use crate::settings::file::ConfigFile;
-use crate::settings::given::{COMMAND, Given};
+use crate::settings::given::{COMMAND, Given, OPERAND, Value};
 use crate::settings::strangers;
-use crate::settings::table::{CONFIG, Config, Program, instead_of};
+use crate::settings::table::{CONFIG, Config, Logs, Program, QuietLogs, instead_of};
+use crate::settings::value::YesNo;
 use crate::tools;
 
 const HOW_SETTINGS_RANK: &str = "A flag wins over its variable, a variable over the configuration \
@@ -42,8 +44,10 @@ impl Main {
             let name = program.name.rsplit(' ').next().unwrap_or_default();
             command(program).name(name)
         });
+        let has_verbs = self.program.has_verbs;
         command(self.program)
-            .args_conflicts_with_subcommands(true)
+            .args_conflicts_with_subcommands(!has_verbs)
+            .subcommand_required(has_verbs)
             .disable_help_subcommand(true)
             .subcommands(beside)
             .subcommands(tools::commands(self.program))
@@ -108,7 +112,22 @@ pub(crate) fn given(
 ///
 /// When a variable of the logs is invalid.
 pub(crate) fn start(given: &Given) -> Result<Logging, Failure> {
-    let logging = logging::start(given)?;
+    let logs = Logs::read(given)?;
+    begin(given, &logs.log, *logs.logging_jsonl)
+}
+
+/// The same for a program that one person runs and reads: by default it tells only what is odd.
+///
+/// # Errors
+///
+/// When a variable of the logs is invalid.
+pub(crate) fn start_quiet(given: &Given) -> Result<Logging, Failure> {
+    let logs = QuietLogs::read(given)?;
+    begin(given, &logs.log, *logs.logging_jsonl)
+}
+
+fn begin(given: &Given, log: &Value<String>, json: YesNo) -> Result<Logging, Failure> {
+    let logging = logging::start(log, json)?;
     strangers::warn_of_misspelt(&given.environment);
     Ok(logging)
 }
@@ -153,7 +172,13 @@ pub(crate) fn command(program: &Program) -> Command {
         .override_usage(program.usage.join("\n       "));
     for group in program.groups {
         let arguments = group.settings.iter().filter_map(|setting| setting.argument());
-        command = command.args(arguments.map(|argument| argument.help_heading(group.title)));
+        command = command.args(
+            arguments.map(|argument| argument.help_heading(group.title).global(program.has_verbs)),
+        );
+    }
+    if let Some(operand) = program.operand {
+        let word = Arg::new(OPERAND).value_name(operand.name).help(operand.meaning).required(true);
+        command = command.arg(word.value_parser(NonEmptyStringValueParser::new()));
     }
     if let Some(help) = program.command {
         let words = Arg::new(COMMAND).last(true).num_args(1..).help(help);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::settings::Setting;
 use crate::settings::table::{FRONTEND, PROGRAMS, Program, WORKER};
 use crate::tools;
 
@@ -40,7 +41,7 @@ fn command_line() -> String {
          Data goes to stdout, logs and errors to stderr.\n\n\
          | exit code | meaning |\n|---|---|\n\
          | 0 | it did what it was asked, or was stopped by SIGTERM or SIGINT |\n\
-         | 1 | it failed while it ran |\n\
+         | 1 | it failed while it ran; of `dynamo-models doctor` also: it found a fault |\n\
          | 2 | wrong usage or configuration, told in one line |\n\n\
          `dynamo-worker` that runs a COMMAND ends with the exit code of that, a signal counting as \
          128 and its number.\n\
@@ -60,6 +61,15 @@ fn describe(page: &mut String, program: &Program) -> std::fmt::Result {
         writeln!(page, "{usage}")?;
     }
     writeln!(page, "```")?;
+    if let Some(operand) = program.operand {
+        writeln!(page, "\n`{}`: {}.", operand.name, operand.meaning)?;
+    }
+    if program.has_verbs {
+        writeln!(
+            page,
+            "\nEach of its subcommands takes the flags below, before its name or after."
+        )?;
+    }
     for group in program.groups {
         writeln!(page, "\n### {}: {}\n", program.name, group.title.to_lowercase())?;
         writeln!(page, "| flag | variable | default | meaning |\n|---|---|---|---|")?;
@@ -69,7 +79,7 @@ fn describe(page: &mut String, program: &Program) -> std::fmt::Result {
             writeln!(
                 page,
                 "| {} | {} | {} | {} |",
-                code(setting.flag().map(|flag| flag + &value).as_deref()),
+                code(setting.flag().map(|flag| short(setting) + &flag + &value).as_deref()),
                 variables.join(", else "),
                 code(setting.default),
                 cell(&setting.meaning())
@@ -77,6 +87,10 @@ fn describe(page: &mut String, program: &Program) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+fn short(setting: &Setting) -> String {
+    setting.short.map(|letter| format!("-{letter}, ")).unwrap_or_default()
 }
 
 fn environment() -> String {

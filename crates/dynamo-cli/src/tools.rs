@@ -216,9 +216,9 @@ mod tests {
     use super::*;
     use crate::program::tests::given;
     use crate::settings::table::FRONTEND;
-    use crate::{frontend, worker, worker_config};
+    use crate::{frontend, models, worker, worker_config};
 
-    const MAINS: [&Main; 3] = [&frontend::MAIN, &worker::MAIN, &worker_config::MAIN];
+    const MAINS: [&Main; 4] = [&frontend::MAIN, &worker::MAIN, &worker_config::MAIN, &models::MAIN];
 
     #[test]
     fn every_program_has_completions_and_a_man_page_with_all_its_flags() {

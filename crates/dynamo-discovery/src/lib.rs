@@ -33,7 +33,8 @@ pub use accepts::{Accepts, RequestField, UnknownRequestField};
 pub use address::is_forbidden_address;
 pub use by_key::ByKey;
 pub use catalog::{
-    Applied, Catalog, Gone, Ignored, ModelUpdate, Refusal, Refused, Relist, StoreEvent,
+    Applied, Catalog, EntryReader, Gone, Ignored, ModelUpdate, ReadEntry, Refusal, Refused, Relist,
+    StoreEvent,
 };
 pub use control_url::ControlUrl;
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
@@ -41,7 +42,7 @@ pub use error_chain::ErrorChain;
 #[cfg(feature = "etcd-tls")]
 pub use etcd::{ClientIdentity, Tls};
 #[cfg(feature = "etcd")]
-pub use etcd::{Credentials, EtcdConfig, EtcdConfigError, EtcdStore, Password};
+pub use etcd::{Credentials, EtcdConfig, EtcdConfigError, EtcdStore, Grant, MemberState, Password};
 pub use instance::Instance;
 pub use instance_status::{EngineState, InstanceStatus, InvalidStatus, WorkerState};
 pub use kind::{Kind, Kinds, ParsedKinds};

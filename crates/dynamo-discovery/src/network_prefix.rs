@@ -69,8 +69,8 @@ impl NetworkPrefix {
     }
 
     /// The narrowest range that covers all *native* keys of a scope; `None` where it is no narrower
-    /// than [`range`](Self::range).
-    pub(crate) fn narrow_range(&self, scope: &NamespaceScope) -> Option<KeyRange> {
+    /// than [`range`](Self::range). It may have keys of other scopes.
+    pub fn narrow_range(&self, scope: &NamespaceScope) -> Option<KeyRange> {
         match scope {
             NamespaceScope::Only(only) => Some(KeyRange::prefix(&format!("{self}{only}/"))),
             // `-` < `/` < `0`: the range goes from `base-…` to `base/…`. It has a few keys of other

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use dynamo_discovery::{ErrorChain, WorkerUrl};
 use dynamo_http::{Networks, Resolve, SystemResolver, WorkerKey, WorkerTls};
 use http::header::{AUTHORIZATION, CONNECTION, HOST};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -76,7 +76,21 @@ impl Client {
 
     /// Gets a path below the engine's URL.
     pub(crate) async fn get(&self, path: &str, timeout: Duration) -> Result<Answer, NoAnswer> {
-        match tokio::time::timeout(timeout, self.ask(path)).await {
+        self.exchange(Method::GET, path, timeout).await
+    }
+
+    /// Posts nothing to a path below the engine's URL.
+    pub(crate) async fn post(&self, path: &str, timeout: Duration) -> Result<Answer, NoAnswer> {
+        self.exchange(Method::POST, path, timeout).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        timeout: Duration,
+    ) -> Result<Answer, NoAnswer> {
+        match tokio::time::timeout(timeout, self.ask(method, path)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(match error.kind() {
                 _ if is_our_own(&error) => NoAnswer::Silence,
@@ -88,7 +102,7 @@ impl Client {
         }
     }
 
-    async fn ask(&self, path: &str) -> io::Result<Answer> {
+    async fn ask(&self, method: Method, path: &str) -> io::Result<Answer> {
         let uri = self.url.to_uri();
         let connecting = connect(&self.url, &self.networks, &*self.resolver);
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await??;
@@ -96,7 +110,9 @@ impl Client {
 
         let below = format!("{}{path}", uri.path().trim_end_matches('/'));
         let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
-        let mut request = Request::get(below)
+        let mut request = Request::builder()
+            .method(method)
+            .uri(below)
             .header(HOST, authority)
             .header(CONNECTION, "close")
             .body(Empty::new())

@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::failure::Failure;
-use crate::settings::given::Given;
+use crate::settings::given::{Given, Value};
 use crate::settings::table::Logs;
 use crate::settings::value::YesNo;
 use filter::Asked;
@@ -58,10 +58,8 @@ fn complain(complaints: Vec<String>) {
 /// # Errors
 ///
 /// When one of them is invalid, or when there can be no thread.
-pub(crate) fn start(given: &Given) -> Result<Logging, Failure> {
-    let logs = Logs::read(given)?;
-    let (asked, YesNo(json)) = (filter::read(&logs.log)?, *logs.logging_jsonl);
-    let Asked { filter, complaints } = asked;
+pub(crate) fn start(log: &Value<String>, YesNo(json): YesNo) -> Result<Logging, Failure> {
+    let Asked { filter, complaints } = filter::read(log)?;
     let limits = Limits::default();
     let queue = {
         let limits = limits.clone();

@@ -16,6 +16,9 @@ use crate::failure::Failure;
 /// The id of the arguments after `--`.
 pub(crate) const COMMAND: &str = "COMMAND";
 
+/// The id of a subcommand's operand.
+pub(crate) const OPERAND: &str = "OPERAND";
+
 /// The sources of a program's settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Given {
@@ -107,6 +110,12 @@ impl Given {
             .settings()
             .filter(|setting| texts(self, setting) != texts(earlier, setting))
             .collect()
+    }
+
+    /// The operand; empty for a program that has none.
+    pub(crate) fn operand(&self) -> &str {
+        let operand = self.flags.try_get_one::<String>(OPERAND);
+        operand.ok().flatten().map(String::as_str).unwrap_or_default()
     }
 
     /// The arguments after `--`.

@@ -34,6 +34,8 @@ pub(crate) struct Setting {
     pub(crate) name: &'static str,
     /// What stands for the value in help texts; none for a switch.
     pub(crate) placeholder: Option<&'static str>,
+    /// The flag of one letter, if there is one.
+    pub(crate) short: Option<char>,
     /// Whether it is a flag, too; a secret is none, since other users can read command lines.
     pub(crate) has_flag: bool,
     /// The variables, the one that wins first.
@@ -70,6 +72,7 @@ const fn switch() -> Setting {
     Setting {
         name: "",
         placeholder: None,
+        short: None,
         has_flag: true,
         variables: [None; 2],
         default: None,
@@ -92,6 +95,12 @@ impl Setting {
     const fn or(mut self, variable: &'static str) -> Self {
         let place = if self.variables[0].is_none() { 0 } else { 1 };
         self.variables[place] = Some(variable);
+        self
+    }
+
+    /// The same, with a flag of one letter beside.
+    const fn short(mut self, letter: char) -> Self {
+        self.short = Some(letter);
         self
     }
 
@@ -161,6 +170,10 @@ impl Setting {
             .long(flag.trim_start_matches("--").to_owned())
             .action(self.action.clone())
             .help(self.help());
+        let argument = match self.short {
+            Some(letter) => argument.short(letter),
+            None => argument,
+        };
         Some(match self.placeholder {
             // Each source is read in the same way, so the texts are kept as they are.
             Some(placeholder) => argument

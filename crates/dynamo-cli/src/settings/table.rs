@@ -14,7 +14,8 @@ use super::scoped::Scoped;
 use super::static_worker::StaticWorker;
 use super::store::Endpoints;
 use super::value::{
-    Backend, Format, Kibibytes, LeaseTtl, Mebibytes, ModelName, Percent, Seconds, Timeout, YesNo,
+    Backend, EntryFormat, Format, Kibibytes, LeaseTtl, Mebibytes, ModelName, Percent, Seconds,
+    Timeout, YesNo,
 };
 use super::{Group, Setting, flag, settings, switch, variable};
 use crate::failure::Failure;
@@ -27,10 +28,21 @@ pub(crate) struct Program {
     /// How it is called.
     pub(crate) usage: &'static [&'static str],
     pub(crate) groups: &'static [&'static Group],
+    /// What it must be told beside its settings, if anything.
+    pub(crate) operand: Option<&'static Operand>,
+    /// Whether it only has subcommands, whose settings its own are as well.
+    pub(crate) has_verbs: bool,
     /// What the arguments after `--` are, if it takes any.
     pub(crate) command: Option<&'static str>,
     /// The parts of its configuration file that are more than a setting.
     pub(crate) sections: &'static [&'static str],
+}
+
+/// An argument without a flag, which is required.
+#[derive(Debug)]
+pub(crate) struct Operand {
+    pub(crate) name: &'static str,
+    pub(crate) meaning: &'static str,
 }
 
 /// The section of the configuration file with the keys of clients.
@@ -39,7 +51,19 @@ pub(crate) const KEYS_SECTION: &str = "keys";
 pub(crate) const CONFIG: &Setting = Config::config;
 
 /// The programs.
-pub(crate) const PROGRAMS: [&Program; 4] = [&FRONTEND, &HASH_KEY, &WORKER, &WORKER_CONFIG];
+pub(crate) const PROGRAMS: [&Program; 11] = [
+    &FRONTEND,
+    &HASH_KEY,
+    &WORKER,
+    &WORKER_CONFIG,
+    &MODELS,
+    &MODELS_LIST,
+    &MODELS_GET,
+    &MODELS_WATCH,
+    &MODELS_DRAIN,
+    &MODELS_RM,
+    &MODELS_DOCTOR,
+];
 
 /// `dynamo-frontend`.
 pub(crate) const FRONTEND: Program = Program {
@@ -58,6 +82,8 @@ pub(crate) const FRONTEND: Program = Program {
         Logs::GROUP,
         Config::GROUP,
     ],
+    operand: None,
+    has_verbs: false,
     command: None,
     sections: &[KEYS_SECTION],
 };
@@ -68,6 +94,8 @@ pub(crate) const HASH_KEY: Program = Program {
     about: "Reads a key from stdin and prints what a file of API keys holds of it",
     usage: &["dynamo-frontend hash-key < FILE", "dynamo-frontend hash-key --generate"],
     groups: &[NewKey::GROUP],
+    operand: None,
+    has_verbs: false,
     command: None,
     sections: &[],
 };
@@ -92,6 +120,8 @@ pub(crate) const WORKER: Program = Program {
         Logs::GROUP,
         Config::GROUP,
     ],
+    operand: None,
+    has_verbs: false,
     command: Some("The engine to run: it ends with the worker"),
     sections: &[],
 };
@@ -102,8 +132,91 @@ pub(crate) const WORKER_CONFIG: Program = Program {
     about: "Prints the identity under which a worker registers: namespace, component and endpoint",
     usage: &["dynamo-worker-config [OPTIONS]"],
     groups: &[Identity::GROUP, Output::GROUP, Logs::GROUP],
+    operand: None,
+    has_verbs: false,
     command: None,
     sections: &[],
+};
+
+/// `dynamo-models`.
+pub(crate) const MODELS: Program = Program {
+    name: "dynamo-models",
+    about: "Shows what is registered in etcd, says what is wrong with it, and takes it out",
+    usage: &["dynamo-models [OPTIONS] list|get|watch|drain|rm|doctor"],
+    groups: &[Scope::GROUP, Shown::GROUP, Asking::GROUP, Store::GROUP, QuietLogs::GROUP],
+    has_verbs: true,
+    ..VERB
+};
+
+/// A subcommand of `dynamo-models`, which has the settings of that.
+const VERB: Program = Program {
+    name: "",
+    about: "",
+    usage: &[],
+    groups: &[],
+    operand: None,
+    has_verbs: false,
+    command: None,
+    sections: &[],
+};
+
+/// The operand of what changes an entry.
+const KEY: Option<&Operand> =
+    Some(&Operand { name: "KEY", meaning: "The entry's key, as `list` shows it" });
+
+/// `dynamo-models list`.
+pub(crate) const MODELS_LIST: Program = Program {
+    name: "dynamo-models list",
+    about: "Lists the entries, of Dynamo's releases as well",
+    usage: &["dynamo-models list [OPTIONS]"],
+    ..VERB
+};
+
+/// `dynamo-models get`.
+pub(crate) const MODELS_GET: Program = Program {
+    name: "dynamo-models get",
+    about: "Shows all that an entry says, or the entries of a model",
+    usage: &["dynamo-models get [OPTIONS] KEY|MODEL"],
+    operand: Some(&Operand {
+        name: "KEY|MODEL",
+        meaning: "An entry's key, as `list` shows it, or a model's name",
+    }),
+    ..VERB
+};
+
+/// `dynamo-models watch`.
+pub(crate) const MODELS_WATCH: Program = Program {
+    name: "dynamo-models watch",
+    about: "Prints the instances that a frontend of this scope discovers, and each change",
+    usage: &["dynamo-models watch [OPTIONS]"],
+    ..VERB
+};
+
+/// `dynamo-models drain`.
+pub(crate) const MODELS_DRAIN: Program = Program {
+    name: "dynamo-models drain",
+    about: "Takes a worker out of service: by its control port, else by its entry",
+    usage: &["dynamo-models drain [OPTIONS] KEY"],
+    operand: KEY,
+    ..VERB
+};
+
+/// `dynamo-models rm`.
+pub(crate) const MODELS_RM: Program = Program {
+    name: "dynamo-models rm",
+    about: "Deletes an entry, for what is left behind; a worker that lives writes its entry again",
+    usage: &["dynamo-models rm [OPTIONS] KEY"],
+    operand: KEY,
+    ..VERB
+};
+
+/// `dynamo-models doctor`.
+pub(crate) const MODELS_DOCTOR: Program = Program {
+    name: "dynamo-models doctor",
+    about: "Says what is wrong with etcd, the user's roles, the entries and their servers; exits with 1 \
+            if it finds a fault",
+    usage: &["dynamo-models doctor [OPTIONS]"],
+    ..VERB
 };
 
 impl Program {
@@ -424,6 +537,27 @@ settings! {
         /// `json`, one object with namespace, component, endpoint and endpoint_id; or `env`, the same
         /// as lines DYN_WORKER_NAMESPACE=… for a shell's `eval`
         format: Format = flag("FORMAT").default("json");
+    }
+
+    Shown "Output" {
+        /// How entries are printed: `table`, `wide` with more columns, or `json` with one object a line
+        output: EntryFormat = flag("FORMAT").short('o').default("table");
+    }
+
+    Asking "Workers" {
+        /// File with the key that control ports want from those who drain workers
+        control_key_file: Option<PathBuf> = flag("FILE");
+        /// File with the key that engines want from those who ask for their health and models
+        worker_api_key_file: Option<PathBuf> = flag("FILE");
+        /// Authorities that `https` workers are trusted by, PEM, beside those of the system
+        worker_ca: Option<PathBuf> = flag("FILE");
+    }
+
+    QuietLogs "Logs" {
+        /// Which logs are written to stderr, beside what was asked for, such as `debug`
+        log: String = variable("DYN_LOG", "FILTER").or(RUST_LOG).default("warn");
+        /// Logs as one JSON object a line
+        logging_jsonl: YesNo = variable("DYN_LOGGING_JSONL", "YES|NO").default("0");
     }
 
     Logs "Logs" {

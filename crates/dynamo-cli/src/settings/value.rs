@@ -157,9 +157,18 @@ macro_rules! from_name {
 from_name! {
     WatchScope { "value" => Self::Value, "key" => Self::Key } "value or key"
     ClientAuth { "required" => Self::Required, "optional" => Self::Optional } "required or optional"
+    EntryFormat { "table" => Self::Table, "wide" => Self::Wide, "json" => Self::Json } "table, wide or json"
     Format { "json" => Self::Json, "env" => Self::Env } "json or env"
     // `mem` is how newer releases of Dynamo spell it.
     Backend { "etcd" => Self::Etcd, "memory" => Self::Memory, "mem" => Self::Memory } "etcd or memory"
+}
+
+/// How `dynamo-models` prints entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EntryFormat {
+    Table,
+    Wide,
+    Json,
 }
 
 /// How `dynamo-worker-config` prints an identity.

@@ -3,6 +3,7 @@
 //! The catalog does no IO, reads no clock, writes no log and cannot fail. It returns refused entries as
 //! data.
 
+mod reader;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use dynamo_namespace::NamespaceScope;
 
+pub use self::reader::{EntryReader, ReadEntry};
 pub use self::update::{Applied, Gone, Ignored, ModelUpdate, Refusal, Refused, StoreEvent};
 use self::verdict::{Judge, Unfit, Verdict};
 use crate::by_key::ByKey;
@@ -171,7 +173,7 @@ impl Applied {
     /// Tells of an entry that is not live in the place of `old`.
     fn lose(&mut self, old: Option<ByKey>, key: Key, unfit: Unfit) {
         let gone = match unfit {
-            Unfit::Draining => Gone::Withdrawn,
+            Unfit::Draining(_) => Gone::Withdrawn,
             Unfit::OutOfScope => {
                 self.out_of_scope += 1;
                 Gone::OutOfScope

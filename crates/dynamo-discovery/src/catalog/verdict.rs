@@ -21,7 +21,7 @@ pub(super) enum Verdict {
 /// Why an entry is not live.
 #[derive(Debug)]
 pub(super) enum Unfit {
-    Draining,
+    Draining(Arc<Instance>),
     OutOfScope,
     Refused(Box<Refused>),
 }
@@ -98,7 +98,9 @@ impl Judge {
             _ => {}
         }
         match raw.validate() {
-            Ok(valid) if valid.entry.state() == State::Draining => Verdict::Not(Unfit::Draining),
+            Ok(ValidEntry { entry: value, .. }) if value.state() == State::Draining => {
+                Verdict::Not(Unfit::Draining(Arc::new(Instance::new(entry.key, id, value))))
+            }
             Ok(ValidEntry { entry: value, ignored_control }) => {
                 if let Some(error) = ignored_control {
                     ignored.push(Ignored { key: entry.key.clone(), error });

@@ -91,6 +91,31 @@ fn the_fields_that_an_engine_accepts_are_read_and_unknown_ones_ignored() {
 }
 
 #[test]
+fn a_drained_value_keeps_every_other_field_as_it_lies() {
+    for (fields, expected) in [
+        ("", r#","state":"draining"}"#),
+        (
+            r#","big":18446744073709551616,"e":1e400,"x": {"y" :[1, 2]}"#,
+            r#","big":18446744073709551616,"e":1e400,"x":{"y" :[1, 2]},"state":"draining"}"#,
+        ),
+        (
+            r#","state":"serving","odd\u0000 \"name":1"#,
+            r#","odd\u0000 \"name":1,"state":"draining"}"#,
+        ),
+        (r#","st\u0061te":"draining""#, r#","state":"draining"}"#),
+    ] {
+        let value = json(fields);
+        let drained = ModelEntry::drained(value.as_bytes()).unwrap();
+        let text = std::str::from_utf8(&drained).unwrap();
+        assert!(text.ends_with(expected), "{text}");
+        let before = parse(&value).unwrap();
+        assert_eq!(parse(text), Ok(before.with_state(State::Draining)));
+    }
+    assert!(ModelEntry::drained(b"[]").is_err());
+    assert!(ModelEntry::drained(json(r#","state":"paused""#).as_bytes()).is_err());
+}
+
+#[test]
 fn each_broken_rule_is_named_without_the_value() {
     let invalid_name = json("").replace("\"m\"", "\"a\\u202eb\"");
     for (value, expected) in [

@@ -40,6 +40,31 @@ impl ModelEntry {
             .into()
     }
 
+    /// A stored value with its state set to draining, and all its other fields as they lie, unknown
+    /// ones included.
+    ///
+    /// # Errors
+    ///
+    /// When the value is no entry; no message repeats the value.
+    pub fn drained(value: &[u8]) -> Result<Bytes, InvalidEntry> {
+        let _ = Self::from_json(value)?;
+        let Fields(mut fields) = serde_json::from_slice(value)
+            .map_err(|error| InvalidEntry::Json { line: error.line(), column: error.column() })?;
+        fields.retain(|(name, _)| name != "state");
+        let mut drained = Vec::with_capacity(value.len() + 24);
+        for (name, value) in &fields {
+            let name = serde_json::to_string(name)
+                .unwrap_or_else(|_| unreachable!("a string always serializes"));
+            drained.extend_from_slice(if drained.is_empty() { b"{" } else { b"," });
+            drained.extend_from_slice(name.as_bytes());
+            drained.push(b':');
+            drained.extend_from_slice(value.get().as_bytes());
+        }
+        // An entry has a name, so there is a field before.
+        drained.extend_from_slice(br#","state":"draining"}"#);
+        Ok(drained.into())
+    }
+
     /// Reads a stored value.
     ///
     /// # Errors
@@ -206,6 +231,33 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
         }
 
         deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+/// The fields of an object, in their order, with their values as they lie.
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+
+        impl<'de> Visitor<'de> for Each {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((Text(name), value)) = map.next_entry()? {
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Each)
     }
 }
 

@@ -52,6 +52,11 @@ impl EtcdConfig {
         }
     }
 
+    /// Sets other endpoints.
+    pub fn with_endpoints(self, endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { endpoints: endpoints.into_iter().map(Into::into).collect(), ..self }
+    }
+
     /// Sets the user, or `None`. By default there is none, for an etcd without authentication.
     pub fn with_credentials(self, credentials: impl Into<Option<Credentials>>) -> Self {
         Self { credentials: credentials.into(), ..self }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::EtcdConfigError;
-use super::config::{EtcdConfig, parse_endpoints};
+use super::config::{Credentials, EtcdConfig, parse_endpoints};
 use super::failure::{Failure, Meaning, Stage};
 use crate::backoff::Backoff;
 
@@ -84,6 +84,13 @@ pub(super) struct Origin {
     authenticated: bool,
 }
 
+impl Clients {
+    /// The client of the member, for what is asked rarely.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
 impl Connection {
     pub(super) fn new(config: EtcdConfig) -> Result<Self, EtcdConfigError> {
         let endpoints = parse_endpoints(&config.endpoints, config.asks_for_tls())?;
@@ -106,6 +113,11 @@ impl Connection {
             credentials.password.read()?;
         }
         Ok(connection)
+    }
+
+    /// The name of our user, if there is one.
+    pub(super) fn username(&self) -> Option<&str> {
+        self.config.credentials.as_ref().map(Credentials::username)
     }
 
     /// How long a call may take.

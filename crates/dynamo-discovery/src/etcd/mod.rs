@@ -3,6 +3,7 @@
 mod config;
 mod connection;
 mod failure;
+mod inspect;
 mod password;
 #[cfg(feature = "etcd-tls")]
 mod tls;
@@ -25,6 +26,7 @@ use tracing::debug;
 pub use self::config::{Credentials, EtcdConfig, EtcdConfigError};
 use self::connection::{Clients, Connection};
 use self::failure::{Failure, Meaning};
+pub use self::inspect::{Grant, MemberState};
 pub use self::password::Password;
 #[cfg(feature = "etcd-tls")]
 pub use self::tls::{ClientIdentity, Tls};
