@@ -28,7 +28,7 @@ const REFUSED: [Ipv4Addr; 4] = [
 /// Reads all pages and sources, and names what is wrong.
 pub(crate) fn check() -> Result<()> {
     let root = workspace::root();
-    let mut files = files_in(&root, false)?;
+    let mut files = files_in(root, false)?;
     for folder in FOLDERS {
         files.extend(files_in(&root.join(folder), true)?);
     }
@@ -40,7 +40,7 @@ pub(crate) fn check() -> Result<()> {
         of_kind("rs")?.iter().flat_map(|(_, source)| functions(source)).collect();
     let mut complaints = Vec::new();
     for (path, page) in of_kind("md")? {
-        let name = path.strip_prefix(&root).unwrap_or(path).display().to_string();
+        let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
         if name == TESTS {
             complaints.extend(missing_tests(&page, &functions));
         }

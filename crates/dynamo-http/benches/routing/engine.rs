@@ -31,6 +31,7 @@ impl Default for Spec {
 }
 
 /// What happened to a request, for the policy and for the figures.
+#[derive(Clone, Copy)]
 pub(crate) enum Event {
     /// The first token came; so many tokens of the prompt were cached.
     First {
