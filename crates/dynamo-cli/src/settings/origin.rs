@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use http::{HeaderValue, Uri};
 
+use super::value::Expected;
+
 /// An origin as browsers send it, or `*`: all origins.
 ///
 /// An origin is a scheme, a host, and the port where it is not the scheme's own
@@ -15,28 +17,16 @@ pub(crate) enum WebOrigin {
     One(HeaderValue),
 }
 
-/// A text is no origin.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct InvalidOrigin;
-
-impl std::fmt::Display for InvalidOrigin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(
-            "expected *, or an origin such as https://chat.example or http://localhost:3000",
-        )
-    }
-}
-
 impl FromStr for WebOrigin {
-    type Err = InvalidOrigin;
+    type Err = Expected;
 
-    fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
+    fn from_str(text: &str) -> Result<Self, Expected> {
         if text == "*" {
             return Ok(Self::All);
         }
         let lower = text.to_ascii_lowercase();
-        let uri: Uri = lower.parse().map_err(|_| InvalidOrigin)?;
-        let (scheme, host) = uri.scheme_str().zip(uri.host()).ok_or(InvalidOrigin)?;
+        let uri: Uri = lower.parse().map_err(|_| no_origin())?;
+        let (scheme, host) = uri.scheme_str().zip(uri.host()).ok_or_else(no_origin)?;
         let port = uri.port_u16();
         let plain = match port {
             Some(port) => format!("{scheme}://{host}:{port}"),
@@ -44,12 +34,16 @@ impl FromStr for WebOrigin {
         };
         // Whatever else stands there, such as a path or a user, is no part of an origin.
         if lower != plain || host.is_empty() {
-            return Err(InvalidOrigin);
+            return Err(no_origin());
         }
         let is_own_port = matches!((scheme, port), ("http", Some(80)) | ("https", Some(443)));
         let origin = if is_own_port { format!("{scheme}://{host}") } else { plain };
-        HeaderValue::try_from(origin).map(Self::One).map_err(|_| InvalidOrigin)
+        HeaderValue::try_from(origin).map(Self::One).map_err(|_| no_origin())
     }
+}
+
+fn no_origin() -> Expected {
+    Expected("*, or an origin such as https://chat.example or http://localhost:3000".into())
 }
 
 #[cfg(test)]
@@ -67,9 +61,10 @@ mod tests {
             ("http://[2001:db8::7]:8080", "http://[2001:db8::7]:8080"),
             ("tauri://localhost", "tauri://localhost"),
         ] {
-            assert_eq!(text.parse(), Ok(WebOrigin::One(HeaderValue::from_static(expected))));
+            let origin = WebOrigin::One(HeaderValue::from_static(expected));
+            assert_eq!(text.parse::<WebOrigin>().ok(), Some(origin), "{text}");
         }
-        assert_eq!("*".parse(), Ok(WebOrigin::All));
+        assert_eq!("*".parse::<WebOrigin>().ok(), Some(WebOrigin::All));
     }
 
     #[test]
@@ -88,7 +83,7 @@ mod tests {
             "https://*.example, https://other.example",
             "https://chat.example\n",
         ] {
-            assert_eq!(text.parse::<WebOrigin>(), Err(InvalidOrigin), "{text:?}");
+            assert!(text.parse::<WebOrigin>().is_err(), "{text:?}");
         }
     }
 }
