@@ -1,11 +1,14 @@
 //! A front door in this process, on a port of its own.
 
+use std::net::Ipv4Addr;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
 use dynamo_discovery::{ModelWatcher, WatcherConfig};
-use dynamo_http::{Feed, FrontendConfig, ServeOptions, Source, Switchboard, View, serve};
+use dynamo_http::{
+    AdminAccess, Feed, FrontendConfig, ServeOptions, Source, Switchboard, View, serve,
+};
 use dynamo_namespace::NamespaceScope;
 use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
@@ -42,8 +45,10 @@ impl Frontend {
             &FrontendConfig::default(),
         );
         tokio::spawn(feed.run());
-        let (client, admin) =
-            (listen(frontend.router()).await, listen(frontend.admin_router()).await);
+        let (client, admin) = (
+            listen(frontend.router()).await,
+            listen(frontend.admin_router(AdminAccess::new(Ipv4Addr::LOCALHOST.into()))).await,
+        );
         Self { client, admin, switchboard, scope, witness }
     }
 

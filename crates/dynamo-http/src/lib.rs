@@ -67,7 +67,7 @@ pub use balance::{RouterMode, UnknownRouterMode};
 #[cfg(feature = "serve")]
 pub use client_name::{ClientName, InvalidClientName};
 #[cfg(feature = "proxy")]
-pub use door::{Frontend, FrontendConfig, FrontendService, ProgramMetrics};
+pub use door::{AdminAccess, AdminKey, Frontend, FrontendConfig, FrontendService, ProgramMetrics};
 #[cfg(feature = "proxy")]
 pub use fleet::{
     Fleet, InvalidNetwork, InvalidWorkerKey, Network, Networks, Resolve, ResolveError, Resolving,

@@ -65,7 +65,7 @@ async fn chat_in_doubt(status: StatusCode, answer: &'static str) -> (u16, usize)
 
     tell.send_replace(false);
     events.send(batch(vec![ModelUpdate::Removed(instance, Gone::Vanished)], false)).unwrap();
-    let admin = listen(frontend.admin_router()).await;
+    let admin = listen(frontend.admin_router(common::local_admin())).await;
     let page = async |path| ask(&admin, common::keyed::get(path, None)).await.body().to_owned();
     soon(async {
         while !page("/health").await.contains("unroutable") {

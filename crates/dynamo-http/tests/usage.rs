@@ -78,7 +78,10 @@ async fn sample(door: &Door, sample: &str, expected: &str) {
 /// All metrics of an operator.
 async fn operators_page(door: &Door) -> String {
     let request = http::Request::get("/metrics").body(axum::body::Body::empty()).unwrap();
-    let answer = tower::ServiceExt::oneshot(door.frontend.admin_router(), request).await.unwrap();
+    let answer =
+        tower::ServiceExt::oneshot(door.frontend.admin_router(common::local_admin()), request)
+            .await
+            .unwrap();
     let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
     String::from_utf8(body.to_vec()).unwrap()
 }

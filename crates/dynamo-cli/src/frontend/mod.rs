@@ -1,5 +1,6 @@
 //! `dynamo-frontend`: discovers the models of a scope and serves them.
 
+mod admin;
 mod apart;
 mod api_keys;
 mod budget;
@@ -120,8 +121,12 @@ async fn start(
     let threads = Some(threads.map_err(Failure::Running)?);
     let sources = sources(&mut settings).await?;
     let (address, listener) = listen(&settings.host, settings.port, Listening::http_port).await?;
-    let admin = match &settings.admin {
-        Some((host, port)) => Some(listen(host, *port, Listening::admin_port).await?),
+    let admin = match settings.admin.take() {
+        Some(admin) => {
+            let (address, listener) =
+                listen(&admin.host, admin.port, Listening::admin_port).await?;
+            Some((address, listener, admin.access(address.ip()).await?))
+        }
         None => None,
     };
 
@@ -155,11 +160,11 @@ async fn start(
         tokio::spawn(file.follow(api_keys));
     }
     let service = match admin {
-        Some((address, listener)) => {
+        Some((address, listener, access)) => {
             info!(%address, "the admin port listens");
             // The admin port runs beside the threads that serve clients: a long list of metrics
             // would delay them.
-            let router = frontend.admin_router();
+            let router = frontend.admin_router(access);
             // The admin port answers probes and scrapers although clients hold all connections.
             let options = settings.options.clone();
             let options = options

@@ -10,6 +10,7 @@ use dynamo_http::{ClientAuth, FrontendConfig, Hold, ServeOptions, ServerTls, Wor
 use dynamo_namespace::{Namespace, NamespaceScope};
 use serde_json::Value as Json;
 
+use super::admin::Admin;
 use super::keys::ClientKeys;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
@@ -45,7 +46,7 @@ pub(crate) struct FrontendSettings {
     /// Whose web pages may use the front door.
     pub(crate) cors_origins: Vec<WebOrigin>,
     /// Where operators are listened to, if apart from clients.
-    pub(crate) admin: Option<(String, u16)>,
+    pub(crate) admin: Option<Admin>,
     /// TLS of the admin port, which asks for no certificate.
     pub(crate) admin_tls: Option<ServerTls>,
     /// Whether the main port asks clients for certificates.
@@ -154,6 +155,13 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
     let (authorities, auth) = (listening.tls_client_ca_path, listening.tls_client_auth);
     let asks_for_certificates = authorities.is_some();
     options = options.with_tls(for_clients(admin_tls.clone(), authorities, &auth)?);
+    let admin = Admin::of(
+        listening.admin_host,
+        *listening.admin_port,
+        listening.admin_key_file,
+        listening.admin_metrics_open,
+        listening.admin_allowed_host,
+    )?;
     let threads = listening.threads.or_else(|| thread::available_parallelism().ok());
     Ok(FrontendSettings {
         scope,
@@ -168,7 +176,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         asks_for_certificates,
         cors_origins: listening.cors_origin.take(),
         admin_tls,
-        admin: admin(listening.admin_host, *listening.admin_port)?,
+        admin,
         etcd,
         workers: static_workers(workers.worker_url),
         hold: Hold::new().with_longest(workers.hold.0).with_unproven(*workers.hold_unproven),
@@ -259,16 +267,6 @@ fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
         .with_max_connections_per_ip(*limits.max_connections_per_ip)
         .with_drain_grace(listening.drain_grace.0)
         .with_drain_timeout(listening.drain_timeout.0)
-}
-
-/// Where operators are listened to. Images set the host for frontends without an admin port as well.
-fn admin(host: Value<String>, port: Option<u16>) -> Result<Option<(String, u16)>, Failure> {
-    match port {
-        None if host.origin == Origin::Flag => Err(Failure::usage(
-            "--admin-host needs --admin-port: without it there is no admin port",
-        )),
-        port => Ok(port.map(|port| (host.take(), port))),
-    }
 }
 
 /// A certificate and its key, or neither.
@@ -505,24 +503,5 @@ mod tests {
         ] {
             assert!(message.contains("expected round-robin"), "{message}");
         }
-    }
-
-    #[test]
-    fn there_is_an_admin_port_where_one_is_given_and_it_is_local_unless_told_otherwise() {
-        let admin = |arguments: &[&str], variables: [&str; 2]| {
-            let [host, port] = variables;
-            let variables = [("DYN_ADMIN_HOST", host), ("DYN_ADMIN_PORT", port)];
-            resolve(arguments, variables).map(|settings| settings.admin)
-        };
-        let some = |host: &str, port| Ok(Some((host.to_owned(), port)));
-        let both = ["--admin-host=::", "--admin-port=9"];
-        assert_eq!(admin(&[], ["", ""]), Ok(None));
-        assert_eq!(admin(&both[1..], ["", ""]), some("127.0.0.1", 9));
-        assert_eq!(admin(&both, ["", ""]), some("::", 9));
-        assert_eq!(admin(&[], ["0.0.0.0", "8"]), some("0.0.0.0", 8));
-        assert_eq!(admin(&both, ["0.0.0.0", "8"]), some("::", 9));
-        // Images set variables that not everyone needs.
-        assert_eq!(admin(&[], ["0.0.0.0", ""]), Ok(None));
-        assert!(admin(&both[..1], ["", ""]).is_err());
     }
 }

@@ -292,6 +292,16 @@ settings! {
         /// Serve `/health` and `/metrics` on this port and no longer on the main one, with all that
         /// they can tell; 0 takes a free one, which the log tells. By default there is none
         admin_port: Option<u16> = flag("PORT").or("DYN_ADMIN_PORT");
+        /// File with the key that readers of the admin port need, but for `/live` and `/ready`: as a
+        /// bearer token, or as the password of any user. Without one, `/status` is served to this
+        /// machine only
+        admin_key_file: Option<PathBuf> = flag("FILE").reloadable();
+        /// Serve `/metrics` of the admin port to everyone who reaches it, without the key
+        admin_metrics_open: bool = switch();
+        /// A name by which the admin port is asked for, such as that of a service; repeatable. Addresses
+        /// and localhost need none. Other names are refused, since the page of a stranger could have
+        /// its own name resolve to this machine
+        admin_allowed_host: Vec<String> = flag("HOST");
         /// How many threads serve requests, each the connections that it was given; as many as there
         /// are CPUs for the process, unless it is set
         threads: Option<NonZeroUsize> = flag("COUNT").or("DYN_RUNTIME_NUM_WORKER_THREADS");

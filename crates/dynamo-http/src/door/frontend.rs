@@ -5,15 +5,18 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use dynamo_namespace::NamespaceScope;
 use http::StatusCode;
 use tokio::time::interval;
 
 use super::config::FrontendConfig;
+use super::guard::{AdminAccess, guard};
 use super::pages;
 use super::service::{FrontendService, method_not_allowed};
 use super::state::{Reader, State};
+use super::status;
 use crate::balance::{Balancer, QueueLimits, RetryBudget};
 use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
@@ -116,9 +119,16 @@ impl Frontend {
     }
 
     /// The router for operators, for a port that clients do not reach: `/health` and `/metrics`
-    /// with all values, `/live` and `/ready`. It needs no key.
-    pub fn admin_router(&self) -> Router {
-        self.complete(probes().merge(reports(Reader::Operator)))
+    /// with all values, `/status`, `/live` and `/ready`. `access` says who may read what.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime: a task notes what was counted, so that `/status` has rates. It
+    /// ends with the frontend.
+    pub fn admin_router(&self, access: AdminAccess) -> Router {
+        tokio::spawn(note(Arc::downgrade(&self.state)));
+        let pages = probes().merge(reports(Reader::Operator)).merge(status::routes());
+        self.complete(pages).layer(from_fn_with_state(access, guard))
     }
 
     fn door(&self, router: Router<Arc<State>>) -> FrontendService {
@@ -200,6 +210,16 @@ async fn age(state: Weak<State>) {
         if second % 60 == 0 {
             state.proxy.forwarder.metrics.sweep(now);
         }
+    }
+}
+
+/// Notes what was counted, as often as rates need it, for as long as the front door lives.
+async fn note(state: Weak<State>) {
+    let mut ticks = interval(status::EVERY);
+    loop {
+        ticks.tick().await;
+        let Some(state) = state.upgrade() else { return };
+        status::note(state).await;
     }
 }
 

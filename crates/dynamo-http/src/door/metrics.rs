@@ -77,8 +77,8 @@ fn facts(state: &State, reader: Reader) -> Registry {
     }
     let mut held = 0;
     for instance in view.instances() {
-        if let Some(reason) = fleet.out_of_rotation(instance) {
-            out.with_label_values(&[reason]).inc();
+        if let Some(outage) = fleet.out_of_rotation(instance) {
+            out.with_label_values(&[outage.reason]).inc();
         }
         if view.is_held(instance) {
             held += 1;

@@ -2,6 +2,7 @@
 
 mod config;
 mod frontend;
+mod guard;
 mod key_metrics;
 mod metrics;
 mod page;
@@ -9,8 +10,10 @@ mod pages;
 mod program_metrics;
 mod service;
 mod state;
+mod status;
 
 pub use self::config::FrontendConfig;
 pub use self::frontend::Frontend;
+pub use self::guard::{AdminAccess, AdminKey};
 pub use self::program_metrics::ProgramMetrics;
 pub use self::service::FrontendService;

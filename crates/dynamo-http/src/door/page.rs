@@ -1,6 +1,5 @@
-//! A page that walks all instances: it is made beside the threads that serve clients.
+//! What walks all instances: it is made beside the threads that serve clients.
 
-use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant};
@@ -12,19 +11,19 @@ const COSTLY: usize = 1000;
 
 /// One page, which is made once at a time.
 #[derive(Default)]
-pub(super) struct Page {
+pub(super) struct Page<T> {
     /// When the last one was begun, and the last one.
-    last: Mutex<Option<(Instant, Bytes)>>,
+    last: Mutex<Option<(Instant, T)>>,
 }
 
-impl Page {
+impl<T: Clone + Default + Send + 'static> Page<T> {
     /// The page, as it was when it was asked for, or later. Readers who wait for it together get the
-    /// same bytes. Only a page of many instances may be older than the question: by a second at most.
+    /// same page. Only a page of many instances may be older than the question: by a second at most.
     pub(super) async fn read(
         &self,
         instances: usize,
-        make: impl FnOnce() -> Vec<u8> + Send + 'static,
-    ) -> Bytes {
+        make: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         if let Some((begun, page)) = &*last
@@ -34,10 +33,10 @@ impl Page {
         }
         let begun = Instant::now();
         let page = match spawn_blocking(make).await {
-            Ok(page) => Bytes::from(page),
+            Ok(page) => page,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // The runtime ends, and with it the connection of whoever asks.
-            Err(_) => Bytes::new(),
+            Err(_) => T::default(),
         };
         *last = Some((begun, page.clone()));
         page
@@ -56,16 +55,14 @@ mod tests {
 
     #[derive(Default)]
     struct Counted {
-        page: Page,
+        page: Page<u8>,
         made: Arc<AtomicU8>,
     }
 
     impl Counted {
         async fn read(&self, instances: usize) -> u8 {
             let made = self.made.clone();
-            let page =
-                self.page.read(instances, move || vec![made.fetch_add(1, Ordering::Relaxed) + 1]);
-            page.await[0]
+            self.page.read(instances, move || made.fetch_add(1, Ordering::Relaxed) + 1).await
         }
     }
 
@@ -84,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn readers_who_wait_together_get_the_same_bytes() {
+    async fn readers_who_wait_together_get_the_same_page() {
         let page = Counted::default();
         let read = join_all((0..50).map(|_| page.read(1))).await;
         assert_eq!(read, [1; 50]);

@@ -55,7 +55,7 @@ fn describe(model: &Model) -> Value {
 /// `GET /health`: always 200, in Dynamo's shape with further fields.
 pub(super) async fn health(Shared(state): Shared<Arc<State>>, reader: Reader) -> Response {
     let all = state.clone();
-    let make = move || describe_all(&all, reader).to_string().into_bytes();
+    let make = move || describe_all(&all, reader).to_string().into();
     let page = state.reports(reader).health.read(state.all.load().size(), make).await;
     ([(header::CONTENT_TYPE, "application/json")], page).into_response()
 }
@@ -115,8 +115,8 @@ fn describe_instance(view: &View, fleet: &Fleet, instance: &Instance) -> Value {
     if view.is_held(instance) {
         value["held"] = true.into();
     }
-    if let Some(reason) = fleet.out_of_rotation(instance) {
-        value["out_of_rotation"] = reason.into();
+    if let Some(outage) = fleet.out_of_rotation(instance) {
+        value["out_of_rotation"] = outage.reason.into();
     }
     value
 }
@@ -148,7 +148,7 @@ pub(super) async fn metrics(Shared(state): Shared<Arc<State>>, reader: Reader) -
     let page = state
         .reports(reader)
         .metrics
-        .read(state.all.load().size(), move || text(&all, reader))
+        .read(state.all.load().size(), move || text(&all, reader).into())
         .await;
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response()
 }

@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
+
 use super::config::FrontendConfig;
 use super::page::Page;
 use super::program_metrics::ProgramMetrics;
+use super::status::Status;
 use crate::access::ApiKeys;
 use crate::feed::DiscoveryStatus;
 use crate::proxy::Proxy;
@@ -22,6 +25,7 @@ pub(super) struct State {
     /// The counts of the front door's listener.
     pub(super) connections: Option<Connections>,
     pub(super) program_metrics: Option<ProgramMetrics>,
+    pub(super) status: Status,
     pages: [Reports; 2],
     draining: AtomicBool,
 }
@@ -29,8 +33,8 @@ pub(super) struct State {
 /// The pages that show all instances.
 #[derive(Default)]
 pub(super) struct Reports {
-    pub(super) health: Page,
-    pub(super) metrics: Page,
+    pub(super) health: Page<Bytes>,
+    pub(super) metrics: Page<Bytes>,
 }
 
 /// The reader of a page about the frontend.
@@ -56,6 +60,7 @@ impl State {
             keys: config.api_keys.clone(),
             connections: config.connections.clone(),
             program_metrics: config.program_metrics.clone(),
+            status: Status::new(),
             pages: Default::default(),
             draining: AtomicBool::new(false),
         }

@@ -82,6 +82,8 @@ pub(crate) struct Claimed {
     // Milliseconds since `began`, plus 1; 0 means never.
     asked: AtomicU64,
     answered: AtomicU64,
+    /// When it was last denied.
+    denied: AtomicU64,
     /// When it was last seen that its model had requests.
     used: AtomicU64,
     /// When the engine behind it started, in unix seconds, as it says; 0 means that it never said so.
@@ -105,6 +107,7 @@ impl Claimed {
             began: Instant::now(),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
             used: AtomicU64::new(0),
             engine_started: AtomicU64::new(0),
             asking: AtomicBool::new(false),
@@ -142,8 +145,17 @@ impl Claimed {
         }
         // One question is under way at a time, so nobody else writes.
         let before = self.identity();
-        self.identity.store(before.after(finding).pack(), Relaxed);
+        let after = before.after(finding);
+        if after.is_denied() && !before.is_denied() {
+            self.denied.store(self.millis(Instant::now()), Relaxed);
+        }
+        self.identity.store(after.pack(), Relaxed);
         before
+    }
+
+    /// For how long its control port has denied it, if it does.
+    pub(super) fn denied_for(&self) -> Option<Duration> {
+        self.identity().is_denied().then(|| self.since(&self.denied, Instant::now()))?
     }
 
     /// Its control port says when the engine started.

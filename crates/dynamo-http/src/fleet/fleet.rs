@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::attention::{Attention, GONE};
 use super::claims::{Claim, Claimed};
 use super::connect::Connector;
+use super::rotation::Outage;
 use super::standing::Out;
 use super::targets::{Lasting, Targets};
 use super::tenants::Tenants;
@@ -87,7 +88,7 @@ impl Fleet {
     }
 
     /// The servers in use.
-    pub(super) fn all_servers(&self) -> impl Iterator<Item = Arc<Upstream>> {
+    pub(crate) fn all_servers(&self) -> impl Iterator<Item = Arc<Upstream>> {
         self.0.tenants.all()
     }
 
@@ -106,6 +107,11 @@ impl Fleet {
         upstream.series.get_or_init(|| self.0.metrics.worker(upstream.url.as_str()))
     }
 
+    /// Whether a server has series, since it had a request.
+    pub(crate) fn has_series(&self, upstream: &Upstream) -> bool {
+        upstream.series.get().is_some()
+    }
+
     /// The label and the requests in flight of each server that has series.
     pub(crate) fn inflight(&self) -> Vec<(Arc<WorkerSeries>, usize)> {
         let used = |upstream: Arc<Upstream>| {
@@ -120,15 +126,15 @@ impl Fleet {
         servers.claimed(&servers.at(&claim.url), claim)
     }
 
-    /// Why an instance gets no request, if it gets none: one of the [`reasons`].
-    pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<&'static str> {
+    /// The server of an instance, if it is in use.
+    pub(crate) fn server_of(&self, instance: &Instance) -> Option<Arc<Upstream>> {
         let servers = self.0.tenants.servers_of(instance.endpoint().namespace());
-        let upstream = servers.find(instance.url()?)?;
-        let claimed = Claim::of(instance).and_then(|claim| upstream.claims.find(&claim));
-        if claimed.is_some_and(|claimed| claimed.identity().is_denied()) {
-            return Some(GONE);
-        }
-        upstream.rotation.out().map(Out::name)
+        servers.find(instance.url()?)
+    }
+
+    /// Why an instance gets no request, if it gets none.
+    pub(crate) fn out_of_rotation(&self, instance: &Instance) -> Option<Outage> {
+        outage(&*self.server_of(instance)?, instance)
     }
 
     /// The servers of a model that a view shows.
@@ -203,6 +209,15 @@ impl Fleet {
             }
             self.0.models.store(Arc::new(models));
         }
+    }
+}
+
+/// Why an instance of a server gets no request, if it gets none.
+pub(crate) fn outage(upstream: &Upstream, instance: &Instance) -> Option<Outage> {
+    let claimed = Claim::of(instance).and_then(|claim| upstream.claims.find(&claim));
+    match claimed.and_then(|claimed| claimed.denied_for()) {
+        Some(lasts) => Some(Outage { reason: GONE, lasts }),
+        None => upstream.rotation.outage(),
     }
 }
 

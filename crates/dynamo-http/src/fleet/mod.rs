@@ -41,13 +41,14 @@ mod worker_key;
 pub(crate) use self::claims::{Claim, Claimed};
 pub(crate) use self::connect::{ConnectError, Connector};
 pub use self::fleet::Fleet;
-pub(crate) use self::fleet::reasons;
+pub(crate) use self::fleet::{outage, reasons};
 pub(crate) use self::identity::{Finding, Identity};
 pub use self::network::{InvalidNetwork, Network, Networks};
 pub(crate) use self::patience::Patience;
 pub(crate) use self::place::Place;
 pub(crate) use self::pool::{Connection, ExchangeError, Judge, Wait};
 pub use self::resolve::{Resolve, ResolveError, Resolving, SystemResolver};
+pub(crate) use self::rotation::Outage;
 #[cfg(test)]
 pub(crate) use self::standing::FAILURES;
 pub(crate) use self::standing::Out;

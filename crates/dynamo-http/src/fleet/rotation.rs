@@ -27,6 +27,8 @@ pub(crate) struct Rotation {
     // Milliseconds since `began`, plus 1; 0 means never.
     heard: AtomicU64,
     probed: AtomicU64,
+    /// When it was last put out.
+    ejected: AtomicU64,
     /// Whether a byte has put it back since the upkeep last looked.
     returned: AtomicBool,
     /// Whether a probe is under way.
@@ -37,6 +39,14 @@ pub(crate) struct Rotation {
     window: Window,
 }
 
+/// Why an instance gets no request, and for how long that has been so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outage {
+    /// One of the [`reasons`](super::reasons).
+    pub(crate) reason: &'static str,
+    pub(crate) lasts: Duration,
+}
+
 impl Rotation {
     pub(crate) fn new() -> Self {
         Self {
@@ -44,6 +54,7 @@ impl Rotation {
             standing: AtomicU64::new(Standing::default().pack()),
             heard: AtomicU64::new(0),
             probed: AtomicU64::new(0),
+            ejected: AtomicU64::new(0),
             returned: AtomicBool::new(false),
             probing: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
@@ -58,6 +69,12 @@ impl Rotation {
     /// Why it is out of rotation, if it is.
     pub(crate) fn out(&self) -> Option<Out> {
         self.standing().out(|| self.began.elapsed())
+    }
+
+    /// Why it is out of rotation, and for how long it has been, if it is.
+    pub(super) fn outage(&self) -> Option<Outage> {
+        let reason = self.out()?.name();
+        Some(Outage { reason, lasts: self.since(&self.ejected, Instant::now()) })
     }
 
     /// Whether it was found not to be there.
@@ -81,7 +98,13 @@ impl Rotation {
                 return None;
             }
             match self.standing.compare_exchange_weak(packed, after.pack(), Relaxed, Relaxed) {
-                Ok(_) => return after.change_since(before, now),
+                Ok(_) => {
+                    let change = after.change_since(before, now);
+                    if matches!(change, Some(Change::Ejected(_))) {
+                        self.ejected.store(self.millis(at), Relaxed);
+                    }
+                    return change;
+                }
                 Err(other) => packed = other,
             }
         }

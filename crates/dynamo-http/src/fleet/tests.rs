@@ -129,7 +129,7 @@ fn a_server_that_one_view_finds_out_of_rotation_is_shown_so_in_all() {
     let fleet = Fleet::default();
     server(&fleet, &switchboard.live_view(&a), "m").rotation.refused();
     for one in [&used, &other] {
-        assert_eq!(fleet.out_of_rotation(one), Some("unreachable"));
+        assert_eq!(fleet.out_of_rotation(one).unwrap().reason, "unreachable");
     }
 }
 
@@ -275,7 +275,7 @@ fn what_a_control_port_has_said_outlives_a_change_of_the_models_servers() {
     let _targets = fleet.targets(&live, live.load().model("m").unwrap());
     claimed().take_in(Finding::Answers);
     claimed().take_in(Finding::Refused);
-    assert_eq!(fleet.out_of_rotation(&one), Some("gone"));
+    assert_eq!(fleet.out_of_rotation(&one).unwrap().reason, "gone");
     update_http_endpoints(&mut writer, &[added(&instance("a", 2, "m"))]);
     let targets = fleet.targets(&live, live.load().model("m").unwrap());
     let urls: Vec<_> = targets.upstreams(CHAT).map(|one| one.url.to_string()).collect();

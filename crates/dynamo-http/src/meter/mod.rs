@@ -5,6 +5,7 @@ mod mode;
 mod names;
 mod record;
 mod series;
+mod totals;
 mod usage;
 mod worker;
 
@@ -12,5 +13,6 @@ pub use self::mode::{UnknownUsageMode, UsageMode};
 pub(crate) use self::names::{opts, valid};
 pub(crate) use self::record::{Form, Record};
 pub(crate) use self::series::{Metrics, ModelSeries, NamespaceSeries};
+pub(crate) use self::totals::Totals;
 pub(crate) use self::usage::Usage;
 pub(crate) use self::worker::{Ending, WorkerSeries};

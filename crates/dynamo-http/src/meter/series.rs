@@ -7,7 +7,7 @@
 use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
+use prometheus::proto::{LabelPair, MetricFamily};
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::labels::Labels;
 use super::names::{BETWEEN, DURATION, FIRST, TOKENS, buckets, joined, opts, valid};
+use super::totals::{Distribution, Totals};
 use super::worker::{self, WorkerSeries};
 use crate::route::Route;
 
@@ -241,6 +242,16 @@ impl Metrics {
         self.workers.get(url, WorkerSeries::new)
     }
 
+    /// The series of all models that were asked for.
+    pub(crate) fn all_models(&self) -> Vec<Arc<ModelSeries>> {
+        self.models.all()
+    }
+
+    /// The series of all workers that had a request.
+    pub(crate) fn all_workers(&self) -> Vec<Arc<WorkerSeries>> {
+        self.workers.all()
+    }
+
     /// Drops the series that nobody has used for an hour.
     pub(crate) fn sweep(&self, now: Instant) {
         for model in self.models.all() {
@@ -312,6 +323,41 @@ impl ModelSeries {
             )),
             namespaces: Labels::new(OTHER),
             routes: [const { OnceLock::new() }; Route::ALL.len()],
+        }
+    }
+
+    /// The model's name, or the label that many models share.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// What was counted so far, on all routes.
+    pub(crate) fn totals(&self) -> Totals {
+        let families = self.requests.collect();
+        let (mut requests, mut errors) = (0, 0);
+        for metric in families.iter().flat_map(|family| family.get_metric()) {
+            let ended = metric.get_counter().get_value() as u64;
+            requests += ended;
+            let is_error = |label: &LabelPair| label.name() == "status" && label.value() == "error";
+            errors += if metric.get_label().iter().any(is_error) { ended } else { 0 };
+        }
+        let (mut input, mut output) = (0, 0);
+        for namespace in self.namespaces.all() {
+            for counters in namespace.routes.iter().filter_map(OnceLock::get) {
+                input += counters.input.get();
+                output += counters.output.get();
+            }
+        }
+        let cached = self.cached.collect();
+        let cached = cached.iter().flat_map(|family| family.get_metric());
+        let cached = cached.map(|metric| metric.get_histogram().get_sample_sum()).sum::<f64>();
+        Totals {
+            requests,
+            errors,
+            first_token: Distribution::of(&self.first_token),
+            input,
+            output,
+            cached: cached as u64,
         }
     }
 

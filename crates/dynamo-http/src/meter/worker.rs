@@ -6,6 +6,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::names::{FIRST, buckets, opts, valid};
+use super::totals::{Distribution, Totals};
 
 /// How a request ended at a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,17 @@ impl WorkerSeries {
 
     pub(super) fn first_token(&self, seconds: f64) {
         self.first_token.observe(seconds);
+    }
+
+    /// What was counted so far.
+    pub(crate) fn totals(&self) -> Totals {
+        let requests = self.endings.iter().map(IntCounter::get).sum();
+        Totals {
+            requests,
+            errors: requests - self.endings[Ending::Success as usize].get().min(requests),
+            first_token: Distribution::of(&self.first_token),
+            ..Totals::default()
+        }
     }
 
     pub(super) fn families(&self) -> impl Iterator<Item = MetricFamily> {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use dynamo_discovery::{ByKey, Instance, Key, Kinds, ModelUpdate};
 use dynamo_namespace::{Namespace, NamespaceScope};
@@ -10,7 +9,7 @@ use dynamo_namespace::{Namespace, NamespaceScope};
 use super::change::RouteChange;
 use super::live::LiveView;
 use super::model::Model;
-use super::view::{View, index};
+use super::view::{View, index, unix_now};
 use crate::route::Route;
 
 /// The next view of one scope. It equals the published view until updates are staged.
@@ -95,10 +94,11 @@ impl Draft {
         }
     }
 
-    /// Marks an instance as held: the store has lost it, and it serves nevertheless.
-    pub(super) fn stage_held(&mut self, key: &Key) {
+    /// Marks an instance as held since a time in unix seconds: the store has lost it, and it serves
+    /// nevertheless.
+    pub(super) fn stage_held(&mut self, key: &Key, since: u64) {
         if self.has(key) {
-            self.view.held.insert(key.clone());
+            self.view.held.insert(key.clone(), since);
             self.changed = true;
         }
     }
@@ -128,8 +128,12 @@ impl Draft {
         }
         self.build();
         self.view.generation += 1;
-        let before = self.live.publish(Arc::new(self.view.clone())).open_kinds();
-        changes.extend(RouteChange::between(&self.view.scope, before, self.view.open_kinds()));
+        let (before, after) = (self.live.load().open_kinds(), self.view.open_kinds());
+        for kind in before.difference(after).iter().chain(after.difference(before).iter()) {
+            self.view.since[index(kind)] = unix_now();
+        }
+        self.live.publish(Arc::new(self.view.clone()));
+        changes.extend(RouteChange::between(&self.view.scope, before, after));
     }
 
     /// The instances of a model, ordered by key. The next publication builds the model anew from
@@ -193,8 +197,4 @@ fn position(instances: &[Arc<Instance>], instance: &Instance) -> Result<usize, u
         Some(last) if last.key() < instance.key() => Err(instances.len()),
         _ => instances.binary_search_by(|other| other.key().cmp(instance.key())),
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

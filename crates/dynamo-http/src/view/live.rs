@@ -144,10 +144,9 @@ impl LiveView {
     }
 
     /// Publishes a view, and returns the view before.
-    pub(super) fn publish(&self, view: Arc<View>) -> Arc<View> {
-        let before = self.0.view.swap(view);
+    pub(super) fn publish(&self, view: Arc<View>) {
+        self.0.view.store(view);
         self.0.changed.notify_waiters();
-        before
     }
 
     /// Tells the readers that there is no further publication.

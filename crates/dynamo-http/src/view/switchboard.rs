@@ -4,7 +4,7 @@
 //! publishes a batch. Its cost follows the size of the change and not the size of the view, since
 //! views are persistent maps.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use dynamo_discovery::{ByKey, Instance, Key, ModelUpdate};
@@ -14,7 +14,7 @@ use futures_util::stream::{Stream, StreamExt as _, select_all};
 use super::change::RouteChange;
 use super::draft::Draft;
 use super::live::{LiveView, WriterGone};
-use super::view::View;
+use super::view::{View, unix_now};
 
 #[cfg(test)]
 mod tests;
@@ -48,7 +48,7 @@ impl Switchboard {
             switchboard: switchboard.clone(),
             drafts,
             unseen: HashSet::new(),
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             ready: false,
         };
         (switchboard, writer)
@@ -106,8 +106,9 @@ pub struct SwitchboardWriter {
     /// Instances that no permanent view shows. A view that is opened later starts from these and
     /// from the permanent views' instances.
     unseen: HashSet<ByKey>,
-    /// The keys of the instances that the store has lost and that serve nevertheless.
-    held: BTreeSet<Key>,
+    /// The keys of the instances that the store has lost and that serve nevertheless, and since when,
+    /// in unix seconds.
+    held: BTreeMap<Key, u64>,
     ready: bool,
 }
 
@@ -165,8 +166,8 @@ impl SwitchboardWriter {
         let added = |one: &ByKey| ModelUpdate::Added(one.0.clone());
         let known: Vec<_> = shown.chain(&self.unseen).map(added).collect();
         draft.stage(&known);
-        for key in &self.held {
-            draft.stage_held(key);
+        for (key, since) in &self.held {
+            draft.stage_held(key, *since);
         }
         let live = draft.live().clone();
         self.drafts.push(draft);
@@ -209,9 +210,10 @@ impl SwitchboardWriter {
         if !self.unseen.contains(key) && !self.permanent().iter().any(|draft| draft.has(key)) {
             return;
         }
-        self.held.insert(key.clone());
+        let since = unix_now();
+        self.held.insert(key.clone(), since);
         for draft in &mut self.drafts {
-            draft.stage_held(key);
+            draft.stage_held(key, since);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Everything that one scope may see: models, instances, and the kinds that are open.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use dynamo_discovery::{ByKey, Instance, Key, Kind, Kinds};
 use dynamo_namespace::NamespaceScope;
@@ -24,8 +25,11 @@ pub struct View {
     /// How many models serve each kind.
     pub(super) of_kind: [usize; Kind::ALL.len()],
     pub(super) instances: OrdSet<ByKey>,
-    /// The keys of the instances that serve although the store has lost them.
-    pub(super) held: OrdSet<Key>,
+    /// When each kind opened or closed last, in unix seconds; at first, when the view was made.
+    pub(super) since: [u64; Kind::ALL.len()],
+    /// The keys of the instances that serve although the store has lost them, and since when, in unix
+    /// seconds.
+    pub(super) held: OrdMap<Key, u64>,
 }
 
 impl View {
@@ -38,7 +42,8 @@ impl View {
             models: OrdMap::new(),
             of_kind: Default::default(),
             instances: OrdSet::new(),
-            held: OrdSet::new(),
+            since: [unix_now(); Kind::ALL.len()],
+            held: OrdMap::new(),
         }
     }
 
@@ -60,6 +65,12 @@ impl View {
     /// The kinds of the models in the view.
     pub fn open_kinds(&self) -> Kinds {
         Kind::ALL.iter().copied().filter(|kind| self.is_open(*kind)).collect()
+    }
+
+    /// Since when the kind is as it is, open or closed, in unix seconds. A kind that never opened is
+    /// closed since the view was made.
+    pub fn since(&self, kind: Kind) -> u64 {
+        self.since[index(kind)]
     }
 
     /// How many models serve a kind.
@@ -97,8 +108,18 @@ impl View {
 
     /// Whether an instance is held: the store has lost it, but its server answers.
     pub fn is_held(&self, instance: &Instance) -> bool {
-        self.held.contains(instance.key())
+        self.held.contains_key(instance.key())
     }
+
+    /// Since when an instance is held, in unix seconds; `None` if it is not.
+    pub fn held_since(&self, instance: &Instance) -> Option<u64> {
+        self.held.get(instance.key()).copied()
+    }
+}
+
+/// The time in unix seconds.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The place of a kind in [`View::of_kind`].

@@ -81,7 +81,7 @@ impl Door {
         let frontend = Frontend::new(&switchboard, &NamespaceScope::All, feed.status(), &config);
         tokio::spawn(feed.run());
         let address = listen_with(frontend.router(), options).await;
-        let admin = listen(frontend.admin_router()).await;
+        let admin = listen(frontend.admin_router(super::local_admin())).await;
         let door = Self { address, admin, keys: api_keys, config, events };
         door.replace(keys).await;
         door

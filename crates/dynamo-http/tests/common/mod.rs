@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use dynamo_discovery::{DiscoveryEvent, Gone, Instance, Key, Kinds, ModelEntry, ModelUpdate};
 use dynamo_http::{
-    Feed, Frontend, FrontendConfig, ServeOptions, Switchboard, SwitchboardWriter, serve,
-    update_http_endpoints,
+    AdminAccess, Feed, Frontend, FrontendConfig, ServeOptions, Switchboard, SwitchboardWriter,
+    serve, update_http_endpoints,
 };
 use dynamo_namespace::NamespaceScope;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -34,6 +34,11 @@ pub struct Door {
     pub frontend: Frontend,
     stop: Option<oneshot::Sender<()>>,
     pub served: tokio::task::JoinHandle<bool>,
+}
+
+/// Access to an admin port on this machine, without a key.
+pub fn local_admin() -> AdminAccess {
+    AdminAccess::new(std::net::Ipv4Addr::LOCALHOST.into())
 }
 
 pub fn scope(namespace: &str) -> NamespaceScope {

@@ -1,0 +1,129 @@
+//! What an operator should look at first.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::snapshot::{Row, Snapshot};
+use crate::door::state::State;
+
+/// How much a problem matters.
+#[derive(Clone, Copy)]
+enum Weight {
+    /// Requests fail, or soon will.
+    Bad,
+    /// Requests are served, and something needs a look.
+    Note,
+}
+
+/// What an operator should look at first, worst first. Each has a text, and where it helps the filter
+/// that shows its instances.
+pub(super) fn problems(state: &State, snapshot: &Snapshot) -> Value {
+    let mut found = Vec::new();
+    let mut tell = |weight: Weight, text: String, filter: Option<&str>| {
+        let weight = match weight {
+            Weight::Bad => "bad",
+            Weight::Note => "note",
+        };
+        found.push(json!({ "weight": weight, "text": text, "state": filter }));
+    };
+    let view = &snapshot.view;
+    if state.is_draining() {
+        tell(Weight::Note, "This frontend drains: /ready answers 503.".into(), None);
+    }
+    for source in state.discovery.sources() {
+        let name = source.name();
+        if source.denied() {
+            let text = format!(
+                "The source {name} denies the read: the role of the frontend is too narrow."
+            );
+            tell(Weight::Bad, text, None);
+        } else if !source.connected() {
+            let seconds = source.stale_seconds().round();
+            let text = format!(
+                "The source {name} has been away for {seconds} s; the last known instances serve."
+            );
+            tell(Weight::Bad, text, None);
+        }
+        if source.refused() > 0 {
+            let text = format!(
+                "The source {name} had {} invalid entries, which the log names.",
+                source.refused()
+            );
+            tell(Weight::Note, text, None);
+        }
+        if source.remembered() > 0 {
+            let text = format!(
+                "{} instances of an earlier run serve until the source {name} answers.",
+                source.remembered()
+            );
+            tell(Weight::Note, text, None);
+        }
+    }
+    if view.is_ready() && view.open_kinds().is_empty() {
+        tell(Weight::Bad, "No route is open: no model is registered in this scope.".into(), None);
+    }
+    for ((namespace, model), rows) in by_group(&snapshot.rows) {
+        if rows.iter().all(|row| matches!(row.state(), "out" | "unroutable")) {
+            let text = format!("The model {model} of {namespace} has no instance in rotation.");
+            tell(Weight::Bad, text, Some("ailing"));
+        }
+    }
+    let mut outs = BTreeMap::<&str, usize>::new();
+    let (mut held, mut unroutable) = (0_usize, 0_usize);
+    for row in &snapshot.rows {
+        match row.state() {
+            "out" => *outs.entry(row.reason().unwrap_or_default()).or_default() += 1,
+            "held" => held += 1,
+            "unroutable" => unroutable += 1,
+            _ => {}
+        }
+    }
+    for (reason, count) in outs {
+        tell(
+            Weight::Note,
+            format!("Out of rotation, {reason}: {}.", instances(count)),
+            Some("out"),
+        );
+    }
+    if held > 0 {
+        let text = format!("Held, since the store has lost them: {}.", instances(held));
+        tell(Weight::Note, text, Some("held"));
+    }
+    if unroutable > 0 {
+        let text =
+            format!("Without a URL, so that no request can reach them: {}.", instances(unroutable));
+        tell(Weight::Note, text, Some("unroutable"));
+    }
+    let queued = state.proxy.forwarder.metrics.queued().get();
+    if queued > 0 {
+        tell(Weight::Note, format!("{queued} requests wait for a place at a worker."), None);
+    }
+    let disagreeing = view.models().filter(|model| model.disagrees()).count();
+    if disagreeing > 0 {
+        let text =
+            format!("The instances of {disagreeing} models differ in kinds or context lengths.");
+        tell(Weight::Note, text, None);
+    }
+    // A stable sort: the order within a weight stays.
+    found.sort_by_key(|problem| problem["weight"] != "bad");
+    found.truncate(MOST);
+    found.into()
+}
+
+/// The most problems that are told.
+const MOST: usize = 100;
+
+fn by_group(rows: &[Row]) -> impl Iterator<Item = ((&str, &str), &[Row])> {
+    let is_same = |one: &Row, other: &Row| {
+        one.namespace() == other.namespace() && one.model() == other.model()
+    };
+    rows.chunk_by(is_same).map(|group| ((group[0].namespace(), group[0].model()), group))
+}
+
+fn instances(count: usize) -> String {
+    match count {
+        1 => "1 instance".into(),
+        count => format!("{count} instances"),
+    }
+}
