@@ -4,8 +4,8 @@ use prometheus::{
     Encoder as _, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
-use super::key_metrics;
 use super::state::{Reader, State};
+use super::{key_metrics, scope_metrics};
 use crate::fleet::reasons;
 use crate::meter::{opts, valid};
 use crate::route::Route;
@@ -22,6 +22,9 @@ pub(super) fn text(state: &State, reader: Reader) -> Vec<u8> {
     }
     if let (Reader::Operator, Some(keys)) = (reader, &state.keys) {
         families.extend(key_metrics::families(keys));
+    }
+    if reader == Reader::Operator {
+        families.extend(scope_metrics::families(state));
     }
     let mut text = Vec::new();
     // Writing to memory does not fail.

@@ -8,6 +8,7 @@ mod metrics;
 mod page;
 mod pages;
 mod program_metrics;
+mod scope_metrics;
 mod service;
 mod state;
 mod status;

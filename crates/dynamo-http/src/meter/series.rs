@@ -242,14 +242,17 @@ impl Metrics {
         self.workers.get(url, WorkerSeries::new)
     }
 
-    /// The series of all models that were asked for.
-    pub(crate) fn all_models(&self) -> Vec<Arc<ModelSeries>> {
-        self.models.all()
+    /// The label and the counts of each model that was asked for, and of unknown models.
+    pub(crate) fn model_totals(&self) -> impl Iterator<Item = (Box<str>, Totals)> {
+        let unknown = (self.unknown.label.clone(), self.unknown.totals());
+        let models = self.models.all().into_iter();
+        models.map(|model| (model.label.clone(), model.totals())).chain([unknown])
     }
 
-    /// The series of all workers that had a request.
-    pub(crate) fn all_workers(&self) -> Vec<Arc<WorkerSeries>> {
-        self.workers.all()
+    /// The label and the counts of each worker that had a request.
+    pub(crate) fn worker_totals(&self) -> impl Iterator<Item = (Box<str>, Totals)> {
+        let workers = self.workers.all().into_iter();
+        workers.map(|worker| (worker.label().into(), worker.totals()))
     }
 
     /// Drops the series that nobody has used for an hour.
@@ -326,13 +329,8 @@ impl ModelSeries {
         }
     }
 
-    /// The model's name, or the label that many models share.
-    pub(crate) fn label(&self) -> &str {
-        &self.label
-    }
-
     /// What was counted so far, on all routes.
-    pub(crate) fn totals(&self) -> Totals {
+    fn totals(&self) -> Totals {
         let families = self.requests.collect();
         let (mut requests, mut errors) = (0, 0);
         for metric in families.iter().flat_map(|family| family.get_metric()) {

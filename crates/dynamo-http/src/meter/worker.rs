@@ -100,7 +100,7 @@ impl WorkerSeries {
     }
 
     /// What was counted so far.
-    pub(crate) fn totals(&self) -> Totals {
+    pub(super) fn totals(&self) -> Totals {
         let requests = self.endings.iter().map(IntCounter::get).sum();
         Totals {
             requests,

@@ -36,9 +36,9 @@ pub struct Door {
     pub served: tokio::task::JoinHandle<bool>,
 }
 
-/// Access to an admin port on this machine, without a key.
+/// Access to an admin port on this machine, without a key, by the name that the tests' requests have.
 pub fn local_admin() -> AdminAccess {
-    AdminAccess::new(std::net::Ipv4Addr::LOCALHOST.into())
+    AdminAccess::new(std::net::Ipv4Addr::LOCALHOST.into()).with_hosts(["d".to_owned()])
 }
 
 pub fn scope(namespace: &str) -> NamespaceScope {

@@ -35,12 +35,10 @@ pub(super) struct Recent {
 
 impl Sample {
     pub(super) fn of(metrics: &Metrics, at: Instant) -> Self {
-        let models = metrics.all_models();
-        let workers = metrics.all_workers();
         Self {
             at,
-            models: models.iter().map(|one| (one.label().into(), one.totals())).collect(),
-            workers: workers.iter().map(|one| (one.label().into(), one.totals())).collect(),
+            models: metrics.model_totals().collect(),
+            workers: metrics.worker_totals().collect(),
         }
     }
 }

@@ -63,11 +63,19 @@ pub(super) fn problems(state: &State, snapshot: &Snapshot) -> Value {
     if view.is_ready() && view.open_kinds().is_empty() {
         tell(Weight::Bad, "No route is open: no model is registered in this scope.".into(), None);
     }
-    for ((namespace, model), rows) in by_group(&snapshot.rows) {
-        if rows.iter().all(|row| matches!(row.state(), "out" | "unroutable")) {
-            let text = format!("The model {model} of {namespace} has no instance in rotation.");
-            tell(Weight::Bad, text, Some("ailing"));
-        }
+    let groups = by_group(&snapshot.rows);
+    let dead =
+        groups.filter(|group| group.iter().all(|row| matches!(row.state(), "out" | "unroutable")));
+    let dead: Vec<_> =
+        dead.map(|group| format!("{} of {}", group[0].model(), group[0].namespace())).collect();
+    if !dead.is_empty() {
+        let more = match dead.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named = dead[..dead.len().min(NAMED)].join(", ");
+        let text = format!("No instance is in rotation for {named}{more}.");
+        tell(Weight::Bad, text, Some("ailing"));
     }
     let mut outs = BTreeMap::<&str, usize>::new();
     let (mut held, mut unroutable) = (0_usize, 0_usize);
@@ -107,18 +115,17 @@ pub(super) fn problems(state: &State, snapshot: &Snapshot) -> Value {
     }
     // A stable sort: the order within a weight stays.
     found.sort_by_key(|problem| problem["weight"] != "bad");
-    found.truncate(MOST);
     found.into()
 }
 
-/// The most problems that are told.
-const MOST: usize = 100;
+/// How many models one problem names at most.
+const NAMED: usize = 5;
 
-fn by_group(rows: &[Row]) -> impl Iterator<Item = ((&str, &str), &[Row])> {
+fn by_group(rows: &[Row]) -> impl Iterator<Item = &[Row]> {
     let is_same = |one: &Row, other: &Row| {
         one.namespace() == other.namespace() && one.model() == other.model()
     };
-    rows.chunk_by(is_same).map(|group| ((group[0].namespace(), group[0].model()), group))
+    rows.chunk_by(is_same)
 }
 
 fn instances(count: usize) -> String {
