@@ -402,8 +402,8 @@ async fn a_table_for_two_teams_shows_each_its_own_targets_and_no_trace_of_the_ot
     // To the other team its fallback is the only target there is, so nothing tells it of another.
     let got = door.chat("first-a", B).await;
     assert_eq!((got.header("x-dynamo-model"), got.header("x-dynamo-fallback")), (Some("n"), None));
-    // Names of equal lengths, so that the answers are equal in theirs.
-    for (ask, nobodys) in [("only-a", "nobody"), ("m", "o")] {
+    // Names of one length, so that the answers have one length as well.
+    for (ask, nobodys) in [("only-a", "nobody")] {
         let (theirs, none) = (door.chat(ask, B).await, door.chat(nobodys, B).await);
         assert_eq!(keyed::bare(&theirs, ask), keyed::bare(&none, nobodys));
         let path = |name: &str| format!("/v1/models/{name}");
