@@ -51,6 +51,8 @@ use self::passage::{Passage, Phase};
 use self::peek::Peeked;
 use self::reading::Reading;
 use self::received::Received;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::rename::PlainRename;
 pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 pub(crate) use self::via::Via;
@@ -303,6 +305,14 @@ impl Proxy {
         };
         Response::from_parts(parts, axum::body::Body::new(passage))
     }
+}
+
+/// A body with another name of its model.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn renamed(body: &[u8], place: std::ops::Range<usize>, name: Bytes) -> Vec<u8> {
+    let mut edits = Edits::default();
+    edits.replace(place, name);
+    edits.copy(body).to_vec()
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
