@@ -30,6 +30,7 @@ pub(super) struct Way {
 type Kept = (Box<Refusal>, Arc<ModelSeries>);
 
 /// What an answer means for the next target.
+#[expect(clippy::large_enum_variant, reason = "nearly every answer is final")]
 enum Judged {
     /// The answer goes to the client.
     Final(Answered),
@@ -143,6 +144,10 @@ impl Forwarder {
                 Judged::Final(answered)
                     if kept.is_some() && falls_back_on(&way.alias, status(&answered)) =>
                 {
+                    if let Answered::Head(head) = &answered {
+                        let ending = Ending::of(head.response.status());
+                        self.fleet.series(head.place.upstream()).ended(ending);
+                    }
                     break;
                 }
                 Judged::Final(Answered::Refused(refusal)) => {
@@ -163,12 +168,12 @@ impl Forwarder {
 
     /// Decides whether the next target is asked after this answer.
     async fn judge(&self, alias: &Alias, answered: Answered, sends: &mut Sends) -> Judged {
-        let mut pay = |reason| self.resends.pay(reason);
+        let pay = |reason| self.resends.pay(reason);
         let head = match answered {
             Answered::Head(head) => head,
             Answered::Refused(refusal) => {
                 let goes_on =
-                    falls_back_on(alias, refusal.status()) && sends.goes_on_after_answer(&mut pay);
+                    falls_back_on(alias, refusal.status()) && sends.goes_on_after_answer(pay);
                 return if goes_on {
                     Judged::Next(Some(refusal))
                 } else {
@@ -180,16 +185,16 @@ impl Forwarder {
         let may_be_too_long = alias.falls_back_on_context_length()
             && status == StatusCode::BAD_REQUEST
             && is_short(head.response.headers());
-        if !may_be_too_long
-            && !(falls_back_on(alias, status) && sends.goes_on_after_answer(&mut pay))
-        {
+        let goes_on =
+            may_be_too_long || falls_back_on(alias, status) && sends.goes_on_after_answer(pay);
+        if !goes_on {
             return Judged::Final(Answered::Head(head));
         }
         self.fleet.series(head.place.upstream()).ended(Ending::of(status));
         match Refusal::read(head).await {
             Some(refusal)
                 if may_be_too_long
-                    && !(is_too_long(refusal.body()) && sends.goes_on_after_answer(&mut pay)) =>
+                    && !(is_too_long(refusal.body()) && sends.goes_on_after_answer(pay)) =>
             {
                 Judged::Final(Answered::Refused(refusal))
             }

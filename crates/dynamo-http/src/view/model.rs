@@ -71,7 +71,7 @@ impl Model {
             let mut parts = BTreeMap::<Namespace, Part>::new();
             for instance in &self.instances {
                 let part = parts.entry(instance.endpoint().namespace().clone()).or_default();
-                part.kinds = part.kinds | instance.kinds();
+                part.kinds |= instance.kinds();
                 let length = instance.entry().context_length();
                 part.context_length = part.context_length.into_iter().chain(length).min();
             }
