@@ -37,6 +37,15 @@ impl Document {
         self.members.iter().filter(|member| member.0 == name).map(|member| &member.1).collect()
     }
 
+    /// Whether both have the same members, but for the values of those of this name.
+    pub(crate) fn differs_in_values_of(&self, name: &str, other: &Self) -> bool {
+        let is_same = |(one, other): (&(String, Value), &(String, Value))| {
+            one == other || one.0 == name && other.0 == name
+        };
+        self.members.len() == other.members.len()
+            && self.members.iter().zip(&other.members).all(is_same)
+    }
+
     pub(crate) fn first_of(&self, names: &[&str]) -> Option<&Value> {
         self.members.iter().find(|member| names.contains(&&*member.0)).map(|member| &member.1)
     }

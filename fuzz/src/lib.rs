@@ -187,10 +187,20 @@ pub fn peek(bytes: &[u8]) {
             let session = peeked.session.map(|raw| serde_json::from_str(&raw).unwrap());
             let names = ["prompt_cache_key", "conversation", "previous_response_id"];
             let named = names.iter().filter_map(|name| document.all(name).pop());
-            assert!(session.is_none() || named.into_iter().any(|one| Some(one) == session.as_ref()));
+            assert!(
+                session.is_none() || named.into_iter().any(|one| Some(one) == session.as_ref())
+            );
             let prompt = document.first_of(&["messages", "prompt", "input"]);
             let told = peeked.prompt.map(|raw| serde_json::from_str(&raw).unwrap());
             assert_eq!(told.as_ref(), prompt);
+            let (before, behind) = (&bytes[..peeked.place.start], &bytes[peeked.place.end..]);
+            assert_eq!(peeked.renamed, [before, fuzzing::NAME.as_bytes(), behind].concat());
+            // The name is another one, and nothing else differs.
+            let renamed = fuzzing::peek(&peeked.renamed).expect("the edited body is good as well");
+            assert_eq!(Some(renamed.model), serde_json::from_str(fuzzing::NAME).ok());
+            if let Ok(renamed) = json::read(&peeked.renamed) {
+                assert!(renamed.differs_in_values_of("model", &document));
+            }
         }
         // Limits of that parser, which are not ours.
         (Ok(_), Err(json::Refused::BeyondLimits)) => {}
@@ -211,6 +221,24 @@ pub fn peek(bytes: &[u8]) {
     }
 }
 
+/// A plain answer whose model gets another name: the name is the first `model` of its object, nothing else
+/// changes, and it does not matter where the answer is cut.
+pub fn answer(bytes: &[u8]) {
+    let Some((piece, bytes)) = bytes.split_first() else { return };
+    let renamed = fuzzing::rename(bytes, bytes.len());
+    assert_eq!(fuzzing::rename(bytes, usize::from(*piece)), renamed);
+    let Ok(document) = json::read(bytes) else { return };
+    // A name that is spelled with escapes is not found, and of several names only the first is.
+    if bytes.windows(2).any(|two| two == br"\u") || document.all("model").len() > 1 {
+        return;
+    }
+    let mut expected: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+    if let Some(name) = expected.get_mut("model").filter(|name| name.is_string()) {
+        *name = serde_json::from_str(fuzzing::NAME).unwrap();
+    }
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&renamed).unwrap(), expected);
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -219,7 +247,7 @@ mod tests {
     #[test]
     fn every_seed_holds() {
         type Target = fn(&[u8]);
-        let targets: [(&str, Target); 8] = [
+        let targets: [(&str, Target); 9] = [
             ("entry", super::entry),
             ("key", super::key),
             ("catalog", super::catalog),
@@ -227,6 +255,7 @@ mod tests {
             ("namespace", super::namespace),
             ("worker_url", super::worker_url),
             ("peek", super::peek),
+            ("answer", super::answer),
             ("state_file", super::state_file),
         ];
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");

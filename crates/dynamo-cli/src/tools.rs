@@ -18,7 +18,7 @@ use crate::program::{self, Main};
 use crate::settings::Setting;
 use crate::settings::file::ConfigFile;
 use crate::settings::given::{Given, Origin, is_hidden};
-use crate::settings::table::{CONFIG, KEYS_SECTION, Program};
+use crate::settings::table::{CONFIG, Program};
 
 const SHELL: &str = "SHELL";
 const FILE: &str = "FILE";
@@ -189,8 +189,8 @@ pub(crate) fn schema(program: &Program) -> Value {
         }
     }
     for section in program.sections {
-        if *section == KEYS_SECTION {
-            fields.insert((*section).to_owned(), frontend::keys_schema());
+        if let Some(schema) = frontend::section_schema(section) {
+            fields.insert((*section).to_owned(), schema);
         }
     }
     json!({
@@ -274,7 +274,7 @@ mod tests {
     fn the_schema_has_every_setting_but_secrets_and_no_other_field() {
         let schema = schema(&FRONTEND);
         let fields = schema["properties"].as_object().unwrap();
-        assert!(fields.contains_key("http_port") && fields.contains_key("keys"));
+        assert!(["http_port", "keys", "models"].iter().all(|field| fields.contains_key(*field)));
         assert!(!fields.contains_key("etcd_password") && !fields.contains_key("config"));
         assert_eq!(fields["http_port"]["default"], 8000);
         assert_eq!(schema["additionalProperties"], false);

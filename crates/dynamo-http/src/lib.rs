@@ -14,6 +14,8 @@
 #[cfg(feature = "proxy")]
 mod access;
 #[cfg(feature = "proxy")]
+mod alias;
+#[cfg(feature = "proxy")]
 mod balance;
 #[cfg(feature = "serve")]
 mod client_name;
@@ -62,6 +64,8 @@ pub use access::{
     ApiKey, ApiKeys, Credential, InvalidKeyHash, InvalidKeyName, InvalidKeys, KeyHash, KeyList,
     KeyName, WeakKey,
 };
+#[cfg(feature = "proxy")]
+pub use alias::{Alias, AliasTable, AliasTarget, Aliases, AnswerAs, InvalidAliases};
 #[cfg(feature = "proxy")]
 pub use balance::{RouterMode, UnknownRouterMode};
 #[cfg(feature = "serve")]

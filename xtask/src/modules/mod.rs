@@ -38,6 +38,7 @@ const CRATES: [Crate; 3] = [
             "placement",
             "access",
             "meter",
+            "alias",
             "view",
             "serve",
             "tls",

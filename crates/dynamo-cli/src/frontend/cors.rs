@@ -13,10 +13,12 @@ use crate::settings::origin::WebOrigin;
 /// How long a browser may remember what it was allowed: what all browsers accept.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// What pages may read of an answer, beside what they always may.
-const READABLE: [HeaderName; 3] = [
+const READABLE: [HeaderName; 5] = [
     header::RETRY_AFTER,
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("x-dynamo-explain"),
+    HeaderName::from_static("x-dynamo-model"),
+    HeaderName::from_static("x-dynamo-fallback"),
 ];
 
 type WithoutOrigin<S, B> = MapRequest<S, fn(Request<B>) -> Request<B>>;

@@ -6,6 +6,7 @@ mod api_keys;
 mod budget;
 mod cors;
 mod keys;
+mod models;
 mod reload;
 mod resolver;
 mod settings;
@@ -34,11 +35,11 @@ use crate::program::{self, Main};
 use crate::settings::Setting;
 use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
-use crate::settings::table::{FRONTEND, HASH_KEY, Keys, Listening};
+use crate::settings::table::{FRONTEND, HASH_KEY, KEYS_SECTION, Keys, Listening, MODELS_SECTION};
 use crate::{descriptors, hash_key, key_file, process_metrics, runtime};
 
 use apart::apart;
-use reload::{Reloading, Reloads};
+use reload::{Held, Reloading, Reloads};
 use settings::{FrontendSettings, KeySource};
 use state_file::StateFile;
 
@@ -63,9 +64,13 @@ fn check(given: &Given) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The JSON schema of the keys in a configuration file.
-pub(crate) fn keys_schema() -> serde_json::Value {
-    api_keys::schema()
+/// The JSON schema of a section of the configuration file.
+pub(crate) fn section_schema(section: &str) -> Option<serde_json::Value> {
+    match section {
+        KEYS_SECTION => Some(api_keys::schema()),
+        MODELS_SECTION => Some(models::schema()),
+        _ => None,
+    }
 }
 
 fn run(given: &Given) -> Result<ExitCode, Failure> {
@@ -136,6 +141,7 @@ async fn start(
     if client_keys.is_some() {
         settings.config = settings.config.with_api_keys(Some(api_keys.clone()));
     }
+    let aliases = settings.config.aliases().clone();
     settings.config = settings
         .config
         .with_connections(Some(settings.options.connections().clone()))
@@ -152,7 +158,8 @@ async fn start(
     }
     if let Some(file) = &given.file {
         let keys = keys_of_section.then(|| (settings.client_keys(), api_keys.clone()));
-        let reloading = Reloading::new(file.path.clone(), given.clone(), filter, keys, &RELOADS);
+        let held = Held { filter, keys, aliases };
+        let reloading = Reloading::new(file.path.clone(), given.clone(), held, &RELOADS);
         let reloading = reloading.context("cannot listen for SIGHUP").map_err(Failure::Running)?;
         tokio::spawn(reloading.run());
     }

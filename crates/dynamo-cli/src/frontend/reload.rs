@@ -3,17 +3,18 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dynamo_http::{ApiKeys, KeyList};
+use dynamo_http::{Aliases, ApiKeys, KeyList};
 use tracing::{info, warn};
 
 use super::keys::{ClientKeys, told};
+use super::models;
 use super::settings::Keyring;
 use crate::failure::Failure;
 use crate::followed_file::FollowedFile;
 use crate::logging::Filter;
 use crate::settings::file::ConfigFile;
 use crate::settings::given::Given;
-use crate::settings::table::{FRONTEND, KEYS_SECTION};
+use crate::settings::table::{FRONTEND, KEYS_SECTION, MODELS_SECTION};
 
 /// How often the file was taken up, and how often refused.
 #[derive(Debug)]
@@ -48,10 +49,18 @@ pub(super) struct Reloading {
     started: Given,
     /// The last that was taken up.
     given: Given,
-    filter: Filter,
-    /// The keys, if the frontend started with some in the file.
-    keys: Option<(ClientKeys, ApiKeys)>,
+    held: Held,
     reloads: &'static Reloads,
+}
+
+/// What follows the file.
+pub(super) struct Held {
+    /// Which logs are written.
+    pub(super) filter: Filter,
+    /// The keys, if the frontend started with some in the file.
+    pub(super) keys: Option<(ClientKeys, ApiKeys)>,
+    /// The names that clients ask for.
+    pub(super) aliases: Aliases,
 }
 
 impl Reloading {
@@ -63,12 +72,11 @@ impl Reloading {
     pub(super) fn new(
         path: PathBuf,
         given: Given,
-        filter: Filter,
-        keys: Option<(ClientKeys, ApiKeys)>,
+        held: Held,
         reloads: &'static Reloads,
     ) -> std::io::Result<Self> {
         let (file, started) = (FollowedFile::new(path)?, given.clone());
-        Ok(Self { file, started, given, filter, keys, reloads })
+        Ok(Self { file, started, given, held, reloads })
     }
 
     /// Takes up each change. A file that cannot be used changes nothing.
@@ -100,9 +108,14 @@ impl Reloading {
         }
         // All is checked before the first thing changes.
         super::settings::read(&given)?;
+        let table = models::read(&given)?;
         let list = self.key_list(&given)?;
-        self.filter.change(&given)?;
-        if let (Some(list), Some((_, keys))) = (&list, &self.keys)
+        self.held.filter.change(&given)?;
+        if self.differs(&given, MODELS_SECTION) {
+            info!(names = table.len(), "names of models taken up");
+            self.held.aliases.replace(table);
+        }
+        if let (Some(list), Some((_, keys))) = (&list, &self.held.keys)
             && keys.replace(list).await.is_ok()
         {
             told(list);
@@ -113,7 +126,7 @@ impl Reloading {
             .filter(|setting| !setting.is_followed)
             .map(|setting| setting.name)
             .collect();
-        if Keyring::of(&given).is_some() != self.keys.is_some() {
+        if Keyring::of(&given).is_some() != self.held.keys.is_some() {
             waiting.push(KEYS_SECTION);
         }
         if waiting.is_empty() {
@@ -128,9 +141,18 @@ impl Reloading {
         Ok(())
     }
 
+    /// Whether a section says something else than before.
+    fn differs(&self, given: &Given, section: &str) -> bool {
+        let of = |given: &'_ Given| {
+            let section = given.file.as_ref()?.section(section)?;
+            Some(section.value.clone())
+        };
+        of(given) != of(&self.given)
+    }
+
     /// The keys of a changed file, where the frontend asks for keys of the file.
     fn key_list(&self, given: &Given) -> Result<Option<KeyList>, Failure> {
-        match (&self.keys, Keyring::of(given)) {
+        match (&self.held.keys, Keyring::of(given)) {
             (Some((keys, _)), Some(keyring)) => {
                 keys.of_section(&keyring).map(Some).map_err(Failure::Usage)
             }

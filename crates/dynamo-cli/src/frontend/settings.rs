@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 
 use super::admin::Admin;
 use super::keys::ClientKeys;
+use super::models;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
 use crate::settings::origin::WebOrigin;
@@ -140,6 +141,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         )));
     }
     let mut config = config(Balancing::read(given)?, &limits);
+    config.aliases().replace(models::read(given)?);
     config = config.with_usage(*Usage::read(given)?.usage);
     let label = workers.worker_network.setting.label();
     let (shared, own) = split(workers.worker_network.take());

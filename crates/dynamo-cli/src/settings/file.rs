@@ -12,6 +12,7 @@ use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use super::Setting;
+use super::node::Node;
 use super::table::{CONFIG, Program};
 use crate::environment::Environment;
 use crate::failure::{Failure, one_line};
@@ -47,6 +48,23 @@ pub(crate) struct Section {
     pub(crate) line: u64,
     /// The section, with the values of variables.
     pub(crate) value: Value,
+    /// The line of each member and element, by its JSON pointer.
+    lines: BTreeMap<String, u64>,
+}
+
+impl Section {
+    /// The line of a member or an element, by its JSON pointer; of the nearest one around it that has
+    /// a line, or of the section itself.
+    pub(crate) fn line_of(&self, pointer: &str) -> u64 {
+        let mut pointer = pointer;
+        loop {
+            if let Some(line) = self.lines.get(pointer) {
+                return *line;
+            }
+            let Some((around, _)) = pointer.rsplit_once('/') else { return self.line };
+            pointer = around;
+        }
+    }
 }
 
 impl ConfigFile {
@@ -171,8 +189,7 @@ impl Reader<'_> {
         let settings = self.program.settings().filter(|setting| !setting.is_secret);
         let fields = settings.map(|setting| setting.name).filter(|name| *name != CONFIG.name);
         let fields = fields.chain(self.program.sections.iter().copied());
-        let distance = |field: &&str| strsim::damerau_levenshtein(field, &name.replace('-', "_"));
-        let nearest = fields.min_by_key(distance).unwrap_or_default();
+        let nearest = nearest(name, fields);
         let name = name.escape_debug();
         format!("{} has no field `{name}`; the nearest is `{nearest}`", self.program.name)
     }
@@ -188,14 +205,24 @@ impl Reader<'_> {
         }
     }
 
-    fn take_section(&mut self, name: &'static str, line: u64, mut value: Value) {
+    fn take_section(&mut self, name: &'static str, line: u64, node: Node) {
+        let mut lines = BTreeMap::new();
+        node.note_lines(&mut String::new(), &mut lines);
+        let mut value = node.into_value();
         match replace_all(&mut value, self.environment) {
             Ok(()) => {
-                self.file.sections.insert(name, Section { line, value });
+                self.file.sections.insert(name, Section { line, value, lines });
             }
             Err(why) => self.fault(line, format!("{name}: {why}")),
         }
     }
+}
+
+/// The field whose name is nearest to this one.
+pub(crate) fn nearest<'a>(name: &str, fields: impl IntoIterator<Item = &'a str>) -> &'a str {
+    let name = name.replace('-', "_");
+    let distance = |field: &&str| strsim::damerau_levenshtein(field, &name);
+    fields.into_iter().min_by_key(distance).unwrap_or_default()
 }
 
 /// What a field of the file can be.
@@ -229,9 +256,9 @@ impl<'de> Visitor<'de> for &mut Reader<'_> {
                     }
                 }
                 Known::Section(section) => {
-                    let value = fields.next_value::<Value>()?;
-                    if !value.is_null() {
-                        self.take_section(section, line, value);
+                    let node = fields.next_value::<Node>()?;
+                    if !matches!(node, Node::Scalar(Value::Null)) {
+                        self.take_section(section, line, node);
                     }
                 }
                 Known::Secret(setting) => {

@@ -6,6 +6,7 @@
 pub(crate) mod file;
 pub(crate) mod given;
 pub(crate) mod identity;
+mod node;
 pub(crate) mod origin;
 pub(crate) mod root;
 pub(crate) mod scope;

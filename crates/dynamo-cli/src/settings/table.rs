@@ -47,6 +47,8 @@ pub(crate) struct Operand {
 
 /// The section of the configuration file with the keys of clients.
 pub(crate) const KEYS_SECTION: &str = "keys";
+/// The section of the configuration file with the aliases of models.
+pub(crate) const MODELS_SECTION: &str = "models";
 /// The setting that names the configuration file.
 pub(crate) const CONFIG: &Setting = Config::config;
 
@@ -85,7 +87,7 @@ pub(crate) const FRONTEND: Program = Program {
     operand: None,
     has_verbs: false,
     command: None,
-    sections: &[KEYS_SECTION],
+    sections: &[MODELS_SECTION, KEYS_SECTION],
 };
 
 /// `dynamo-frontend hash-key`.

@@ -24,7 +24,7 @@ fn targets(servers: usize) -> Arc<Targets> {
         })
         .collect();
     let model = Model::new("m".into(), instances, None, 0);
-    Fleet::default().targets(&LiveView::of_nothing(NamespaceScope::All), &model)
+    Fleet::default().targets(&LiveView::of_nothing(NamespaceScope::All), &model, None)
 }
 
 fn balancer(mode: RouterMode) -> Balancer {

@@ -10,6 +10,7 @@ use http::HeaderName;
 
 use super::program_metrics::ProgramMetrics;
 use crate::access::ApiKeys;
+use crate::alias::Aliases;
 use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of};
@@ -104,6 +105,8 @@ config! {
         usage, with_usage: UsageMode = UsageMode::default();
         /// What the admin port's `/metrics` shows beside the front door's own. Default nothing.
         program_metrics, with_program_metrics: Option<ProgramMetrics> = None;
+        /// Names that clients ask for, and the models that answer them. Default none.
+        aliases, with_aliases: Aliases = Aliases::default();
         /// The keys that clients need. Default none: every client may use every model in the
         /// frontend's scope.
         api_keys, with_api_keys: Option<ApiKeys> = None;

@@ -15,16 +15,19 @@ use serde_json::{Value, json};
 use super::metrics::text;
 use super::state::{Reader, State};
 use crate::access::Caller;
+use crate::alias::{Offer, Offered};
 use crate::error::ApiError;
 use crate::fleet::Fleet;
 use crate::proxy::unknown;
 use crate::route::Route;
-use crate::view::{Model, View};
+use crate::view::View;
 
 /// `GET /v1/models`, as in the OpenAI API reference.
 pub(super) async fn models(Shared(state): Shared<Arc<State>>, caller: Caller) -> Json<Value> {
     let sight = state.proxy.lens(&caller).look();
-    let data: Vec<Value> = sight.models().map(|model| describe(model)).collect();
+    let aliases = state.proxy.aliases.load();
+    let listed = Offer::new(&sight, aliases.as_deref()).listed();
+    let data: Vec<Value> = listed.iter().map(describe).collect();
     Json(json!({ "object": "list", "data": data }))
 }
 
@@ -35,18 +38,24 @@ pub(super) async fn model(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let sight = state.proxy.lens(&caller).look();
-    let model = sight.model(&id).ok_or_else(|| unknown(sight.is_ready(), &id))?;
-    Ok(Json(describe(model)))
+    let aliases = state.proxy.aliases.load();
+    let found = Offer::new(&sight, aliases.as_deref()).get(&id);
+    let found = found.ok_or_else(|| unknown(sight.is_ready(), &id))?;
+    Ok(Json(describe(&found)))
 }
 
-fn describe(model: &Model) -> Value {
+fn describe(offered: &Offered<'_>) -> Value {
+    let (id, created, context_length) = match offered {
+        Offered::Model(model) => (model.name(), model.created(), model.context_length()),
+        Offered::Alias(shown) => (shown.alias.name(), shown.created(), shown.context_length()),
+    };
     let mut value = json!({
-        "id": model.name(),
+        "id": id,
         "object": "model",
-        "created": model.created(),
+        "created": created,
         "owned_by": "dynamo",
     });
-    if let Some(context_length) = model.context_length() {
+    if let Some(context_length) = context_length {
         value["context_length"] = context_length.into();
     }
     value

@@ -35,13 +35,16 @@ pub(super) struct Shared {
     metrics: Arc<Metrics>,
     pub(super) tenants: Tenants,
     placement: Placement,
-    /// The targets of models that were asked for, by the address of the model's lineage. The weak
-    /// reference in an entry keeps that address from being used again.
-    pub(super) models: ArcSwap<OrdMap<usize, Entry>>,
+    /// The targets of models that were asked for.
+    pub(super) models: ArcSwap<OrdMap<EntryKey, Entry>>,
     /// Held while `models` is replaced.
     renewing: Mutex<()>,
     attention: Attention,
 }
+
+/// What an entry is found by: the address of the model's lineage, and a namespace where only its instances
+/// count. The weak reference in the entry keeps that address from being used again.
+type EntryKey = (usize, Option<Namespace>);
 
 /// The targets of one model in one view.
 #[derive(Clone)]
@@ -137,35 +140,43 @@ impl Fleet {
         outage(&*self.server_of(instance)?, instance)
     }
 
-    /// The servers of a model that a view shows.
-    pub(crate) fn targets(&self, live: &LiveView, model: &Model) -> Arc<Targets> {
-        let models = self.0.models.load();
-        match models.get(&address(model)) {
+    /// The servers of a model that a view shows; with a namespace, those that its instances name.
+    pub(crate) fn targets(
+        &self,
+        live: &LiveView,
+        model: &Model,
+        namespace: Option<&Namespace>,
+    ) -> Arc<Targets> {
+        let key = key_of(model, namespace);
+        match self.0.models.load().get(&key) {
             // A request that looked a moment earlier takes what one that looked later has found.
             Some(entry) if entry.targets.generation() >= model.generation() => {
                 entry.targets.clone()
             }
-            _ => self.renew(live, model),
+            _ => self.renew(live, model, key),
         }
     }
 
-    fn renew(&self, live: &LiveView, model: &Model) -> Arc<Targets> {
+    fn renew(&self, live: &LiveView, model: &Model, key: EntryKey) -> Arc<Targets> {
         let _renewing = self.0.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         let models = self.0.models.load();
-        let known = models.get(&address(model));
+        let known = models.get(&key);
         if let Some(entry) = known.filter(|one| one.targets.generation() >= model.generation()) {
             return entry.targets.clone();
         }
+        let namespace = key.1.as_ref();
         let lasting = match known {
             Some(entry) => entry.targets.lasting().clone(),
             None => {
                 let scope = live.scope().to_string();
                 let seed = Seed::of([scope.as_bytes(), model.name().as_bytes()]);
+                let seed = namespace.map_or(seed, |name| seed.and(name.as_str().as_bytes()));
                 let series = self.0.metrics.model(model.name());
                 Arc::new(Lasting::new(series, self.0.placement.knowledge(), seed))
             }
         };
-        let targets = Arc::new(Targets::new(model, &self.0.tenants, lasting, &self.0.metrics));
+        let targets = Targets::new(model, namespace, &self.0.tenants, lasting, &self.0.metrics);
+        let targets = Arc::new(targets);
         if let Some(before) = known {
             before.targets.forget_all_but(&targets);
         }
@@ -174,7 +185,7 @@ impl Fleet {
             live: live.downgrade(),
             targets: targets.clone(),
         };
-        self.0.models.store(Arc::new(models.update(address(model), entry)));
+        self.0.models.store(Arc::new(models.update(key, entry)));
         targets
     }
 
@@ -184,28 +195,30 @@ impl Fleet {
     pub(super) fn renew_all(&self) {
         let mut gone = Vec::new();
         let now = Instant::now();
-        for (address, entry) in &**self.0.models.load() {
+        for (key, entry) in &**self.0.models.load() {
+            let namespace = key.1.as_ref();
             let found = entry.live.upgrade().and_then(|live| {
                 let model = live.load().model(entry.targets.name())?.clone();
                 let is_same = std::ptr::eq(Arc::as_ptr(model.lineage()), entry.lineage.as_ptr());
-                is_same.then_some((live, model))
+                let is_there = is_same && !model.part(namespace).kinds.is_empty();
+                is_there.then_some((live, model))
             });
             match found {
                 Some((live, model)) => {
-                    let targets = self.targets(&live, &model);
+                    let targets = self.targets(&live, &model, namespace);
                     if targets.lasting().take_use() {
                         targets.claims().for_each(|claimed| claimed.note_use(now));
                         targets.note_starts();
                     }
                 }
-                None => gone.push(*address),
+                None => gone.push(key.clone()),
             }
         }
         if !gone.is_empty() {
             let _renewing = self.0.renewing.lock().unwrap_or_else(PoisonError::into_inner);
             let mut models = OrdMap::clone(&self.0.models.load());
-            for address in gone {
-                models.remove(&address);
+            for key in gone {
+                models.remove(&key);
             }
             self.0.models.store(Arc::new(models));
         }
@@ -226,6 +239,6 @@ pub(crate) fn reasons() -> impl Iterator<Item = &'static str> {
     Out::ALL.into_iter().map(Out::name).chain([GONE])
 }
 
-fn address(model: &Model) -> usize {
-    Arc::as_ptr(model.lineage()).addr()
+fn key_of(model: &Model, namespace: Option<&Namespace>) -> EntryKey {
+    (Arc::as_ptr(model.lineage()).addr(), namespace.cloned())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use dynamo_discovery::{Accepts, Instance, Kind, Kinds};
+use dynamo_namespace::Namespace;
 
 use super::claims::{Claim, Claimed};
 use super::tenants::Tenants;
@@ -110,8 +111,10 @@ impl Lasting {
 }
 
 impl Targets {
+    /// The servers that the instances of a model name; with a namespace, only its instances count.
     pub(super) fn new(
         model: &Model,
+        namespace: Option<&Namespace>,
         tenants: &Tenants,
         lasting: Arc<Lasting>,
         metrics: &Metrics,
@@ -119,7 +122,9 @@ impl Targets {
         let mut named: Vec<(Arc<Upstream>, Arc<NamespaceSeries>, Vec<Named>)> =
             Vec::with_capacity(model.instances().len());
         let mut places = HashMap::with_capacity(model.instances().len());
-        for instance in model.instances() {
+        let counts =
+            |one: &&Arc<Instance>| namespace.is_none_or(|name| one.endpoint().namespace() == name);
+        for instance in model.instances().iter().filter(counts) {
             let Some(url) = instance.url() else { continue };
             // A worker that was killed and came back has two keys until the first lease ends.
             let namespace = instance.endpoint().namespace();

@@ -54,7 +54,7 @@ fn switchboard() -> (LiveView, SwitchboardWriter) {
 
 /// The first server of a model, as a request finds it.
 fn server(fleet: &Fleet, live: &LiveView, model: &str) -> Arc<Upstream> {
-    let targets = fleet.targets(live, live.load().model(model).unwrap());
+    let targets = fleet.targets(live, live.load().model(model).unwrap(), None);
     targets.upstreams(CHAT).next().unwrap().clone()
 }
 
@@ -96,7 +96,7 @@ fn a_server_that_has_left_is_forgotten_although_no_request_comes() {
 #[test]
 fn a_models_turns_and_counts_outlive_its_instances_and_not_the_model() {
     let (fleet, (live, mut writer)) = (Fleet::default(), switchboard());
-    let targets = || fleet.targets(&live, live.load().model("m").unwrap());
+    let targets = || fleet.targets(&live, live.load().model("m").unwrap(), None);
     let (one, two) = (instance("a", 1, "m"), instance("a", 2, "m"));
     update_http_endpoints(&mut writer, &[added(&one)]);
     let before = targets();
@@ -116,8 +116,8 @@ fn a_request_that_looked_earlier_does_not_bring_back_what_has_left() {
     update_http_endpoints(&mut writer, &[added(&one), added(&two)]);
     let earlier = live.load();
     update_http_endpoints(&mut writer, &[removed(&one)]);
-    let now = fleet.targets(&live, live.load().model("m").unwrap());
-    assert!(Arc::ptr_eq(&now, &fleet.targets(&live, earlier.model("m").unwrap())));
+    let now = fleet.targets(&live, live.load().model("m").unwrap(), None);
+    assert!(Arc::ptr_eq(&now, &fleet.targets(&live, earlier.model("m").unwrap(), None)));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn views_share_servers_and_never_targets() {
     let fleet = Fleet::default();
     for (namespace, url) in [("a", "http://h1"), ("b", "http://h2"), ("a", "http://h1")] {
         let live = switchboard.live_view(&scope(namespace));
-        let targets = fleet.targets(&live, live.load().model("m").unwrap());
+        let targets = fleet.targets(&live, live.load().model("m").unwrap(), None);
         let urls: Vec<_> = targets.upstreams(CHAT).map(|one| one.url.to_string()).collect();
         assert_eq!(urls, [url], "the model of {namespace}");
     }
@@ -167,7 +167,7 @@ fn entries_with_one_url_are_one_server() {
     let (fleet, (live, mut writer)) = (Fleet::default(), switchboard());
     let all = [instance("a", 1, "m"), instance("a", 2, "m"), instance("b", 1, "m")];
     update_http_endpoints(&mut writer, &all.each_ref().map(added));
-    let targets = fleet.targets(&live, live.load().model("m").unwrap());
+    let targets = fleet.targets(&live, live.load().model("m").unwrap(), None);
     assert_eq!(targets.upstreams(Kind::Completions).count(), 0);
     assert_eq!(targets.upstreams(CHAT).count(), 2);
 }
@@ -226,7 +226,7 @@ proptest! {
             .map(|(namespace, worker)| with_control(namespace, worker));
         update_http_endpoints(&mut writer, &instances.each_ref().map(added));
         let views = ["a", "b"].map(|name| switchboard.live_view(&scope(name)));
-        let targets = views.each_ref().map(|live| fleet.targets(live, live.load().model("m").unwrap()));
+        let targets = views.each_ref().map(|live| fleet.targets(live, live.load().model("m").unwrap(), None));
         let server = fleet.server(instances[0].endpoint().namespace(), instances[0].url().unwrap());
         let claims = instances.each_ref().map(|one| fleet.claimed(&Claim::of(one).unwrap()));
         let identities = || claims.each_ref().map(|claimed| claimed.identity());
@@ -272,12 +272,12 @@ fn what_a_control_port_has_said_outlives_a_change_of_the_models_servers() {
     let one = with_control("a", 1);
     update_http_endpoints(&mut writer, &[added(&one)]);
     let claimed = || fleet.claimed(&Claim::of(&one).unwrap());
-    let _targets = fleet.targets(&live, live.load().model("m").unwrap());
+    let _targets = fleet.targets(&live, live.load().model("m").unwrap(), None);
     claimed().take_in(Finding::Answers);
     claimed().take_in(Finding::Refused);
     assert_eq!(fleet.out_of_rotation(&one).unwrap().reason, "gone");
     update_http_endpoints(&mut writer, &[added(&instance("a", 2, "m"))]);
-    let targets = fleet.targets(&live, live.load().model("m").unwrap());
+    let targets = fleet.targets(&live, live.load().model("m").unwrap(), None);
     let urls: Vec<_> = targets.upstreams(CHAT).map(|one| one.url.to_string()).collect();
     assert_eq!(urls, ["http://h2"]);
 }
@@ -291,7 +291,7 @@ fn a_kind_goes_with_the_entry_that_has_it() {
         .with_url(other.url().unwrap().clone());
     let other = Arc::new(Instance::new(other.key().clone(), other.id(), entry));
     update_http_endpoints(&mut writer, &[added(&chat), added(&other)]);
-    let targets = fleet.targets(&live, live.load().model("m").unwrap());
+    let targets = fleet.targets(&live, live.load().model("m").unwrap(), None);
     let claimed = fleet.claimed(&Claim::of(&chat).unwrap());
     claimed.take_in(Finding::Answers);
     claimed.take_in(Finding::Refused);
@@ -307,7 +307,7 @@ async fn the_first_prompt_on_a_new_connection_asks_a_control_port_that_was_never
     let instance = with_control("a", 1);
     update_http_endpoints(&mut writer, &[added(&instance)]);
     let live = switchboard.live_view(&scope);
-    let targets = fleet.targets(&live, live.load().model("m").unwrap());
+    let targets = fleet.targets(&live, live.load().model("m").unwrap(), None);
     let server = fleet.server(instance.endpoint().namespace(), instance.url().unwrap());
     let claimed = fleet.claimed(&Claim::of(&instance).unwrap());
     assert!(fleet.confirm(&targets, &server, Kind::Chat).await, "no answer is waited for");

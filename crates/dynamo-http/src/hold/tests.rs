@@ -114,7 +114,7 @@ impl Rig {
         let live = self.switchboard.live_view(&NamespaceScope::All);
         let model = live.load().model(instance.model()).cloned();
         // It is held, so that the server outlives this look at it.
-        self.targets.extend(model.map(|model| self.keeper.fleet.targets(&live, &model)));
+        self.targets.extend(model.map(|model| self.keeper.fleet.targets(&live, &model, None)));
         self.keeper.fleet.server(instance.endpoint().namespace(), instance.url().unwrap())
     }
 }
@@ -240,7 +240,7 @@ async fn an_instance_in_doubt_is_no_target_and_keeps_its_route_open() {
     let live = rig.switchboard.live_view(&NamespaceScope::All);
     let targets = |rig: &Rig| {
         let model = live.load().model("m").cloned().unwrap();
-        rig.keeper.fleet.targets(&live, &model).upstreams(Kind::Chat).count()
+        rig.keeper.fleet.targets(&live, &model, None).upstreams(Kind::Chat).count()
     };
     assert_eq!((targets(&rig), live.load().is_open(Kind::Chat)), (0, true));
     rig.pass(SECOND).await;

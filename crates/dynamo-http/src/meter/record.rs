@@ -24,6 +24,8 @@ pub(crate) struct Record {
     worker: Option<Arc<WorkerSeries>>,
     /// Where the answer is read for its tokens.
     answer: Option<Answer>,
+    /// How many events of the answer were too long to be read.
+    unread: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -49,7 +51,6 @@ struct Answer {
     span: Option<(Instant, Instant)>,
     /// The longest time between two pieces with content.
     gap: Duration,
-    unread: u64,
 }
 
 /// How an answer comes.
@@ -83,6 +84,7 @@ impl Record {
             outcome: Outcome::Left,
             worker: None,
             answer: None,
+            unread: 0,
         }
     }
 
@@ -91,6 +93,14 @@ impl Record {
         self.model = Some(model);
         self.stream = stream;
         self.route_meter().inflight.inc();
+    }
+
+    /// Sets the model of the request, where it may have had another one before.
+    pub(crate) fn moves_to(&mut self, model: Arc<ModelSeries>, stream: bool) {
+        if self.model.is_some() {
+            self.route_meter().inflight.dec();
+        }
+        self.is_for(model, stream);
     }
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
@@ -113,7 +123,6 @@ impl Record {
             content: 0,
             span: None,
             gap: Duration::ZERO,
-            unread: 0,
         });
     }
 
@@ -145,9 +154,9 @@ impl Record {
     /// Notes what was read of the answer so far: the usage, how many events carried content, and how
     /// many were too long to be read. Returns whether the first content came now.
     pub(crate) fn read(&mut self, at: Instant, usage: Usage, content: u64, unread: u64) -> bool {
+        self.unread = unread;
         let Some(answer) = &mut self.answer else { return false };
         answer.usage = usage;
-        answer.unread = unread;
         if content == std::mem::replace(&mut answer.content, content) {
             return false;
         }
@@ -242,9 +251,6 @@ impl Record {
             let mean = (last - first).as_secs_f64() / (answer.content - 1) as f64;
             meter.between_tokens.observe(mean);
         }
-        if answer.unread > 0 {
-            self.metrics.unread(answer.unread);
-        }
     }
 }
 
@@ -288,6 +294,9 @@ impl Drop for Record {
         }
         if let Some(answer) = &self.answer {
             self.count_tokens(answer);
+        }
+        if self.unread > 0 {
+            self.metrics.unread(self.unread);
         }
         if self.model.is_some() {
             meter.inflight.dec();

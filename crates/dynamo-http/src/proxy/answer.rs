@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::naming::Naming;
 use crate::fleet::{Connection, Origin, Place};
 
 /// The largest frame into which smaller frames are joined, in bytes.
@@ -25,6 +26,8 @@ pub(crate) struct Head {
     pub(crate) origin: Option<Origin>,
     /// Whether the proxy has asked for the usage, and the client has not.
     pub(crate) asked: bool,
+    /// How the answer names the model, if the request asked for an alias.
+    pub(crate) naming: Option<Box<Naming>>,
 }
 
 /// A worker's answer as it arrives.

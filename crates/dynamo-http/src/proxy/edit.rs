@@ -25,11 +25,18 @@ impl Edits {
         self.0.insert(place, Edit { at, new: new.into() });
     }
 
+    /// Whether there is no edit.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The edited body. Without edits this is the original, and nothing is copied.
     pub(crate) fn apply(&self, original: &Bytes) -> Bytes {
-        if self.0.is_empty() {
-            return original.clone();
-        }
+        if self.0.is_empty() { original.clone() } else { self.copy(original) }
+    }
+
+    /// An edited copy.
+    pub(crate) fn copy(&self, original: &[u8]) -> Bytes {
         let removed: usize = self.0.iter().map(|edit| edit.at.len()).sum();
         let added: usize = self.0.iter().map(|edit| edit.new.len()).sum();
         let mut body = BytesMut::with_capacity(original.len() - removed + added);

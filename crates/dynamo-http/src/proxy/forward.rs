@@ -1,5 +1,6 @@
 //! Forwards a request: chooses servers, sends the request, and reports the outcome to rotation.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,12 +42,16 @@ pub(crate) struct Forwarder {
 pub(crate) struct Ask<'a> {
     pub(crate) lookup: Lookup<'a>,
     pub(crate) query: Option<&'a str>,
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: &'a HeaderMap,
     pub(crate) body: &'a Bytes,
     pub(crate) wish: Wish<'a>,
     pub(crate) id: &'a RequestId,
     /// The edits that ask for the usage of a stream, where the client has not asked.
-    pub(crate) usage: Option<Edits>,
+    pub(crate) usage: Option<&'a Edits>,
+    /// The name of the model and its place in the body, where the client has asked for another name.
+    pub(crate) rename: Option<(&'a Range<usize>, &'a Bytes)>,
+    /// Whether the answer will be edited, so that it must be readable.
+    pub(crate) edits_answer: bool,
 }
 
 impl Ask<'_> {
@@ -57,7 +62,20 @@ impl Ask<'_> {
     /// The edits that ask this server for the usage of a stream.
     fn asks_usage(&self, origin: Option<&Origin>) -> Option<&Edits> {
         let accepts = origin?.accepts.contains(RequestField::IncludeUsage);
-        self.usage.as_ref().filter(|_| accepts)
+        self.usage.filter(|_| accepts)
+    }
+
+    /// The body of an attempt.
+    fn body(&self, usage: Option<&Edits>) -> Bytes {
+        match (self.rename, usage) {
+            (None, None) => self.body.clone(),
+            (None, Some(edits)) => edits.apply(self.body),
+            (Some((place, name)), usage) => {
+                let mut edits = usage.cloned().unwrap_or_default();
+                edits.replace(place.clone(), name.clone());
+                edits.apply(self.body)
+            }
+        }
     }
 }
 
@@ -125,14 +143,23 @@ impl Forwarder {
     /// Sends a request to servers of its model until one answers.
     pub(crate) async fn forward(
         &self,
-        mut targets: Arc<Targets>,
-        ask: Ask<'_>,
+        targets: Arc<Targets>,
+        ask: &Ask<'_>,
     ) -> Result<Answered, ApiError> {
         self.resends.budget.deposit();
+        self.forward_again(targets, ask, &mut Sends::default()).await
+    }
+
+    /// The same for a request that may have been sent before.
+    pub(crate) async fn forward_again(
+        &self,
+        mut targets: Arc<Targets>,
+        ask: &Ask<'_>,
+        sends: &mut Sends,
+    ) -> Result<Answered, ApiError> {
         targets.note_use();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
-        let mut sends = Sends::default();
-        let mut is_first = true;
+        let mut is_first = sends.is_none();
         let mut failed = None;
         let mut refused: Option<Box<Refusal>> = None;
         // The place of the next attempt, where the last attempt has decided it.
@@ -156,7 +183,7 @@ impl Forwarder {
                     Pick::Full if refused.is_some() => break,
                     // Boxed, so that the state of this rare wait is not part of every request.
                     Pick::Full => {
-                        (Box::pin(self.wait(&mut targets, &ask, &tried)).await?, Some(MAX_IDLE))
+                        (Box::pin(self.wait(&mut targets, ask, &tried)).await?, Some(MAX_IDLE))
                     }
                 },
             };
@@ -166,14 +193,15 @@ impl Forwarder {
             let elsewhere = Elsewhere { fleet, upstream, targets: &targets, kind, budget };
             let wait = Wait { limit: self.first_byte, judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
-            let attempt = self.attempt(upstream, &targets, &ask, id, max_idle, wait);
+            let attempt = self.attempt(upstream, &targets, ask, id, max_idle, wait);
             let error = match attempt.await {
                 Ok((response, connection)) => {
                     let status = response.status();
                     let model = targets.shared_name().clone();
                     let origin = targets.origin(place.upstream()).cloned();
                     let asked = ask.asks_usage(origin.as_ref()).is_some();
-                    let head = Head { response, model, connection, place, origin, asked };
+                    let head =
+                        Head { response, model, connection, place, origin, asked, naming: None };
                     if !is_refusal(status) {
                         return Ok(Answered::Head(head));
                     }
@@ -181,7 +209,7 @@ impl Forwarder {
                         return Ok(Answered::Refused(first));
                     }
                     tried.push(head.place.upstream().clone());
-                    let Some(other) = self.moves_on(&targets, &ask, &tried, &mut sends) else {
+                    let Some(other) = self.moves_on(&targets, ask, &tried, sends) else {
                         return Ok(Answered::Head(head));
                     };
                     self.fleet.series(head.place.upstream()).ended(Ending::of(status));
@@ -310,7 +338,7 @@ impl Forwarder {
         wait: Wait<'_>,
     ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
         let asks_usage = ask.asks_usage(targets.origin(upstream));
-        let body = asks_usage.map_or_else(|| ask.body.clone(), |edits| edits.apply(ask.body));
+        let body = ask.body(asks_usage);
         let mut request = http::Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         let target = upstream.pool().target(ask.lookup.route, ask.query);
@@ -322,8 +350,8 @@ impl Forwarder {
         headers.insert(X_REQUEST_ID, id);
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        if asks_usage.is_some() {
-            // The event with the usage is taken out of the answer, so the answer must be readable.
+        if asks_usage.is_some() || ask.edits_answer {
+            // An event is taken out of the answer or edited, so the answer must be readable.
             headers.remove(header::ACCEPT_ENCODING);
         }
         self.fleet.attention().attend(upstream);
@@ -430,7 +458,7 @@ impl std::fmt::Display for AttemptError {
 }
 
 fn no_instances(targets: &Targets, lookup: &Lookup<'_>) -> ApiError {
-    let name = targets.name();
+    let name = lookup.asked;
     let error =
         |message| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("no_instances");
     if lookup.is_unroutable(targets) {
@@ -440,7 +468,7 @@ fn no_instances(targets: &Targets, lookup: &Lookup<'_>) -> ApiError {
     error(format!("The model '{name}' has no reachable instance at the moment."))
 }
 
-fn bad_gateway() -> ApiError {
+pub(super) fn bad_gateway() -> ApiError {
     ApiError::new(
         StatusCode::BAD_GATEWAY,
         "The worker could not be reached or gave no valid answer.",

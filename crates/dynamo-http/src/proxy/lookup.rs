@@ -4,10 +4,12 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynamo_discovery::check_model_name;
+use dynamo_discovery::{Kinds, check_model_name};
+use dynamo_namespace::Namespace;
 use http::StatusCode;
 use tokio::time::timeout;
 
+use crate::alias::AliasTarget;
 use crate::error::ApiError;
 use crate::fleet::{Fleet, Targets};
 use crate::route::Route;
@@ -23,7 +25,10 @@ const DOUBT: Duration = Duration::from_secs(2);
 pub(crate) struct Lookup<'a> {
     pub(crate) lens: &'a Lens,
     pub(crate) fleet: &'a Fleet,
-    pub(crate) model: &'a str,
+    /// The name that the client asked for.
+    pub(crate) asked: &'a str,
+    /// The target, if the name is that of an alias.
+    pub(crate) target: Option<&'a AliasTarget>,
     pub(crate) route: Route,
 }
 
@@ -35,8 +40,13 @@ impl Lookup<'_> {
     /// 404 when the caller sees no such model, or the model does not serve the route.
     pub(crate) fn find(&self) -> Result<Arc<Targets>, ApiError> {
         self.lens.read(|sight| {
-            let model = find(sight, self.model, self.route)?;
-            Ok(self.fleet.targets(self.lens.live(), model))
+            let unknown = || unknown(sight.is_ready(), self.asked);
+            let model = self.model(sight).ok_or_else(unknown)?;
+            let kinds = model.part(self.namespace()).kinds;
+            if !kinds.contains(self.route.kind()) {
+                return Err(not_served(self.asked, kinds, self.route));
+            }
+            Ok(self.fleet.targets(self.lens.live(), model, self.namespace()))
         })
     }
 
@@ -47,7 +57,7 @@ impl Lookup<'_> {
     ///
     /// 404 when the model is gone.
     pub(crate) async fn settled(&self, targets: &Arc<Targets>) -> Result<Arc<Targets>, ApiError> {
-        if self.lens.read(|sight| sight.is_in_doubt(self.model)) {
+        if self.is_in_doubt() {
             // The request finds what there is then, also after the time.
             let _ = timeout(DOUBT, self.moved_on_from(targets)).await;
         }
@@ -57,8 +67,25 @@ impl Lookup<'_> {
     /// Whether no instance that serves the route has a URL, and none is in doubt: there is no server
     /// to wait for.
     pub(crate) fn is_unroutable(&self, targets: &Targets) -> bool {
-        targets.upstreams(self.route.kind()).next().is_none()
-            && !self.lens.read(|sight| sight.is_in_doubt(self.model))
+        targets.upstreams(self.route.kind()).next().is_none() && !self.is_in_doubt()
+    }
+
+    fn model<'v>(&self, sight: &'v Sight<&View>) -> Option<&'v Arc<Model>> {
+        match self.target {
+            None => sight.model(self.asked),
+            Some(target) => sight.model_behind(self.asked, target.model()),
+        }
+    }
+
+    /// The namespace whose instances count, where not all do.
+    fn namespace(&self) -> Option<&Namespace> {
+        self.target.and_then(AliasTarget::namespace)
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.lens.read(|sight| {
+            self.model(sight).is_some_and(|model| sight.is_in_doubt(model, self.namespace()))
+        })
     }
 
     /// Waits until the model has servers other than these, or is gone.
@@ -74,23 +101,15 @@ impl Lookup<'_> {
     }
 }
 
-/// The model, if the caller sees it and it serves the route.
-fn find<'a>(sight: &'a Sight<&View>, name: &str, route: Route) -> Result<&'a Model, ApiError> {
-    let model = sight.model(name).ok_or_else(|| unknown(sight.is_ready(), name))?;
-    if model.kinds().contains(route.kind()) {
-        return Ok(model);
-    }
-    let routes: Vec<_> = Route::of(model.kinds()).map(Route::path).collect();
-    Err(ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!(
-            "The model '{name}' does not serve {}; it serves {}.",
-            route.path(),
-            routes.join(", ")
-        ),
-    )
-    .with_code("model_not_found")
-    .with_param("model"))
+/// The answer for a model that the caller sees, and that serves other routes.
+pub(crate) fn not_served(name: &str, kinds: Kinds, route: Route) -> ApiError {
+    let routes: Vec<_> = Route::of(kinds).map(Route::path).collect();
+    let message = format!(
+        "The model '{name}' does not serve {}; it serves {}.",
+        route.path(),
+        routes.join(", ")
+    );
+    ApiError::new(StatusCode::NOT_FOUND, message).with_code("model_not_found").with_param("model")
 }
 
 /// The answer for a model that the caller does not see. A model of another namespace gets the same

@@ -1,5 +1,6 @@
 //! The proxy: forwards a request to an instance of its model, and streams the answer back.
 
+mod aliased;
 mod answer;
 mod body;
 mod coding;
@@ -10,11 +11,14 @@ mod headers;
 mod include_usage;
 mod json;
 mod lookup;
+mod naming;
 mod outline;
 mod passage;
 pub(crate) mod peek;
 mod reading;
+mod received;
 mod refusal;
+mod rename;
 mod sends;
 mod served;
 mod stage;
@@ -33,28 +37,31 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body;
 use tracing::debug;
 
+use self::aliased::Way;
 use self::answer::{Answer, Head};
 pub(crate) use self::body::{BodyLimits, Memory};
 use self::coding::Coding;
 use self::dialect::EventStream;
 use self::edit::Edits;
+use self::forward::Answered;
 pub(crate) use self::forward::Forwarder;
-use self::forward::{Answered, Ask};
 use self::headers::{Media, RequestId, X_REQUEST_ID};
-use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
-use self::peek::{Peeked, Prompt};
+use self::peek::Peeked;
 use self::reading::Reading;
+use self::received::Received;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::rename::PlainRename;
 pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 pub(crate) use self::via::Via;
 use crate::access::{Caller, Permit};
-use crate::balance::{AffinityKey, RouterMode, Wish};
+use crate::alias::{Aliases, Offer};
+use crate::balance::RouterMode;
 use crate::error::ApiError;
 use crate::fleet::Patience;
 use crate::meter::{Record, UsageMode};
-use crate::placement::{Path, Request, Seed};
 use crate::route::Route;
 use crate::view::Lens;
 
@@ -71,6 +78,7 @@ pub(crate) struct Proxy {
     pub(crate) affinity_header: HeaderName,
     pub(crate) idle_stream: Duration,
     pub(crate) usage: UsageMode,
+    pub(crate) aliases: Aliases,
 }
 
 impl Proxy {
@@ -137,7 +145,10 @@ impl Proxy {
         B: Body<Data = Bytes>,
     {
         let lens = self.lens(caller);
-        lens.read(|sight| sight.admit(route.kind()))?;
+        let aliases = self.aliases.load();
+        lens.read(|sight| Offer::new(sight, aliases.as_deref()).admit(route.kind()))?;
+        // A table that was replaced must not be kept for as long as a body takes.
+        drop(aliases);
         check_content_type(&head.headers)?;
         let coding = Coding::of(&head.headers)?;
         let body = self.limits.read(body).await?;
@@ -150,36 +161,48 @@ impl Proxy {
             Some(coding) => match coding {},
         };
         let asked = peek::peek(&body.bytes)?;
-        let lookup = Lookup { lens, fleet: &self.forwarder.fleet, model: &asked.model, route };
         // The view may have changed while the body arrived.
-        let targets = lookup.find()?;
-        record.is_for(targets.series().clone(), asked.stream);
+        let way = match self.aliases.load().as_deref() {
+            None => None,
+            Some(table) => {
+                let session = || self.session(&head.headers, &asked);
+                Way::find(table, lens, &asked.model, route, session)?
+            }
+        };
         let mut headers = std::mem::take(&mut head.headers);
         let mode = self.forwarder.balancer.mode;
         let session = match mode.asks_for_sessions() {
             true => self.session(&headers, &asked),
             false => None,
         };
-        let is_cached = mode == RouterMode::CacheAware && route.continues_a_prompt();
-        let path = is_cached.then(|| path(targets.seed(), &asked.prompt));
-        let wish = Wish {
-            affinity: session.as_deref().map(AffinityKey::of),
-            prompt: path.as_ref().map(|path| Request { path, session: session.as_deref() }),
-            bytes: body.bytes.len(),
-            stream: asked.stream,
-        };
         headers::for_upstream(&mut headers, id);
         self.via.add(&mut headers, head.version);
-        let ask = Ask {
-            lookup,
+        let usage = self.usage_to_ask(route, &asked, &body.bytes);
+        let received = Received {
+            lens,
+            fleet: &self.forwarder.fleet,
+            route,
+            asked: &asked,
             query: head.uri.query(),
-            wish,
-            headers,
+            headers: &headers,
             body: &body.bytes,
             id,
-            usage: self.usage_to_ask(route, &asked, &body.bytes),
+            usage: usage.as_ref(),
+            session: session.as_deref(),
+            by_prompt: mode == RouterMode::CacheAware && route.continues_a_prompt(),
         };
-        self.forwarder.forward(targets, ask).await
+        match way {
+            None => {
+                let lookup = received.lookup(None);
+                let targets = lookup.find()?;
+                record.is_for(targets.series().clone(), asked.stream);
+                let path = received.path(&targets);
+                let ask = received.ask(lookup, path.as_ref());
+                self.forwarder.forward(targets, &ask).await
+            }
+            // Boxed, so that its state is not part of every request.
+            Some(way) => Box::pin(self.forwarder.by_alias(way, &received, record)).await,
+        }
     }
 
     /// How a request asks for the usage of its stream, if the proxy is to ask and the client has not.
@@ -216,7 +239,7 @@ impl Proxy {
     fn pass_on(
         &self,
         route: Route,
-        Head { response, model, connection, mut place, origin, asked }: Head,
+        Head { response, model, connection, mut place, origin, asked, naming }: Head,
         id: &HeaderValue,
         mut record: Record,
         mut permit: Option<Permit>,
@@ -227,6 +250,11 @@ impl Proxy {
         record.begun(parts.status, worker);
         if !parts.status.is_success() {
             place.fails();
+        }
+        match &naming {
+            Some(naming) => naming.tell(&mut parts.headers),
+            None if self.aliases.load().is_some() => naming::untold(&mut parts.headers),
+            None => {}
         }
         // Only the frontend explains its choices.
         parts.headers.remove(X_DYNAMO_EXPLAIN);
@@ -246,13 +274,16 @@ impl Proxy {
         }
         let follows = is_stream && may_put_in(&parts.headers);
         let events = follows.then(|| EventStream::new(route, !chunked));
-        let reading = match origin {
-            Some(origin) if self.usage != UsageMode::Off && parts.status.is_success() => {
-                let form = Reading::form(media, &parts.headers);
+        let rename = naming.as_ref().and_then(|naming| naming.rename.clone());
+        let observed = origin.filter(|_| self.usage != UsageMode::Off);
+        let reading = if (observed.is_some() || rename.is_some()) && parts.status.is_success() {
+            let form = Reading::form(media, &parts.headers);
+            if let Some(origin) = observed {
                 record.reads(form, origin.tokens);
-                Reading::new(form, route, asked)
             }
-            _ => Reading::Nothing,
+            Reading::new(form, route, asked, rename)
+        } else {
+            Reading::Nothing
         };
         if reading.edits() {
             parts.headers.remove(header::CONTENT_LENGTH);
@@ -276,14 +307,12 @@ impl Proxy {
     }
 }
 
-/// The path of a prompt in its scope and model.
-fn path(seed: Seed, prompt: &Prompt<'_>) -> Path {
-    let seed = match prompt.cache_salt {
-        "" => seed,
-        salt => seed.and(salt.as_bytes()),
-    };
-    let rest = [prompt.system, prompt.instructions, prompt.input];
-    Path::of(seed, prompt.tools.as_bytes(), rest.map(str::as_bytes))
+/// A body with another name of its model.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn renamed(body: &[u8], place: std::ops::Range<usize>, name: Bytes) -> Vec<u8> {
+    let mut edits = Edits::default();
+    edits.replace(place, name);
+    edits.copy(body).to_vec()
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {

@@ -230,7 +230,7 @@ fn value_in(text: &[u8]) -> Option<(Usage, usize)> {
 
 /// The length of a run of bytes that neither begin nor end a value: the numbers of an embedding. It
 /// is 0 where the run is short.
-fn numbers(data: &[u8]) -> usize {
+pub(super) fn numbers(data: &[u8]) -> usize {
     // The loop over a block has no early exit, so the compiler vectorizes it.
     let is_run = |block: &&[u8; 32]| {
         let special = |byte: &u8| *byte == b'"' || matches!(*byte | 0x20, b'{' | b'}');

@@ -5,6 +5,7 @@ use http::{HeaderMap, header};
 
 use super::headers::Media;
 use super::outline::Outline;
+use super::rename::{EventRename, PlainRename};
 use super::stage::Stage;
 use super::tokens::Tokens;
 use crate::meter::{Form, Usage};
@@ -16,6 +17,8 @@ pub(crate) enum Reading {
     /// Nobody reads the answer.
     Nothing,
     Plain(Outline),
+    /// Boxed, since few answers are renamed.
+    Renamed(Box<(Outline, PlainRename)>),
     /// Boxed, so that its state is not part of every answer.
     Events(Box<Stage<Tokens>>),
 }
@@ -33,12 +36,20 @@ impl Reading {
     }
 
     /// A reader of answers on a route. `asked` says that a stream has the usage for the proxy only.
-    pub(crate) fn new(form: Form, route: Route, asked: bool) -> Self {
-        match form {
-            Form::Plain => Self::Plain(Outline::default()),
-            Form::Stream if asked => Self::events(Stage::editing(Tokens::new(route, true))),
-            Form::Stream => Self::events(Stage::watching(Tokens::new(route, false))),
-            Form::Unreadable => Self::Nothing,
+    /// `rename` replaces the model's name, as a JSON string.
+    pub(crate) fn new(form: Form, route: Route, asked: bool, rename: Option<Bytes>) -> Self {
+        match (form, rename) {
+            (Form::Plain, None) => Self::Plain(Outline::default()),
+            (Form::Plain, Some(name)) => {
+                Self::Renamed(Box::new((Outline::default(), PlainRename::new(name))))
+            }
+            (Form::Stream, Some(name)) => {
+                let tokens = Tokens::new(route, asked).renaming(EventRename::new(name, route));
+                Self::events(Stage::editing(tokens))
+            }
+            (Form::Stream, None) if asked => Self::events(Stage::editing(Tokens::new(route, true))),
+            (Form::Stream, None) => Self::events(Stage::watching(Tokens::new(route, false))),
+            (Form::Unreadable, _) => Self::Nothing,
         }
     }
 
@@ -54,6 +65,10 @@ impl Reading {
                 outline.pass(&data);
                 data
             }
+            Self::Renamed(both) => {
+                both.0.pass(&data);
+                both.1.pass(data)
+            }
             Self::Events(stage) => stage.pass(data),
         }
     }
@@ -61,20 +76,24 @@ impl Reading {
     /// Ends the body. Returns what was held.
     pub(crate) fn finish(&mut self) -> Bytes {
         match self {
-            Self::Nothing | Self::Plain(_) => Bytes::new(),
+            Self::Nothing | Self::Plain(_) | Self::Renamed(_) => Bytes::new(),
             Self::Events(stage) => stage.finish(),
         }
     }
 
     /// Whether the bytes that pass may differ from those that came.
     pub(crate) fn edits(&self) -> bool {
-        matches!(self, Self::Events(stage) if stage.edits())
+        match self {
+            Self::Nothing | Self::Plain(_) => false,
+            Self::Renamed(_) => true,
+            Self::Events(stage) => stage.edits(),
+        }
     }
 
     /// Whether content has come. Where nobody tells content from other bytes, every byte is content.
     pub(crate) fn has_content(&self) -> bool {
         match self {
-            Self::Nothing | Self::Plain(_) => true,
+            Self::Nothing | Self::Plain(_) | Self::Renamed(_) => true,
             Self::Events(stage) => stage.reader().content() > 0,
         }
     }
@@ -89,6 +108,7 @@ impl Reading {
         match self {
             Self::Nothing => (Usage::default(), 0, 0),
             Self::Plain(outline) => (outline.usage(), 0, 0),
+            Self::Renamed(both) => (both.0.usage(), 0, 0),
             Self::Events(stage) => {
                 (stage.reader().usage(), stage.reader().content(), stage.unread())
             }

@@ -12,10 +12,11 @@ use tokio::time::timeout;
 
 use super::answer::{Answer, Head};
 use super::headers;
+use super::naming::Naming;
 use super::served::Served;
 
 /// How much of a refusal's body is kept.
-const MOST: usize = 64 * 1024;
+pub(crate) const MOST: usize = 64 * 1024;
 /// How long its body may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -48,14 +49,27 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// Reads the rest of an answer. None if it breaks, is too large or takes too long.
     pub(crate) async fn read(head: Head) -> Option<Box<Self>> {
-        let Head { response, model, connection, place, .. } = head;
+        let Head { response, model, connection, place, naming, .. } = head;
         let (mut parts, incoming) = response.into_parts();
         headers::for_client(&mut parts);
+        if let Some(naming) = naming {
+            naming.tell(&mut parts.headers);
+        }
         parts.extensions.insert(Served { model, worker: Arc::clone(place.upstream()) });
         let answer = Answer::new(incoming, connection, place);
         let whole = timeout(PATIENCE, Limited::new(answer, MOST).collect()).await;
         let body = whole.ok()?.ok()?.to_bytes();
         Some(Box::new(Self { parts, body }))
+    }
+
+    /// The same refusal, with what the client is told of the model.
+    pub(crate) fn named(mut self: Box<Self>, naming: &Naming) -> Box<Self> {
+        naming.tell(&mut self.parts.headers);
+        self
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
     }
 
     pub(crate) fn status(&self) -> StatusCode {

@@ -20,10 +20,13 @@ pub(crate) enum Reason {
     Unresponsive,
     /// The server answered 503 or 429.
     Refused,
+    /// The servers of an alias's target answered 5xx, or in another way that the alias names.
+    Fallback,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 4] = [Self::Reused, Self::Lost, Self::Unresponsive, Self::Refused];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Reused, Self::Lost, Self::Unresponsive, Self::Refused, Self::Fallback];
 
     /// The value of the label `reason`.
     pub(crate) fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Reason {
             Self::Lost => "lost",
             Self::Unresponsive => "unresponsive",
             Self::Refused => "refused",
+            Self::Fallback => "fallback",
         }
     }
 }
@@ -61,10 +65,36 @@ pub(crate) enum Next {
 /// The sends of one request.
 #[derive(Debug, Default)]
 pub(crate) struct Sends {
+    /// Whether an attempt was made.
+    begun: bool,
     resent: bool,
+    /// Whether bytes went out and no head came.
+    lost: bool,
+    /// Whether the last attempt has decided that there is no further one.
+    stopped: bool,
 }
 
 impl Sends {
+    /// Whether no attempt was made yet.
+    pub(crate) fn is_none(&self) -> bool {
+        !self.begun
+    }
+
+    /// Whether an alias's next target may get the request, after the servers of the one before gave no
+    /// answer.
+    pub(crate) fn may_go_on(&self) -> bool {
+        !self.stopped
+    }
+
+    /// Whether an alias's next target may get the request, after a server of the one before answered
+    /// in a way that another target may mend. Each target answers once, so there are no more such
+    /// sends than targets. `pay` is asked if the request may be sent again.
+    pub(crate) fn goes_on_after_answer(&mut self, pay: impl FnOnce(Reason) -> bool) -> bool {
+        // The one further send after a loss has been made, and has got this answer.
+        (self.begun, self.resent) = (true, true);
+        !self.lost && pay(Reason::Fallback)
+    }
+
     /// Whether the request could still be sent a second time.
     pub(crate) fn may_resend(&self) -> bool {
         !self.resent
@@ -73,17 +103,27 @@ impl Sends {
     /// Decides where the request goes after an attempt. `pay` is asked at most once, and only when
     /// the next attempt is the second send.
     pub(crate) fn after(&mut self, end: End, pay: impl FnOnce(Reason) -> bool) -> Next {
+        let next = self.next(end, pay);
+        self.begun = true;
+        self.stopped = next == Next::Stop;
+        next
+    }
+
+    fn next(&mut self, end: End, pay: impl FnOnce(Reason) -> bool) -> Next {
         match end {
             End::Unsent => Next::Elsewhere,
             End::Final => Next::Stop,
             End::Sent(_) if self.resent => Next::Stop,
             End::Sent(reason) => {
                 self.resent = true;
+                self.lost = !matches!(reason, Reason::Refused | Reason::Fallback);
                 match reason {
                     reason if !pay(reason) => Next::Stop,
                     // This proves nothing against the server but the age of the connection.
                     Reason::Reused => Next::Same,
-                    Reason::Lost | Reason::Unresponsive | Reason::Refused => Next::Elsewhere,
+                    Reason::Lost | Reason::Unresponsive | Reason::Refused | Reason::Fallback => {
+                        Next::Elsewhere
+                    }
                 }
             }
         }

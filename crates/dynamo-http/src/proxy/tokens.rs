@@ -11,6 +11,7 @@ use memchr::memmem;
 use memchr::{memchr, memchr2};
 
 use super::outline::USAGE;
+use super::rename::EventRename;
 use super::stage::{Reader, Verdict};
 use super::{json, usage};
 use crate::meter::Usage;
@@ -31,6 +32,8 @@ pub(crate) struct Tokens {
     content: u64,
     /// An event with content that came before.
     known: Option<Known>,
+    /// Replaces the model's name.
+    rename: Option<EventRename>,
 }
 
 /// An event with content. Another event that differs from it in the text of the content only has content
@@ -152,7 +155,13 @@ impl Tokens {
     /// A reader of the streams of a route. `asked` says that the proxy has asked for the usage, and
     /// the client has not.
     pub(crate) fn new(route: Route, asked: bool) -> Self {
-        Self { marks: marks(route), asked, usage: Usage::default(), content: 0, known: None }
+        let usage = Usage::default();
+        Self { marks: marks(route), asked, usage, content: 0, known: None, rename: None }
+    }
+
+    /// The same reader, which also replaces the model's name.
+    pub(crate) fn renaming(self, rename: EventRename) -> Self {
+        Self { rename: Some(rename), ..self }
     }
 
     /// How many events carried content so far.
@@ -182,8 +191,9 @@ impl Tokens {
     }
 }
 
-impl Reader for Tokens {
-    fn event(&mut self, event: &[u8]) -> Verdict {
+impl Tokens {
+    /// Reads an event, and decides what of its usage passes.
+    fn read(&mut self, event: &[u8]) -> Verdict {
         let text = self.count(event);
         let Some(at) = USAGE.find(event) else {
             if let Some(text) = text {
@@ -202,9 +212,24 @@ impl Reader for Tokens {
         let is_extra = told.has_usage && told.choices.is_some_and(is_empty_array);
         if self.asked && is_extra { Verdict::Drop } else { Verdict::Pass }
     }
+}
+
+impl Reader for Tokens {
+    fn event(&mut self, event: &[u8]) -> Verdict {
+        let verdict = self.read(event);
+        let Some(rename) = &self.rename else { return verdict };
+        let edited = match &verdict {
+            Verdict::Pass => rename.edit(event),
+            Verdict::Drop => None,
+            Verdict::Replace(new) => rename.edit(new),
+        };
+        edited.map_or(verdict, Verdict::Replace)
+    }
 
     fn glance(&mut self, data: &[u8]) -> Option<usize> {
-        let length = self.known.as_ref()?.length_of(data)?;
+        // What a glance sees passes as it is.
+        let known = self.known.as_ref().filter(|_| self.rename.is_none())?;
+        let length = known.length_of(data)?;
         self.content += 1;
         Some(length)
     }

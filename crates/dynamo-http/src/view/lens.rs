@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use dynamo_discovery::{Kind, Kinds};
-use dynamo_namespace::NamespaceScope;
+use dynamo_namespace::{Namespace, NamespaceScope};
 use http::StatusCode;
 use http::request::Parts;
 
@@ -103,17 +103,29 @@ impl<V: Deref<Target = View>> Sight<V> {
         self.view.model(name).filter(|_| self.may_use(name))
     }
 
+    /// Whether all models of the view may be used.
+    pub(crate) fn has_all_names(&self) -> bool {
+        self.names.is_none()
+    }
+
     /// The models that the caller sees, by name. Each opens at least one route.
     pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.view.models().filter(|model| self.may_use(model.name()))
     }
 
-    /// Whether an instance of a model is in doubt.
-    pub(crate) fn is_in_doubt(&self, name: &str) -> bool {
-        self.model(name).is_some_and(|model| self.view.is_in_doubt(model))
+    /// A model that stands behind the name `asked`. The caller needs the permission for the name that
+    /// it asks for, and none for the model.
+    pub(crate) fn model_behind(&self, asked: &str, name: &str) -> Option<&Arc<Model>> {
+        self.view.model(name).filter(|_| self.may_use(asked))
     }
 
-    fn may_use(&self, name: &str) -> bool {
+    /// Whether an instance of a model is in doubt; with a namespace, whether one of that is.
+    pub(crate) fn is_in_doubt(&self, model: &Model, namespace: Option<&Namespace>) -> bool {
+        self.view.is_in_doubt(model, namespace)
+    }
+
+    /// Whether the caller may use models of this name.
+    pub(crate) fn may_use(&self, name: &str) -> bool {
         self.names.as_ref().is_none_or(|names| names.contains(name))
     }
 

@@ -1,9 +1,10 @@
 //! A model: the facts that its instances in one scope have in common.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 
 use dynamo_discovery::{Instance, Kind, Kinds, WorkerUrl};
+use dynamo_namespace::Namespace;
 
 /// A model: the facts that its instances in one scope have in common.
 #[derive(Debug)]
@@ -13,6 +14,18 @@ pub struct Model {
     kinds: Kinds,
     context_length: Option<u64>,
     instances: Box<[Arc<Instance>]>,
+    /// The facts about the instances of each namespace. They are made when somebody first asks, since
+    /// only aliases that name a namespace do.
+    parts: OnceLock<BTreeMap<Namespace, Part>>,
+}
+
+/// The facts that the instances of a model in one namespace have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The kinds that any of the instances serves; none if there is no instance.
+    pub(crate) kinds: Kinds,
+    /// The smallest context length among the instances, in tokens.
+    pub(crate) context_length: Option<u64>,
 }
 
 /// The facts that stay the same while a model's instances come and go.
@@ -45,7 +58,26 @@ impl Model {
             kinds: instances.iter().fold(Kinds::NONE, |kinds, one| kinds | one.kinds()),
             context_length: entries().filter_map(|entry| entry.context_length()).min(),
             instances: instances.into(),
+            parts: OnceLock::new(),
         }
+    }
+
+    /// The facts about the instances of a namespace; without a namespace, those about all instances.
+    pub(crate) fn part(&self, namespace: Option<&Namespace>) -> Part {
+        let Some(namespace) = namespace else {
+            return Part { kinds: self.kinds, context_length: self.context_length };
+        };
+        let parts = self.parts.get_or_init(|| {
+            let mut parts = BTreeMap::<Namespace, Part>::new();
+            for instance in &self.instances {
+                let part = parts.entry(instance.endpoint().namespace().clone()).or_default();
+                part.kinds |= instance.kinds();
+                let length = instance.entry().context_length();
+                part.context_length = part.context_length.into_iter().chain(length).min();
+            }
+            parts
+        });
+        parts.get(namespace).copied().unwrap_or_default()
     }
 
     /// The name.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dynamo_discovery::{ByKey, Instance, Key, Kind, Kinds};
-use dynamo_namespace::NamespaceScope;
+use dynamo_namespace::{Namespace, NamespaceScope};
 use imbl::{OrdMap, OrdSet};
 
 use super::model::Model;
@@ -100,10 +100,15 @@ impl View {
     }
 
     /// Whether an instance of a model is in doubt: the store has lost it, and it gets no request
-    /// until its worker has proven to be there.
-    pub(crate) fn is_in_doubt(&self, model: &Model) -> bool {
+    /// until its worker has proven to be there. With a namespace, only its instances count.
+    pub(crate) fn is_in_doubt(&self, model: &Model, namespace: Option<&Namespace>) -> bool {
+        let counts =
+            |one: &Instance| namespace.is_none_or(|name| one.endpoint().namespace() == name);
         !self.held.is_empty()
-            && model.instances().iter().any(|one| one.url().is_none() && self.is_held(one))
+            && model
+                .instances()
+                .iter()
+                .any(|one| one.url().is_none() && counts(one) && self.is_held(one))
     }
 
     /// Whether an instance is held: the store has lost it, but its server answers.

@@ -258,3 +258,35 @@ proptest! {
         let _ = peek(&body);
     }
 }
+
+proptest! {
+    #[test]
+    fn another_model_changes_no_other_byte_and_nothing_else_for_a_parser(
+        others in proptest::collection::btree_map("[a-z\"\\\\é]{0,6}", proptest::option::of("[a-zé\"\\\\{}:,]{0,20}"), 0..5),
+        nested in "[a-zé\"\\\\{}:,]{0,20}",
+        model in "[a-zA-Z/é\"\\\\]{1,20}",
+        name in "[a-zA-Z/é\"\\\\]{1,20}",
+        escaped in any::<bool>(),
+        pretty in any::<bool>(),
+    ) {
+        let mut body = json!({ "messages": [{ "model": nested, "content": "\"model\":\"m\"" }] });
+        for (other, value) in &others {
+            body[format!("x{other}")] = json!(value);
+        }
+        body["model"] = json!(model);
+        let text = if pretty { format!("{body:#}") } else { body.to_string() };
+        // The outermost name alone is followed by this value.
+        let (name_of, value) = ("\"model\":", json!(model).to_string());
+        let text = if escaped {
+            text.replacen(&format!("{name_of}{value}"), &format!("\"m\\u006fdel\":{value}"), 1)
+        } else {
+            text
+        };
+        let place = peek(text.as_bytes()).unwrap().places.model;
+        let new = crate::proxy::renamed(text.as_bytes(), place.clone(), json!(name).to_string().into());
+        prop_assert_eq!(&new[..place.start], &text.as_bytes()[..place.start]);
+        prop_assert!(new.ends_with(&text.as_bytes()[place.end..]));
+        body["model"] = json!(name);
+        prop_assert_eq!(serde_json::from_slice::<Value>(&new).unwrap(), body);
+    }
+}
