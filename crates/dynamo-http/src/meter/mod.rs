@@ -12,5 +12,5 @@ pub use self::mode::{UnknownUsageMode, UsageMode};
 pub(crate) use self::names::{opts, valid};
 pub(crate) use self::record::{Form, Record};
 pub(crate) use self::series::{Metrics, ModelSeries, NamespaceSeries};
-pub(crate) use self::usage::Usage;
+pub(crate) use self::usage::{Spent, Usage};
 pub(crate) use self::worker::{Ending, WorkerSeries};

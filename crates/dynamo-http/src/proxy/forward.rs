@@ -18,6 +18,7 @@ use super::headers::{self, RequestId, X_REQUEST_ID};
 use super::lookup::Lookup;
 use super::refusal::{Refusal, is_full_for, is_refusal};
 use super::sends::{End, Next, Reason, Resends, Sends};
+use crate::access::Reservation;
 use crate::balance::{Balancer, Pick, QueueLimits, Queued, RetryBudget, Wish};
 use crate::error::ApiError;
 use crate::fleet::{
@@ -47,6 +48,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) id: &'a RequestId,
     /// The edits that ask for the usage of a stream, where the client has not asked.
     pub(crate) usage: Option<Edits>,
+    /// What the request has reserved, where its key has limits on tokens. Its answer must be readable.
+    pub(crate) reservation: Option<&'a Reservation>,
 }
 
 impl Ask<'_> {
@@ -97,6 +100,7 @@ struct Elsewhere<'a> {
     kind: Kind,
     /// `None` where the request may not be sent again.
     budget: Option<&'a RetryBudget>,
+    reservation: Option<&'a Reservation>,
 }
 
 impl Elsewhere<'_> {
@@ -114,6 +118,12 @@ impl Judge for Elsewhere<'_> {
             && !self.targets.worker_answers(self.upstream)
             && self.budget.is_some_and(RetryBudget::is_left)
             && self.is_there()
+    }
+
+    fn sends(&self) {
+        if let Some(reservation) = self.reservation {
+            reservation.under_way(true);
+        }
     }
 
     fn confirms(&self) -> BoxFuture<'_, bool> {
@@ -163,11 +173,16 @@ impl Forwarder {
             let upstream = place.upstream();
             let budget = sends.may_resend().then_some(&self.resends.budget);
             let (fleet, kind) = (&self.fleet, ask.kind());
-            let elsewhere = Elsewhere { fleet, upstream, targets: &targets, kind, budget };
+            let reservation = ask.reservation;
+            let elsewhere =
+                Elsewhere { fleet, upstream, targets: &targets, kind, budget, reservation };
             let wait = Wait { limit: self.first_byte, judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
-            let attempt = self.attempt(upstream, &targets, &ask, id, max_idle, wait);
-            let error = match attempt.await {
+            let attempt = self.attempt(upstream, &targets, &ask, id, max_idle, wait).await;
+            if let Some(reservation) = reservation {
+                reservation.under_way(false);
+            }
+            let error = match attempt {
                 Ok((response, connection)) => {
                     let status = response.status();
                     let model = targets.shared_name().clone();
@@ -322,8 +337,9 @@ impl Forwarder {
         headers.insert(X_REQUEST_ID, id);
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        if asks_usage.is_some() {
-            // The event with the usage is taken out of the answer, so the answer must be readable.
+        if asks_usage.is_some() || ask.reservation.is_some() {
+            // The event with the usage is taken out of the answer, or the key's tokens are counted in
+            // it, so the answer must be readable.
             headers.remove(header::ACCEPT_ENCODING);
         }
         self.fleet.attention().attend(upstream);

@@ -5,6 +5,7 @@ mod body;
 mod coding;
 mod dialect;
 mod edit;
+mod estimate;
 mod forward;
 mod headers;
 mod include_usage;
@@ -38,6 +39,7 @@ pub(crate) use self::body::{BodyLimits, Memory};
 use self::coding::Coding;
 use self::dialect::EventStream;
 use self::edit::Edits;
+use self::estimate::Output;
 pub(crate) use self::forward::Forwarder;
 use self::forward::{Answered, Ask};
 use self::headers::{Media, RequestId, X_REQUEST_ID};
@@ -49,7 +51,7 @@ use self::reading::Reading;
 pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 pub(crate) use self::via::Via;
-use crate::access::{Caller, Permit};
+use crate::access::{Amount, Caller, Permit};
 use crate::balance::{AffinityKey, RouterMode, Wish};
 use crate::error::ApiError;
 use crate::fleet::Patience;
@@ -60,6 +62,15 @@ use crate::view::Lens;
 
 /// With the value 1 in a request, asks how its worker was chosen; in the answer it says so.
 const X_DYNAMO_EXPLAIN: &str = "x-dynamo-explain";
+
+/// A request on a proxied route, beside its head and its body.
+struct Call<'a> {
+    route: Route,
+    caller: &'a Caller,
+    id: &'a RequestId,
+    /// The request's share of the limits of its key.
+    permit: Option<&'a mut Permit>,
+}
 
 /// The settings and shared state of proxied requests.
 pub(crate) struct Proxy {
@@ -91,8 +102,9 @@ impl Proxy {
         let explains = caller.may_explain() && head.headers.get(X_DYNAMO_EXPLAIN).is_some_and(asks);
         // A request in a loop counts against nobody's limits.
         let answered = match self.via.check(&head.headers).and_then(|()| caller.begin()) {
-            Ok(permit) => {
-                let answered = self.route(route, head, body, &caller, &id, &mut record).await;
+            Ok(mut permit) => {
+                let call = Call { route, caller: &caller, id: &id, permit: permit.as_mut() };
+                let answered = self.route(call, head, body, &mut record).await;
                 answered.map(|answered| (answered, permit))
             }
             Err(refused) => Err(refused),
@@ -118,6 +130,7 @@ impl Proxy {
                 response
             }
         };
+        caller.tell_limits(response.headers_mut(), route.error_shape());
         let (RequestId::Given(id) | RequestId::Own(id)) = id;
         response.headers_mut().insert(X_REQUEST_ID, id);
         response
@@ -126,11 +139,9 @@ impl Proxy {
     /// Checks a request in the order of the answer table, and forwards it.
     async fn route<B>(
         &self,
-        route: Route,
+        Call { route, caller, id, mut permit }: Call<'_>,
         head: &mut Parts,
         body: B,
-        caller: &Caller,
-        id: &RequestId,
         record: &mut Record,
     ) -> Result<Answered, ApiError>
     where
@@ -149,7 +160,11 @@ impl Proxy {
             #[cfg(not(feature = "decompress"))]
             Some(coding) => match coding {},
         };
-        let asked = peek::peek(&body.bytes)?;
+        let mut output = Output::default();
+        let asked = match caller.token_limits() {
+            None => peek::peek(&body.bytes)?,
+            Some(_) => peek::peek_and(&body.bytes, |name, value| output.read(name, value))?,
+        };
         let lookup = Lookup { lens, fleet: &self.forwarder.fleet, model: &asked.model, route };
         // The view may have changed while the body arrived.
         let targets = lookup.find()?;
@@ -168,6 +183,12 @@ impl Proxy {
             bytes: body.bytes.len(),
             stream: asked.stream,
         };
+        if caller.token_limits().is_some() {
+            let input = estimate::input(&asked.prompt, path.as_ref(), &body.bytes);
+            let output = if route.continues_a_prompt() { output.tokens() } else { 0 };
+            caller.reserve(permit.as_deref_mut(), Amount { input, output })?;
+        }
+        let reservation = permit.and_then(|permit| permit.reservation());
         headers::for_upstream(&mut headers, id);
         self.via.add(&mut headers, head.version);
         let ask = Ask {
@@ -177,14 +198,22 @@ impl Proxy {
             headers,
             body: &body.bytes,
             id,
-            usage: self.usage_to_ask(route, &asked, &body.bytes),
+            usage: self.usage_to_ask(route, &asked, &body.bytes, reservation.is_some()),
+            reservation,
         };
         self.forwarder.forward(targets, ask).await
     }
 
     /// How a request asks for the usage of its stream, if the proxy is to ask and the client has not.
-    fn usage_to_ask(&self, route: Route, asked: &Peeked<'_>, body: &[u8]) -> Option<Edits> {
-        let may = self.usage == UsageMode::Ask
+    /// A request that is `metered` for the limits of its key asks in any case.
+    fn usage_to_ask(
+        &self,
+        route: Route,
+        asked: &Peeked<'_>,
+        body: &[u8],
+        metered: bool,
+    ) -> Option<Edits> {
+        let may = (metered || self.usage == UsageMode::Ask)
             && asked.stream
             && matches!(route, Route::ChatCompletions | Route::Completions);
         may.then(|| include_usage::edits(body, &asked.places))?
@@ -246,13 +275,14 @@ impl Proxy {
         }
         let follows = is_stream && may_put_in(&parts.headers);
         let events = follows.then(|| EventStream::new(route, !chunked));
-        let reading = match origin {
-            Some(origin) if self.usage != UsageMode::Off && parts.status.is_success() => {
-                let form = Reading::form(media, &parts.headers);
-                record.reads(form, origin.tokens);
-                Reading::new(form, route, asked)
-            }
-            _ => Reading::Nothing,
+        let series = origin.map(|origin| origin.tokens).filter(|_| self.usage != UsageMode::Off);
+        let metered = permit.as_ref().is_some_and(|permit| permit.reservation().is_some());
+        let reading = if (series.is_some() || metered) && parts.status.is_success() {
+            let form = Reading::form(media, &parts.headers);
+            record.reads(form, series);
+            Reading::new(form, route, asked, metered)
+        } else {
+            Reading::Nothing
         };
         if reading.edits() {
             parts.headers.remove(header::CONTENT_LENGTH);
@@ -268,6 +298,7 @@ impl Proxy {
             shape: route.error_shape(),
             record,
             permit,
+            bytes: 0,
             request_id: id.clone(),
             patience: Patience::new(self.idle_stream),
             phase: Phase::Flowing,

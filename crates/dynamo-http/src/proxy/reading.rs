@@ -32,12 +32,17 @@ impl Reading {
         }
     }
 
-    /// A reader of answers on a route. `asked` says that a stream has the usage for the proxy only.
-    pub(crate) fn new(form: Form, route: Route, asked: bool) -> Self {
+    /// A reader of answers on a route. `asked` says that a stream has the usage for the proxy only, and
+    /// `weighs` that the bytes of its content are counted.
+    pub(crate) fn new(form: Form, route: Route, asked: bool, weighs: bool) -> Self {
+        let tokens = || {
+            let tokens = Tokens::new(route, asked);
+            if weighs { tokens.weighing() } else { tokens }
+        };
         match form {
             Form::Plain => Self::Plain(Outline::default()),
-            Form::Stream if asked => Self::events(Stage::editing(Tokens::new(route, true))),
-            Form::Stream => Self::events(Stage::watching(Tokens::new(route, false))),
+            Form::Stream if asked => Self::events(Stage::editing(tokens())),
+            Form::Stream => Self::events(Stage::watching(tokens())),
             Form::Unreadable => Self::Nothing,
         }
     }
@@ -76,6 +81,14 @@ impl Reading {
         match self {
             Self::Nothing | Self::Plain(_) => true,
             Self::Events(stage) => stage.reader().content() > 0,
+        }
+    }
+
+    /// The bytes of content so far, where a reader tells content from other bytes and weighs it.
+    pub(crate) fn content_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Nothing | Self::Plain(_) => None,
+            Self::Events(stage) => Some(stage.reader().bytes()),
         }
     }
 
