@@ -12,6 +12,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use super::hash::KeyHash;
 use super::limit::Usage;
 use super::list::{Credential, KeyList, KeyName};
+use super::shared::Others;
 use super::tenant::Tenant;
 use super::window::Moment;
 use crate::client_name::ClientName;
@@ -51,16 +52,18 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 #[derive(Clone, derive_more::Debug)]
 #[debug("{:?}", self.tenants().iter().map(|tenant| &tenant.name).collect::<Vec<_>>())]
 pub struct ApiKeys {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     scopes: Scopes,
     tenants: ArcSwap<Tenants>,
     /// The counters of all keys, and of those that are gone and whose windows have not ended.
     usages: Mutex<HashMap<KeyName, Arc<Usage>>>,
+    /// What other frontends have counted.
+    pub(super) others: Others,
     unauthorized: AtomicU64,
-    began: Instant,
+    pub(super) began: Instant,
 }
 
 /// The tenants, by what their requests show.
@@ -80,6 +83,7 @@ impl ApiKeys {
             scopes,
             tenants: ArcSwap::default(),
             usages: Mutex::default(),
+            others: Others::default(),
             unauthorized: AtomicU64::new(0),
             began: Instant::now(),
         };
@@ -122,7 +126,12 @@ impl ApiKeys {
 
     /// The counters of a key of this name.
     fn usage_of(&self, name: &KeyName) -> Arc<Usage> {
-        self.inner.usages().entry(name.clone()).or_default().clone()
+        let usage = self.inner.usages().entry(name.clone()).or_default().clone();
+        let now = Moment::now(self.inner.began);
+        for (window, used) in self.inner.others.of(name, now) {
+            usage.ledger.others_used(window, used);
+        }
+        usage
     }
 
     /// Forgets the counters of keys that are not among these and have used nothing lately.
@@ -184,7 +193,7 @@ impl ApiKeys {
 }
 
 impl Inner {
-    fn usages(&self) -> MutexGuard<'_, HashMap<KeyName, Arc<Usage>>> {
+    pub(super) fn usages(&self) -> MutexGuard<'_, HashMap<KeyName, Arc<Usage>>> {
         self.usages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

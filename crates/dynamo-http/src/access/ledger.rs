@@ -36,6 +36,10 @@ impl Amount {
         }
     }
 
+    fn max(self, other: Self) -> Self {
+        Self { input: self.input.max(other.input), output: self.output.max(other.output) }
+    }
+
     const fn without(self, other: Self) -> Self {
         Self {
             input: self.input.saturating_sub(other.input),
@@ -151,18 +155,19 @@ impl Ledger {
 
     /// Replaces what was reserved by what was used.
     pub(super) fn settle(&self, held: Held, used: Amount, now: Moment) {
+        let Held { estimate, windows, minute } = held;
         let mut state = self.lock();
         for counted in Counted::ALL {
-            if let Some(limit) = held.minute[counted as usize] {
+            if let Some(limit) = minute[counted as usize] {
                 let bucket = &mut state.buckets[counted as usize];
                 bucket.drain(limit, now.steady);
-                bucket.give_back(held.estimate.of(counted));
+                bucket.give_back(estimate.of(counted));
                 bucket.take(used.of(counted));
             }
         }
-        for (counts, window) in state.counts.iter_mut().zip(held.windows) {
+        for (counts, window) in state.counts.iter_mut().zip(windows) {
             let count = counts.entry(window);
-            count.reserved = count.reserved.without(held.estimate);
+            count.reserved = count.reserved.without(estimate);
             count.used = count.used.and(used);
             count.open = count.open.saturating_sub(1);
         }
@@ -199,13 +204,35 @@ impl Ledger {
         shares.into_iter()
     }
 
+    /// What was used in each window, as far as it is kept; those of this moment are among them.
+    pub(super) fn used(&self, now: Moment) -> Vec<(Window, Amount)> {
+        let state = self.lock();
+        let mut used = Vec::new();
+        for calendar in Calendar::ALL {
+            let counts = &state.counts[calendar as usize];
+            let window = calendar.at(now.wall);
+            if counts.0.iter().all(|count| count.window != window) {
+                used.push((window, Amount::default()));
+            }
+            used.extend(counts.0.iter().map(|count| (count.window, count.used)));
+        }
+        used
+    }
+
+    /// Sets what others have used in a window. It only grows.
+    pub(super) fn others_used(&self, window: Window, used: Amount) {
+        let mut state = self.lock();
+        let count = state.counts[window.calendar() as usize].entry(window);
+        count.others = count.others.max(used);
+    }
+
     /// Whether nothing was used or reserved in the windows of this moment.
     pub(super) fn is_empty(&self, now: Moment) -> bool {
         let state = self.lock();
         Calendar::ALL.iter().all(|calendar| {
             let counts = &state.counts[*calendar as usize];
             counts.0.iter().all(|count| count.open == 0)
-                && counts.of(calendar.at(now.wall)).taken() == Amount::default()
+                && counts.of(calendar.at(now.wall)).used == Amount::default()
         })
     }
 
@@ -224,6 +251,8 @@ struct Count {
     window: Window,
     used: Amount,
     reserved: Amount,
+    /// What other frontends have used, as far as they have told.
+    others: Amount,
     /// How many requests have reserved something.
     open: u32,
 }
@@ -231,12 +260,12 @@ struct Count {
 impl Count {
     const fn new(window: Window) -> Self {
         let none = Amount { input: 0, output: 0 };
-        Self { window, used: none, reserved: none, open: 0 }
+        Self { window, used: none, reserved: none, others: none, open: 0 }
     }
 
     /// What counts against a limit.
     const fn taken(&self) -> Amount {
-        self.used.and(self.reserved)
+        self.used.and(self.reserved).and(self.others)
     }
 }
 

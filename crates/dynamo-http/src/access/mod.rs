@@ -13,6 +13,7 @@ mod ledger;
 mod limit;
 mod list;
 mod reservation;
+mod shared;
 mod tenant;
 mod told;
 mod window;

@@ -66,6 +66,10 @@ impl Calendar {
 }
 
 impl Window {
+    pub(crate) const fn calendar(self) -> Calendar {
+        self.span
+    }
+
     /// When the window ends and the next one begins, since 1970.
     pub(crate) fn ends(self) -> Duration {
         let next = match self.span {

@@ -112,6 +112,31 @@ fn a_request_counts_in_the_windows_in_which_it_began() {
 }
 
 #[test]
+fn what_others_used_counts_as_well_and_never_shrinks() {
+    let limits = limited(Counted::All, Span::Day, 100);
+    let ledger = Ledger::default();
+    let today = Calendar::Day.at(at(0.0).wall);
+    ledger.others_used(today, amount(30, 20));
+    assert_eq!(remaining(&ledger, &limits, at(0.0)), [50]);
+    assert!(ledger.reserve(&limits, amount(51, 0), at(0.0)).is_err());
+    let held = ledger.reserve(&limits, amount(50, 0), at(0.0)).unwrap();
+    ledger.others_used(today, amount(10, 10));
+    ledger.settle(held, amount(5, 5), at(0.0));
+    assert_eq!(remaining(&ledger, &limits, at(0.0)), [40]);
+    ledger.others_used(today, amount(u64::MAX, 0));
+    assert_eq!(remaining(&ledger, &limits, at(0.0)), [0]);
+    let used: Vec<_> =
+        ledger.used(at(0.0)).into_iter().map(|(window, used)| (window.to_string(), used)).collect();
+    assert_eq!(
+        used,
+        [("2028-02-29".to_owned(), amount(5, 5)), ("2028-02".to_owned(), amount(5, 5))],
+        "what others used is theirs to tell"
+    );
+    // The next window has nothing of it.
+    assert_eq!(remaining(&ledger, &limits, at(DAY as f64)), [100]);
+}
+
+#[test]
 fn counts_of_old_windows_go_once_no_request_is_in_them() {
     let limits = limited(Counted::All, Span::Day, 100);
     let ledger = Ledger::default();
