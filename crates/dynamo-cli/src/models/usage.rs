@@ -82,11 +82,11 @@ mod tests {
         ];
         let tally = UsageTally::of(&group, &entries);
         let expected = "\
-WINDOW       KEY        INPUT   OUTPUT   TOKENS   FRONTENDS
-2026-11-30   e\\u{1b}    0       1        1        2
-2026-11-30   team-a     11      22       33       2
-2026-11      team-a     1       2        3        1
-2026-11      team-b     100     10       110      1
+WINDOW       KEY       INPUT   OUTPUT   TOKENS   FRONTENDS
+2026-11-30   e\\u{1b}   0       1        1        2
+2026-11-30   team-a    11      22       33       2
+2026-11      team-a    1       2        3        1
+2026-11      team-b    100     10       110      1
 ";
         assert_eq!(show(&tally, EntryFormat::Table), expected);
         let json = show(&tally, EntryFormat::Json);

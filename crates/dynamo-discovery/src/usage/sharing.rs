@@ -132,6 +132,7 @@ impl UsageSharing {
             live: BTreeMap::new(),
             warned: BTreeSet::new(),
             was_read: false,
+            told_invalid: false,
         };
         info!(group = %self.group, frontend = %self.frontend, "sharing the usage of keys");
         let watcher = StoreWatcher::new(self.store.clone(), self.group.range(), Timing::default());
@@ -202,6 +203,8 @@ struct Reader {
     /// The windows that were warned of.
     warned: BTreeSet<String>,
     was_read: bool,
+    /// Whether an invalid entry was told of.
+    told_invalid: bool,
 }
 
 impl Reader {
@@ -276,7 +279,10 @@ impl Reader {
                 }
             }
             Taken::Invalid => {
-                warn!(key = %entry.key, "an entry of the usage store is invalid: it is ignored");
+                // Whoever writes such entries could else fill the log.
+                if !std::mem::replace(&mut self.told_invalid, true) {
+                    warn!(key = %entry.key, "an entry of the usage store is invalid: it is ignored");
+                }
             }
         }
     }

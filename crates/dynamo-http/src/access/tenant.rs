@@ -106,7 +106,7 @@ impl Tenant {
             .without_retry(),
             Denied::TooLarge { limit, needed } => limited(
                 format!(
-                    "The request needs {needed} of them by estimate, and this API key may use {}.",
+                    "The request is estimated at {needed} tokens, and this API key may use {}.",
                     limit.in_words()
                 ),
                 "request_too_large",

@@ -299,6 +299,7 @@ impl Proxy {
             record,
             permit,
             bytes: 0,
+            settled: false,
             request_id: id.clone(),
             patience: Patience::new(self.idle_stream),
             phase: Phase::Flowing,

@@ -31,6 +31,8 @@ pub(crate) struct Passage {
     pub(crate) permit: Option<Permit>,
     /// The bytes of the body that came, where the request has reserved tokens.
     pub(crate) bytes: u64,
+    /// Whether the tokens of the request were counted for its key.
+    pub(crate) settled: bool,
     /// Reads the answer, and may take events out of it.
     pub(crate) reading: Reading,
     pub(crate) request_id: HeaderValue,
@@ -131,7 +133,9 @@ impl Passage {
     fn settle(&mut self) {
         let input = self.reservation().map(Reservation::input);
         let bytes = self.reading.content_bytes().unwrap_or(self.bytes);
-        if let Some(mut permit) = self.permit.take() {
+        if let Some(permit) = &mut self.permit
+            && !std::mem::replace(&mut self.settled, true)
+        {
             permit.settle(self.record.spent(input, bytes));
         }
     }
@@ -148,7 +152,7 @@ impl Passage {
 impl Drop for Passage {
     /// A client that leaves early pays for what was made until then.
     fn drop(&mut self) {
-        if self.permit.is_some() {
+        if self.permit.is_some() && !self.settled {
             self.note(Instant::now());
             self.settle();
         }
