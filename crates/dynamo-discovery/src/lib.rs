@@ -11,6 +11,7 @@ mod catalog;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 mod control_url;
+mod counter_store;
 mod entry;
 mod error_chain;
 #[cfg(feature = "etcd")]
@@ -26,6 +27,7 @@ mod saved;
 mod store;
 mod store_watcher;
 mod timing;
+mod usage;
 mod watcher;
 mod worker_url;
 
@@ -37,6 +39,7 @@ pub use catalog::{
     StoreEvent,
 };
 pub use control_url::ControlUrl;
+pub use counter_store::CounterStore;
 pub use entry::{InvalidEntry, ModelEntry, State, check_model_name};
 pub use error_chain::ErrorChain;
 #[cfg(feature = "etcd-tls")]
@@ -58,6 +61,10 @@ pub use store::{
 #[cfg(any(test, feature = "mock"))]
 pub use store::{MockLeaseStore, MockWatchStore};
 pub use timing::Timing;
+pub use usage::{
+    Counting, Counts, GroupName, InvalidGroup, UsageGroup, UsageKey, UsageSharing, UsageStatus,
+    UsageTally, WindowCounts,
+};
 pub use watcher::{
     DiscoveryBatch, DiscoveryEvent, ModelWatcher, WatchScope, WatcherConfig, WatcherError,
     run_watcher,

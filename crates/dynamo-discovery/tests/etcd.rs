@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dynamo_discovery::conformance::{Backend, Compacts, Outage};
+use dynamo_discovery::conformance::{Backend, Compacts, Counts, Outage};
 use dynamo_discovery::{
-    Change, Cursor, EtcdConfig, EtcdStore, Key, KeyRange, LeaseStore, Revision, StoreError,
-    WatchItem, WatchStore,
+    Change, CounterStore, Cursor, EtcdConfig, EtcdStore, Key, KeyRange, LeaseStore, Revision,
+    StoreError, WatchItem, WatchStore,
 };
 use etcd_client::{Client, PutOptions, Txn, TxnOp};
 use futures_util::StreamExt;
@@ -29,6 +29,18 @@ dynamo_discovery::conformance_tests!(
 
 dynamo_discovery::conformance_tests!(
     races,
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    Etcd::shared().await
+);
+
+dynamo_discovery::conformance_tests!(
+    counters,
+    #[tokio::test]
+    Etcd::shared().await
+);
+
+dynamo_discovery::conformance_tests!(
+    counter_races,
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     Etcd::shared().await
 );
@@ -126,6 +138,12 @@ impl Backend for Etcd {
 
     fn root(&self) -> &str {
         &self.root
+    }
+}
+
+impl Counts for Etcd {
+    fn counter_store(&self) -> Arc<dyn CounterStore> {
+        Arc::new(patient_store())
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 /// The API whose clients read the error, which decides the shape of the body.
@@ -46,6 +46,8 @@ pub struct ApiError {
     shape: ErrorShape,
     /// How long a client should wait before it asks again, in seconds; none where that is no use.
     retry_after: Option<u32>,
+    /// Whether clients are asked not to send the request again by themselves.
+    final_answer: bool,
 }
 
 impl ApiError {
@@ -58,6 +60,7 @@ impl ApiError {
             message: message.into(),
             shape: ErrorShape::default(),
             retry_after: Some(1),
+            final_answer: false,
         }
     }
 
@@ -84,6 +87,13 @@ impl ApiError {
     /// something.
     pub fn without_retry_after(self) -> Self {
         Self { retry_after: None, ..self }
+    }
+
+    /// The same error without `Retry-After` and with `x-should-retry: false`, by which the libraries
+    /// of OpenAI and Anthropic know that they are not to send the request again. For a 429 that no
+    /// short wait changes.
+    pub fn without_retry(self) -> Self {
+        Self { retry_after: None, final_answer: true, ..self }
     }
 
     /// The same error in another shape.
@@ -183,6 +193,10 @@ impl IntoResponse for ApiError {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if self.final_answer {
+            let name = HeaderName::from_static("x-should-retry");
+            headers.insert(name, HeaderValue::from_static("false"));
+        }
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 if let Some(seconds) = self.retry_after {
@@ -243,8 +257,12 @@ mod tests {
             let error = error.clone().with_retry_after(Duration::from_secs_f64(wait));
             assert_eq!(error.into_response().headers()[header::RETRY_AFTER], expected);
         }
-        let response = error.without_retry_after().into_response();
+        let response = error.clone().without_retry_after().into_response();
         assert!(!response.headers().contains_key(header::RETRY_AFTER));
+        assert!(!response.headers().contains_key("x-should-retry"));
+        let response = error.without_retry().into_response();
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
+        assert_eq!(response.headers()["x-should-retry"], "false");
     }
 
     #[test]

@@ -61,8 +61,8 @@ pub use view::{
 
 #[cfg(feature = "proxy")]
 pub use access::{
-    ApiKey, ApiKeys, Credential, InvalidKeyHash, InvalidKeyName, InvalidKeys, KeyHash, KeyList,
-    KeyName, WeakKey,
+    ApiKey, ApiKeys, Counted, Credential, InvalidKeyHash, InvalidKeyName, InvalidKeys, KeyHash,
+    KeyHashes, KeyList, KeyName, Span, TokenLimit, TokenLimits, WeakKey,
 };
 #[cfg(feature = "proxy")]
 pub use alias::{Alias, AliasTable, AliasTarget, Aliases, AnswerAs, InvalidAliases};

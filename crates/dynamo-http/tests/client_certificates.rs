@@ -206,7 +206,7 @@ async fn a_key_that_names_a_client_opens_nothing_without_its_certificate() {
         ApiKey::new(name.parse().unwrap(), credential, common::scope("a"))
     };
     let keys = vec![
-        key("both", Credential::Both(hash(A), client("team-a"))),
+        key("both", Credential::Both(hash(A).into(), client("team-a"))),
         key("certificate", client("team-b").into()),
         key("plain", hash(B).into()),
     ];

@@ -1,15 +1,19 @@
 //! The API keys of a file: a JSON list, or a section of the configuration file.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
-use std::num::NonZeroU32;
+use std::fmt::{Display, Formatter};
+use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
-use dynamo_http::{ApiKey, ClientName, Credential, KeyHash, KeyList, KeyName};
+use dynamo_http::{
+    ApiKey, ClientName, Counted, Credential, KeyHash, KeyHashes, KeyList, KeyName, ModelNames,
+    Span, TokenLimits,
+};
 use dynamo_namespace::{Namespace, NamespaceScope};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::settings::table::Listening;
@@ -72,6 +76,8 @@ fn checked(
         );
         key.requests_per_minute = unbound.requests_per_minute;
         key.concurrent = unbound.concurrent;
+        key.tokens = unbound.tokens;
+        key.models = unbound.models;
         key.explain = unbound.explain;
         key
     });
@@ -102,6 +108,8 @@ struct Unbound {
     shows: Option<NamespaceScope>,
     requests_per_minute: Option<NonZeroU32>,
     concurrent: Option<NonZeroU32>,
+    tokens: TokenLimits,
+    models: Option<ModelNames>,
     explain: bool,
 }
 
@@ -113,10 +121,10 @@ struct Fields {
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "String")]
     name: KeyName,
-    /// Hash of the key, as `dynamo-frontend hash-key` prints it.
-    #[serde(default, deserialize_with = "maybe_parsed")]
-    #[schemars(with = "String")]
-    hash: Option<KeyHash>,
+    /// Hash of the key, as `dynamo-frontend hash-key` prints it, or a list of hashes.
+    #[serde(default, deserialize_with = "hashes")]
+    #[schemars(with = "OneOrMore")]
+    hash: Option<KeyHashes>,
     /// Name in the client's certificate.
     #[serde(default, deserialize_with = "maybe_parsed")]
     #[schemars(with = "String")]
@@ -137,8 +145,56 @@ struct Fields {
     requests_per_minute: Option<NonZeroU32>,
     /// The most requests under way at one time.
     concurrent: Option<NonZeroU32>,
+    /// The most tokens of prompts and answers a minute.
+    tokens_per_minute: Option<NonZeroU64>,
+    /// The most tokens of prompts and answers a day.
+    tokens_per_day: Option<NonZeroU64>,
+    /// The most tokens of prompts and answers a month.
+    tokens_per_month: Option<NonZeroU64>,
+    /// The most tokens of prompts a minute.
+    input_tokens_per_minute: Option<NonZeroU64>,
+    /// The most tokens of prompts a day.
+    input_tokens_per_day: Option<NonZeroU64>,
+    /// The most tokens of prompts a month.
+    input_tokens_per_month: Option<NonZeroU64>,
+    /// The most tokens of answers a minute.
+    output_tokens_per_minute: Option<NonZeroU64>,
+    /// The most tokens of answers a day.
+    output_tokens_per_day: Option<NonZeroU64>,
+    /// The most tokens of answers a month.
+    output_tokens_per_month: Option<NonZeroU64>,
+    /// Names of models that requests may ask for, such as `gpt-4o` or `Qwen/*`.
+    #[schemars(with = "Option<BTreeSet<String>>")]
+    models: Option<BTreeSet<String>>,
+    /// Lets requests learn how their worker was chosen.
     #[serde(default)]
     explain: bool,
+}
+
+/// The shape of a hash, or of several.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "the schema is made from it")]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl Fields {
+    fn token_limits(&self) -> TokenLimits {
+        let minute =
+            [self.tokens_per_minute, self.input_tokens_per_minute, self.output_tokens_per_minute];
+        let day = [self.tokens_per_day, self.input_tokens_per_day, self.output_tokens_per_day];
+        let month =
+            [self.tokens_per_month, self.input_tokens_per_month, self.output_tokens_per_month];
+        let mut limits = TokenLimits::default();
+        for (span, of_span) in Span::ALL.into_iter().zip([minute, day, month]) {
+            for (counted, most) in Counted::ALL.into_iter().zip(of_span) {
+                limits = most.map_or(limits, |most| limits.with(counted, span, most));
+            }
+        }
+        limits
+    }
 }
 
 /// A namespace by its name. An empty text is refused: a template that was not filled in leaves such
@@ -167,10 +223,38 @@ where
     parsed(from).map(Some)
 }
 
+/// A hash, or a list of them.
+fn hashes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<KeyHashes>, D::Error> {
+    struct Hashes;
+
+    impl<'de> Visitor<'de> for Hashes {
+        type Value = KeyHashes;
+
+        fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a hash of a key, or a list of them")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<KeyHashes, E> {
+            text.parse().map(|hash: KeyHash| hash.into()).map_err(E::custom)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<KeyHashes, A::Error> {
+            let mut hashes = Vec::new();
+            while let Some(text) = list.next_element::<String>()? {
+                hashes.push(text.parse::<KeyHash>().map_err(A::Error::custom)?);
+            }
+            KeyHashes::new(hashes).ok_or_else(|| A::Error::custom("the list of hashes is empty"))
+        }
+    }
+
+    from.deserialize_any(Hashes).map(Some)
+}
+
 impl TryFrom<Fields> for Entry {
     type Error = String;
 
     fn try_from(fields: Fields) -> Result<Self, String> {
+        let tokens = fields.token_limits();
         let Fields {
             name,
             hash,
@@ -203,8 +287,27 @@ impl TryFrom<Fields> for Entry {
                 return Err(format!("the key {name} needs one of hash and client_cn, or both"));
             }
         };
-        let Fields { requests_per_minute, concurrent, explain, .. } = fields;
-        Ok(Self(Unbound { name, credential, shows, requests_per_minute, concurrent, explain }))
+        let Fields { requests_per_minute, concurrent, models, explain, .. } = fields;
+        let models = match models {
+            Some(models) if models.is_empty() => {
+                return Err(format!("the key {name} has an empty list of models"));
+            }
+            Some(models) => Some(
+                ModelNames::new(models)
+                    .map_err(|error| format!("the models of the key {name}: {error}"))?,
+            ),
+            None => None,
+        };
+        Ok(Self(Unbound {
+            name,
+            credential,
+            shows,
+            requests_per_minute,
+            concurrent,
+            tokens,
+            models,
+            explain,
+        }))
     }
 }
 
@@ -254,9 +357,14 @@ mod tests {
         let (hash, client) = (HASH.parse().unwrap(), "team-a".parse::<ClientName>().unwrap());
         let both = format!(r#""hash":"{HASH}","client_cn":"team-a""#);
         let only_client = r#""client_cn":"team-a""#;
-        assert_eq!(with(&format!(r#""hash":"{HASH}""#), false), Ok(Credential::Key(hash)));
+        let hash: KeyHash = hash;
+        assert_eq!(with(&format!(r#""hash":"{HASH}""#), false), Ok(hash.into()));
+        assert_eq!(with(&format!(r#""hash":["{HASH}"]"#), false), Ok(hash.into()));
+        let new = HASH.replace('7', "8").parse::<KeyHash>().unwrap();
+        let rotating = Credential::Key(KeyHashes::new([hash, new]).unwrap());
+        assert_eq!(with(&format!(r#""hash":["{HASH}","{new}"]"#), false), Ok(rotating));
         assert_eq!(with(only_client, true), Ok(Credential::Client(client.clone())));
-        assert_eq!(with(&both, true), Ok(Credential::Both(hash, client)));
+        assert_eq!(with(&both, true), Ok(Credential::Both(hash.into(), client)));
         for fields in [only_client, &both] {
             let error = with(fields, false).unwrap_err();
             assert!(
@@ -280,9 +388,46 @@ mod tests {
             with(r#","requests_per_minute":600,"concurrent":8"#).unwrap(),
             (Some(600), Some(8))
         );
-        for limits in [r#","concurrent":0"#, r#","requests_per_minute":-1"#, r#","concurrent":"8""#]
-        {
+        for limits in [
+            r#","concurrent":0"#,
+            r#","requests_per_minute":-1"#,
+            r#","concurrent":"8""#,
+            r#","tokens_per_day":0"#,
+            r#","input_tokens_per_month":1.5"#,
+        ] {
             assert!(with(limits).is_err(), "{limits}");
+        }
+    }
+
+    #[test]
+    fn every_limit_on_tokens_is_a_field_of_its_name() {
+        let names: Vec<_> = ["tokens", "input_tokens", "output_tokens"]
+            .iter()
+            .flat_map(|counted| {
+                ["minute", "day", "month"].map(|span| format!("{counted}_per_{span}"))
+            })
+            .collect();
+        for name in &names {
+            let text = format!(r#"[{{"name":"k","hash":"{HASH}","namespace":"a","{name}":1000}}]"#);
+            let list = parse_all(&text).unwrap();
+            let limits: Vec<_> = list.iter().next().unwrap().tokens.iter().collect();
+            assert_eq!(limits.len(), 1);
+            assert_eq!((limits[0].name(), limits[0].most.get()), (name.clone(), 1000));
+        }
+    }
+
+    #[test]
+    fn a_key_may_name_the_models_that_it_may_use() {
+        let with = |models: &str| {
+            let text =
+                format!(r#"[{{"name":"k","hash":"{HASH}","namespace":"a","models":{models}}}]"#);
+            parse_all(&text).map(|list| list.iter().next().unwrap().models.clone())
+        };
+        let names = with(r#"["gpt-4o","Qwen/*"]"#).unwrap().unwrap();
+        assert!(names.contains("gpt-4o") && names.contains("Qwen/Qwen3-8B"));
+        assert!(!names.contains("gpt-4o-mini"));
+        for models in ["[]", r#"["a*b"]"#, r#"[""]"#, r#""gpt-4o""#] {
+            assert!(with(models).is_err(), "{models}");
         }
     }
 
@@ -305,6 +450,9 @@ mod tests {
             (entry("\"name\": \"l\""), "duplicate field `name`"),
             ("[{\"name\": \"a b\"}]".into(), "a name is 1 to 64"),
             (entry("\"namespace\": \"a\""), "the key k needs one of hash and client_cn"),
+            (entry("\"hash\": []"), "the list of hashes is empty"),
+            (entry("\"hash\": [\"s3cret\"]"), "expected `sha256:` and 64 hexadecimal digits"),
+            (entry("\"hash\": 7"), "expected a hash of a key, or a list of them"),
             (entry("\"client_cn\": \"\""), "a client's name has 1 to 512 bytes"),
         ] {
             let error = parse_all(&text).unwrap_err();

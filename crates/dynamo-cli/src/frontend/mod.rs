@@ -12,6 +12,7 @@ mod resolver;
 mod settings;
 mod state_file;
 mod static_workers;
+mod usage;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -42,6 +43,7 @@ use apart::apart;
 use reload::{Held, Reloading, Reloads};
 use settings::{FrontendSettings, KeySource};
 use state_file::StateFile;
+use usage::Sharing;
 
 /// What became of the changes of the configuration file.
 static RELOADS: Reloads = Reloads::new();
@@ -142,11 +144,19 @@ async fn start(
         settings.config = settings.config.with_api_keys(Some(api_keys.clone()));
     }
     let aliases = settings.config.aliases().clone();
+    let (sharing, shared) = match (settings.usage_group.take(), &settings.etcd) {
+        (Some(group), Some(etcd)) => {
+            let (sharing, status) = Sharing::start(etcd, group, api_keys.clone())?;
+            (Some(sharing), Some(status))
+        }
+        _ => (None, None),
+    };
     settings.config = settings
         .config
         .with_connections(Some(settings.options.connections().clone()))
         .with_program_metrics(Some(ProgramMetrics::new(move || {
-            process_metrics::text() + &log.text() + &RELOADS.text()
+            let shared = shared.as_deref().map(usage::text).unwrap_or_default();
+            process_metrics::text() + &log.text() + &RELOADS.text() + &shared
         })));
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
     let feed = feed.with_hold(settings.hold.clone(), frontend.fleet());
@@ -210,7 +220,7 @@ async fn start(
         let service = cors::layered(service, settings.cors_origins);
         serve(listener, service, settings.options, shutdown).boxed()
     };
-    tokio::select! {
+    let ended = tokio::select! {
         in_time = served => {
             if in_time {
                 info!("stopped");
@@ -227,7 +237,11 @@ async fn start(
             let why = ended.err().map(|error| error.to_string()).unwrap_or_default();
             Err(Failure::Running(anyhow!("discovery ended, which it never should {why}")))
         }
+    };
+    if let Some(sharing) = sharing {
+        sharing.end().await;
     }
+    ended
 }
 
 fn log_start(settings: &FrontendSettings, scope: &NamespaceScope) {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dynamo_discovery::UsageGroup;
 use dynamo_http::{ClientAuth, FrontendConfig, Hold, ServeOptions, ServerTls, WorkerKey};
 use dynamo_namespace::{Namespace, NamespaceScope};
 use serde_json::Value as Json;
@@ -13,6 +14,7 @@ use serde_json::Value as Json;
 use super::admin::Admin;
 use super::keys::ClientKeys;
 use super::models;
+use super::usage;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
 use crate::settings::origin::WebOrigin;
@@ -56,6 +58,8 @@ pub(crate) struct FrontendSettings {
     pub(crate) etcd: Option<Etcd>,
     pub(crate) workers: Vec<StaticWorker>,
     pub(crate) hold: Hold,
+    /// The group with which the counts of keys are shared, if they are.
+    pub(crate) usage_group: Option<UsageGroup>,
     /// Where what the store said is kept.
     pub(crate) state_file: Option<PathBuf>,
     pub(crate) config: FrontendConfig,
@@ -165,12 +169,15 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         listening.admin_allowed_host,
     )?;
     let threads = listening.threads.or_else(|| thread::available_parallelism().ok());
+    let api_keys = KeySource::of(keys.api_keys, given)?;
+    let usage_group = usage::group(given, &scope, etcd.as_ref(), api_keys.is_some())?;
     Ok(FrontendSettings {
         scope,
         host: listening.http_host.take(),
         port: *listening.http_port,
         threads: threads.unwrap_or(NonZeroUsize::MIN),
-        api_keys: KeySource::of(keys.api_keys, given)?,
+        api_keys,
+        usage_group,
         worker_keys,
         is_resolv_conf_given: workers.resolv_conf.is_given(),
         resolv_conf: (!*workers.system_resolver).then(|| workers.resolv_conf.take()),

@@ -12,6 +12,7 @@ mod item;
 mod shelf;
 mod show;
 mod table;
+mod usage;
 mod watch;
 mod workers;
 
@@ -22,8 +23,10 @@ use crate::program::{self, Main};
 use crate::runtime;
 use crate::settings::given::Given;
 use crate::settings::table::{
-    MODELS, MODELS_DOCTOR, MODELS_DRAIN, MODELS_GET, MODELS_LIST, MODELS_RM, MODELS_WATCH,
+    MODELS, MODELS_DOCTOR, MODELS_DRAIN, MODELS_GET, MODELS_LIST, MODELS_RM, MODELS_USAGE,
+    MODELS_WATCH,
 };
+use crate::settings::usage::group;
 use asked::Asked;
 use shelf::Shelf;
 
@@ -45,6 +48,7 @@ pub(crate) const MAIN: Main = Main {
         (&MODELS_DRAIN, drain),
         (&MODELS_RM, rm),
         (&MODELS_DOCTOR, doctor),
+        (&MODELS_USAGE, usage),
     ],
 };
 
@@ -113,5 +117,15 @@ fn doctor(given: &Given) -> Result<ExitCode, Failure> {
         let code = if examined.has_fault() { ExitCode::from(1) } else { ExitCode::SUCCESS };
         program::print(&examined.show(asked.format))?;
         Ok(code)
+    })
+}
+
+fn usage(given: &Given) -> Result<ExitCode, Failure> {
+    let of = given.clone();
+    run(given, async move |asked, shelf| {
+        let group = group(&of, &asked.scope.scope, &asked.etcd)?;
+        let tally = usage::read(&shelf.into_store(), &group).await?;
+        program::print(&usage::show(&tally, asked.format))?;
+        Ok(ExitCode::SUCCESS)
     })
 }

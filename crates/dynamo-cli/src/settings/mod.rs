@@ -16,6 +16,7 @@ pub(crate) mod store;
 pub(crate) mod strangers;
 pub(crate) mod table;
 pub(crate) mod url;
+pub(crate) mod usage;
 pub(crate) mod value;
 
 use std::path::PathBuf;

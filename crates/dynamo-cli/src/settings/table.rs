@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
-use dynamo_discovery::{Accepts, ControlUrl, Kinds, WatchScope, WorkerUrl};
+use dynamo_discovery::{Accepts, ControlUrl, GroupName, Kinds, WatchScope, WorkerUrl};
 use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
@@ -15,7 +15,7 @@ use super::static_worker::StaticWorker;
 use super::store::Endpoints;
 use super::value::{
     Backend, EntryFormat, Format, Kibibytes, LeaseTtl, Mebibytes, ModelName, Percent, Seconds,
-    Timeout, YesNo,
+    Timeout, UsageStore, YesNo,
 };
 use super::{Group, Setting, flag, settings, switch, variable};
 use crate::failure::Failure;
@@ -53,7 +53,7 @@ pub(crate) const MODELS_SECTION: &str = "models";
 pub(crate) const CONFIG: &Setting = Config::config;
 
 /// The programs.
-pub(crate) const PROGRAMS: [&Program; 11] = [
+pub(crate) const PROGRAMS: [&Program; 12] = [
     &FRONTEND,
     &HASH_KEY,
     &WORKER,
@@ -65,6 +65,7 @@ pub(crate) const PROGRAMS: [&Program; 11] = [
     &MODELS_DRAIN,
     &MODELS_RM,
     &MODELS_DOCTOR,
+    &MODELS_USAGE,
 ];
 
 /// `dynamo-frontend`.
@@ -80,6 +81,7 @@ pub(crate) const FRONTEND: Program = Program {
         Balancing::GROUP,
         Store::GROUP,
         Usage::GROUP,
+        Counted::GROUP,
         Limits::GROUP,
         Logs::GROUP,
         Config::GROUP,
@@ -144,8 +146,15 @@ pub(crate) const WORKER_CONFIG: Program = Program {
 pub(crate) const MODELS: Program = Program {
     name: "dynamo-models",
     about: "Shows what is registered in etcd, says what is wrong with it, and takes it out",
-    usage: &["dynamo-models [OPTIONS] list|get|watch|drain|rm|doctor"],
-    groups: &[Scope::GROUP, Shown::GROUP, Asking::GROUP, Store::GROUP, QuietLogs::GROUP],
+    usage: &["dynamo-models [OPTIONS] list|get|watch|drain|rm|doctor|usage"],
+    groups: &[
+        Scope::GROUP,
+        Counted::GROUP,
+        Shown::GROUP,
+        Asking::GROUP,
+        Store::GROUP,
+        QuietLogs::GROUP,
+    ],
     has_verbs: true,
     ..VERB
 };
@@ -218,6 +227,14 @@ pub(crate) const MODELS_DOCTOR: Program = Program {
     about: "Says what is wrong with etcd, the user's roles, the entries and their servers; exits with 1 \
             if it finds a fault",
     usage: &["dynamo-models doctor [OPTIONS]"],
+    ..VERB
+};
+
+/// `dynamo-models usage`.
+pub(crate) const MODELS_USAGE: Program = Program {
+    name: "dynamo-models usage",
+    about: "Sums up what the API keys of a group have used of their tokens, by day and month",
+    usage: &["dynamo-models usage [OPTIONS]"],
     ..VERB
 };
 
@@ -423,6 +440,15 @@ settings! {
         /// engines that accept it to tell the usage of streamed chats and completions, and takes it out
         /// again, `off` reads nothing and has no metrics of tokens
         usage: UsageMode = flag("MODE").or("DYN_USAGE").default("observe");
+        /// Where frontends share what API keys have used of their tokens a day and a month: `etcd`, or
+        /// `none`, so that each frontend counts alone and anew after a restart
+        usage_store: UsageStore = flag("STORE").or("DYN_USAGE_STORE").default("none");
+    }
+
+    Counted "Usage of keys" {
+        /// Group of frontends that count together: those with one file of API keys. By default the
+        /// namespace's name; needed where all namespaces are discovered
+        usage_group: Option<GroupName> = flag("NAME").or("DYN_USAGE_GROUP");
     }
 
     Limits "Limits" {

@@ -8,7 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ArgAction;
-use dynamo_discovery::{Accepts, ControlUrl, Kind, Kinds, WatchScope, WorkerUrl, check_model_name};
+use dynamo_discovery::{
+    Accepts, ControlUrl, GroupName, Kind, Kinds, WatchScope, WorkerUrl, check_model_name,
+};
 use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
 use http::HeaderName;
 use serde_json::{Value, json};
@@ -131,7 +133,7 @@ pub(crate) fn text_or(json: &str) -> Value {
 }
 
 from_text!(String, HeaderName, Network, RouterMode, WorkerUrl, ControlUrl, ModelName);
-from_text!(Accepts, UsageMode, WebOrigin);
+from_text!(Accepts, GroupName, UsageMode, WebOrigin);
 from_text!("integer": u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
 from_text!("integer": LeaseTtl, Mebibytes, Kibibytes, Percent);
 from_text!("number": Seconds, Timeout);
@@ -159,6 +161,7 @@ from_name! {
     ClientAuth { "required" => Self::Required, "optional" => Self::Optional } "required or optional"
     EntryFormat { "table" => Self::Table, "wide" => Self::Wide, "json" => Self::Json } "table, wide or json"
     Format { "json" => Self::Json, "env" => Self::Env } "json or env"
+    UsageStore { "none" => Self::None, "etcd" => Self::Etcd } "none or etcd"
     // `mem` is how newer releases of Dynamo spell it.
     Backend { "etcd" => Self::Etcd, "memory" => Self::Memory, "mem" => Self::Memory } "etcd or memory"
 }
@@ -176,6 +179,13 @@ pub(crate) enum EntryFormat {
 pub(crate) enum Format {
     Json,
     Env,
+}
+
+/// Where frontends share what keys have used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UsageStore {
+    None,
+    Etcd,
 }
 
 /// The kind of store.

@@ -86,6 +86,18 @@ macro_rules! __conformance_cases {
             a_list_shows_one_revision_while_other_threads_write
         }
     };
+    (counters [$($to:tt)+] $($besides:tt)*) => {
+        $($to)+! { $($besides)*
+            a_put_that_compares_never_writes_over_what_came_since
+            a_put_that_compares_tells_its_revision
+            a_put_that_compares_needs_its_lease
+        }
+    };
+    (counter_races [$($to:tt)+] $($besides:tt)*) => {
+        $($to)+! { $($besides)*
+            puts_that_compare_and_meet_lose_no_step
+        }
+    };
     (compaction [$($to:tt)+] $($besides:tt)*) => {
         $($to)+! { $($besides)*
             a_resume_after_a_compaction_says_compacted_and_never_hangs

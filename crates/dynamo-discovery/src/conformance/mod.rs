@@ -43,6 +43,8 @@
 //! |---|---|---|
 //! | the first one, without a name | [`Backend`] | lists, watches, cursors, leases, conditional writes |
 //! | `races` | [`Backend`], and a runtime of several threads | calls that meet |
+//! | `counters` | [`Counts`] | puts that compare the revision |
+//! | `counter_races` | [`Counts`], and a runtime of several threads | such puts that meet |
 //! | `compaction` | [`Compacts`] | what a compaction may end, and what not |
 //! | `outage` | [`Outage`] | a store that cannot be reached for a while |
 //! | `denial` | [`Denial`] | a store that allows nothing |
@@ -67,6 +69,7 @@
 mod cases;
 mod compaction;
 mod conditional;
+mod counters;
 mod denial;
 mod lease;
 mod list;
@@ -87,6 +90,7 @@ use futures_util::future::BoxFuture;
 
 pub use self::compaction::*;
 pub use self::conditional::*;
+pub use self::counters::*;
 pub use self::denial::*;
 pub use self::lease::*;
 pub use self::list::*;
@@ -97,6 +101,7 @@ pub use self::sentence::{Breach, Outcome, Sentence};
 pub use self::space::*;
 pub use self::watch::*;
 pub use self::writes::*;
+use crate::counter_store::CounterStore;
 #[cfg(doc)]
 use crate::store::StoreError;
 use crate::store::{LeaseStore, WatchStore};
@@ -126,6 +131,12 @@ pub trait Backend: Send + Sync {
     fn several_pages(&self) -> usize {
         10_200
     }
+}
+
+/// A store for frontends that count together.
+pub trait Counts: Backend {
+    /// A new handle to the same store, as a frontend that counts has one.
+    fn counter_store(&self) -> Arc<dyn CounterStore>;
 }
 
 /// A store whose history can be compacted on purpose.
@@ -197,6 +208,8 @@ macro_rules! group {
 
 __conformance_cases! { basic [group] #[doc = "The cases for every store."] CASES: Backend; }
 __conformance_cases! { races [group] #[doc = "Calls that meet."] RACES: Backend; }
+__conformance_cases! { counters [group] #[doc = "Puts that compare the revision."] COUNTERS: Counts; }
+__conformance_cases! { counter_races [group] #[doc = "Such puts that meet."] COUNTER_RACES: Counts; }
 __conformance_cases! { compaction [group] #[doc = "Compactions."] COMPACTION: Compacts; }
 __conformance_cases! { outage [group] #[doc = "Outages."] OUTAGE: Outage; }
 __conformance_cases! { denial [group] #[doc = "Denials."] DENIAL: Denial; }
@@ -206,7 +219,7 @@ __conformance_cases! { space [group] #[doc = "Want of space."] SPACE: Fills; }
 mod tests {
     use super::*;
 
-    const FILES: [&str; 11] = [
+    const FILES: [&str; 12] = [
         include_str!("list.rs"),
         include_str!("watch.rs"),
         include_str!("resume.rs"),
@@ -214,6 +227,7 @@ mod tests {
         include_str!("conditional.rs"),
         include_str!("writes.rs"),
         include_str!("races.rs"),
+        include_str!("counters.rs"),
         include_str!("compaction.rs"),
         include_str!("outage.rs"),
         include_str!("denial.rs"),
@@ -231,7 +245,8 @@ mod tests {
         let mut cases: Vec<_> = cases.collect();
         let basic = [names(CASES), names(RACES)].concat();
         let provoked = [names(COMPACTION), names(OUTAGE), names(DENIAL), names(SPACE)].concat();
-        let mut grouped = [basic, provoked].concat();
+        let counters = [names(COUNTERS), names(COUNTER_RACES)].concat();
+        let mut grouped = [basic, provoked, counters].concat();
         cases.sort_unstable();
         grouped.sort_unstable();
         assert_eq!(cases, grouped);

@@ -254,7 +254,7 @@ pub async fn a_list_shows_one_revision_while_other_threads_write(backend: &dyn B
 }
 
 /// A run on a runtime of several threads.
-async fn in_parallel(backend: &dyn Backend) -> Result<Run, Breach> {
+pub(super) async fn in_parallel(backend: &dyn Backend) -> Result<Run, Breach> {
     let flavor = Handle::current().runtime_flavor();
     assert!(
         flavor == RuntimeFlavor::MultiThread,
@@ -264,17 +264,17 @@ async fn in_parallel(backend: &dyn Backend) -> Result<Run, Breach> {
 }
 
 /// How much was tried.
-struct Effort {
+pub(super) struct Effort {
     rounds: usize,
     began: Instant,
 }
 
 impl Effort {
-    fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         Self { rounds: 0, began: Instant::now() }
     }
 
-    fn goes_on(&mut self) -> bool {
+    pub(super) fn goes_on(&mut self) -> bool {
         self.rounds += 1;
         self.rounds <= ROUNDS || self.began.elapsed() < EFFORT
     }
@@ -282,15 +282,15 @@ impl Effort {
 
 /// Tasks that end together; dropping them ends them all.
 #[derive(Default)]
-struct Tasks(JoinSet<Outcome>);
+pub(super) struct Tasks(JoinSet<Outcome>);
 
 impl Tasks {
-    fn spawn(&mut self, task: impl Future<Output = Outcome> + Send + 'static) {
+    pub(super) fn spawn(&mut self, task: impl Future<Output = Outcome> + Send + 'static) {
         self.0.spawn(task);
     }
 
     /// Waits for all, or for the first breach.
-    async fn end(&mut self) -> Outcome {
+    pub(super) async fn end(&mut self) -> Outcome {
         while let Some(task) = self.0.join_next().await {
             match task {
                 Ok(outcome) => outcome?,

@@ -4,8 +4,8 @@ use std::fmt;
 
 macro_rules! sentences {
     ($($name:ident: $text:literal,)+) => {
-        /// A sentence of the contract of [`WatchStore`](crate::WatchStore) and
-        /// [`LeaseStore`](crate::LeaseStore).
+        /// A sentence of the contract of [`WatchStore`](crate::WatchStore),
+        /// [`LeaseStore`](crate::LeaseStore) and [`CounterStore`](crate::CounterStore).
         ///
         /// It displays as the sentence.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +91,11 @@ sentences! {
     StraysAreTold: "`strays` finds nothing ever, or each of the keys that is not under the lease, with its entry.",
     PutIfUnleasedObeys: "`put_if_unleased` of a store that finds strays puts a key that is under no lease, needs a lease that lives, and answers whether it put.",
     PutIfUnleasedIsAtomic: "`put_if_unleased` compares and writes in one step.",
+
+    UnchangedPutObeys: "`put_if_unchanged` puts if the key was last written at the revision, or with `None` is not there, and answers whether it put.",
+    UnchangedPutTells: "`put_if_unchanged` answers the revision of its put, and puts the key under the lease.",
+    UnchangedPutNeedsLease: "`put_if_unchanged` that would put under a lease that has ended is refused as `LeaseGone`, and writes nothing.",
+    UnchangedPutIsAtomic: "`put_if_unchanged` compares and writes in one step.",
 
     OutageIsUnavailable: "A call to a store that cannot be reached fails with `Unavailable`.",
     OutageEndsWatches: "A watch of a store that cannot be reached ends, or fails with `Unavailable`.",

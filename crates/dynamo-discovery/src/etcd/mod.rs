@@ -30,6 +30,7 @@ pub use self::inspect::{Grant, MemberState};
 pub use self::password::Password;
 #[cfg(feature = "etcd-tls")]
 pub use self::tls::{ClientIdentity, Tls};
+use crate::counter_store::CounterStore;
 use crate::store::{
     Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Listing, Page, Revision,
     Snapshot, StoreError, WatchItem, WatchStore,
@@ -303,6 +304,20 @@ impl LeaseStore for EtcdStore {
             Err(failure) if failure.meaning() == Meaning::LeaseGone => Ok(()),
             result => Ok(result?),
         }
+    }
+}
+
+#[async_trait]
+impl CounterStore for EtcdStore {
+    async fn put_if_unchanged(
+        &self,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+        written: Option<Revision>,
+    ) -> Result<Option<Revision>, StoreError> {
+        let written = written.unwrap_or_default();
+        Ok(transaction::put_if_unchanged(&self.connection, key, &value, lease, written).await?)
     }
 }
 

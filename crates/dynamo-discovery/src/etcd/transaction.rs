@@ -8,9 +8,9 @@ use etcd_client::{
 };
 
 use super::connection::{Clients, Connection};
-use super::entry;
 use super::failure::{Failure, Meaning};
-use crate::store::{Entry, Key, LeaseId, LeasedWrite};
+use super::{entry, to_revision, to_wire};
+use crate::store::{Entry, Key, LeaseId, LeasedWrite, Revision};
 
 /// How many operations etcd takes in one transaction by default (`--max-txn-ops` is 128). One that is
 /// nested in another needs room for its own.
@@ -191,6 +191,25 @@ pub(super) async fn put_if_unleased(
     let transaction = Txn::new().and_then([if_under(key, 0, put(key, value, lease))]);
     let answer = call(connection, &transaction).await?;
     Ok(answer.op_responses().iter().all(was_done))
+}
+
+/// Puts a key under a lease if it was last written at this revision, which is 0 for a key that is not
+/// there.
+pub(super) async fn put_if_unchanged(
+    connection: &Arc<Connection>,
+    key: &Key,
+    value: &Bytes,
+    lease: LeaseId,
+    written: Revision,
+) -> Result<Option<Revision>, Failure> {
+    let condition = Compare::mod_revision(key.as_bytes(), CompareOp::Equal, to_wire(written));
+    let transaction = Txn::new().when([condition]).and_then([put(key, value, lease)]);
+    let answer = call(connection, &transaction).await?;
+    if !answer.succeeded() {
+        return Ok(None);
+    }
+    let header = answer.header().ok_or(Failure::Broken("etcd told no revision"))?;
+    Ok(Some(to_revision(header.revision())))
 }
 
 async fn call(connection: &Arc<Connection>, transaction: &Txn) -> Result<TxnResponse, Failure> {

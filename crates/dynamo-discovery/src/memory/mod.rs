@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use self::state::State;
 use self::watch::Watch;
+use crate::counter_store::CounterStore;
 use crate::store::{
     Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Revision, Snapshot,
     StoreError, WatchItem, WatchStore,
@@ -295,6 +296,28 @@ impl LeaseStore for MemoryStore {
         self.call(|state| {
             state.end_lease(lease);
             Ok(())
+        })
+    }
+}
+
+#[async_trait]
+impl CounterStore for MemoryStore {
+    async fn put_if_unchanged(
+        &self,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+        written: Option<Revision>,
+    ) -> Result<Option<Revision>, StoreError> {
+        self.call_for_space(|state| {
+            if state.entries.get(key).map(|entry| entry.mod_revision) != written {
+                return Ok(None);
+            }
+            if !state.leases.contains_key(&lease) {
+                return Err(StoreError::LeaseGone);
+            }
+            state.put(key.clone(), value, Some(lease));
+            Ok(Some(state.revision))
         })
     }
 }

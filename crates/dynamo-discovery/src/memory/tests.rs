@@ -1,7 +1,7 @@
 //! The memory store keeps the contract, and what only it can do.
 
 use super::*;
-use crate::conformance::{Backend, Compacts, Denial, Fills, Outage};
+use crate::conformance::{Backend, Compacts, Counts, Denial, Fills, Outage};
 use crate::store::Change;
 
 struct Memory(MemoryStore);
@@ -28,6 +28,12 @@ impl Backend for Memory {
     fn several_pages(&self) -> usize {
         // A list is one page, however long.
         100
+    }
+}
+
+impl Counts for Memory {
+    fn counter_store(&self) -> Arc<dyn CounterStore> {
+        Arc::new(self.0.clone())
     }
 }
 
@@ -67,6 +73,18 @@ crate::conformance_tests!(
 
 crate::conformance_tests!(
     races,
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    Memory::new()
+);
+
+crate::conformance_tests!(
+    counters,
+    #[tokio::test(start_paused = true)]
+    Memory::new()
+);
+
+crate::conformance_tests!(
+    counter_races,
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     Memory::new()
 );

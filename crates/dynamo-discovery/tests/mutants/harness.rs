@@ -7,12 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dynamo_discovery::conformance::{
-    Backend, CASES, COMPACTION, Case, Compacts, DENIAL, Denial, Fills, OUTAGE, Outage, RACES,
-    SPACE, Sentence,
+    Backend, CASES, COMPACTION, COUNTER_RACES, COUNTERS, Case, Compacts, Counts, DENIAL, Denial,
+    Fills, OUTAGE, Outage, RACES, SPACE, Sentence,
 };
 use dynamo_discovery::{
-    Change, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite, Listing,
-    MemoryStore, Page, Revision, Snapshot, StoreError, WatchItem, WatchStore,
+    Change, CounterStore, Cursor, Entry, Key, KeyRange, Lease, LeaseId, LeaseStore, LeasedWrite,
+    Listing, MemoryStore, Page, Revision, Snapshot, StoreError, WatchItem, WatchStore,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tokio::runtime::{Builder, Runtime};
@@ -117,6 +117,17 @@ pub(crate) trait Mutation: Clone + Send + Sync + 'static {
         lease: LeaseId,
     ) -> Result<bool> {
         store.put_if_unleased(key, value, lease).await
+    }
+
+    async fn put_if_unchanged(
+        &self,
+        store: &MemoryStore,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+        written: Option<Revision>,
+    ) -> Result<Option<Revision>> {
+        store.put_if_unchanged(key, value, lease, written).await
     }
 
     async fn revoke(&self, store: &MemoryStore, lease: LeaseId) -> Result<()> {
@@ -258,6 +269,25 @@ impl<M: Mutation> LeaseStore for Mutant<M> {
     }
 }
 
+#[async_trait]
+impl<M: Mutation> CounterStore for Mutant<M> {
+    async fn put_if_unchanged(
+        &self,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+        written: Option<Revision>,
+    ) -> Result<Option<Revision>> {
+        self.mutation.put_if_unchanged(&self.store, key, value, lease, written).await
+    }
+}
+
+impl<M: Mutation> Counts for Mutant<M> {
+    fn counter_store(&self) -> Arc<dyn CounterStore> {
+        Arc::new(Self { store: self.store.clone(), mutation: self.mutation.frontend() })
+    }
+}
+
 impl<M: Mutation> Backend for Mutant<M> {
     fn watch_store(&self) -> Arc<dyn WatchStore> {
         Arc::new(Self { store: self.store.clone(), mutation: self.mutation.frontend() })
@@ -320,6 +350,7 @@ pub(crate) fn on_one_thread<M: Mutation>(new: impl Fn() -> M) -> Broken {
     let mut broken = Broken::new();
     let backend = || Mutant { store: MemoryStore::new(), mutation: new() };
     run(CASES, runtime, |run| run(&backend()), &mut broken);
+    run(COUNTERS, runtime, |run| run(&backend()), &mut broken);
     run(COMPACTION, runtime, |run| run(&backend()), &mut broken);
     run(OUTAGE, runtime, |run| run(&backend()), &mut broken);
     run(DENIAL, runtime, |run| run(&backend()), &mut broken);
@@ -333,6 +364,7 @@ pub(crate) fn on_several_threads<M: Mutation>(new: impl Fn() -> M) -> Broken {
     let mut broken = Broken::new();
     let backend = || Mutant { store: MemoryStore::new(), mutation: new() };
     run(RACES, runtime, |run| run(&backend()), &mut broken);
+    run(COUNTER_RACES, runtime, |run| run(&backend()), &mut broken);
     broken
 }
 

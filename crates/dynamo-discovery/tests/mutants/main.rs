@@ -29,10 +29,10 @@ use self::leases::{
 use self::lists::Pages;
 use self::races::{
     ConditionalDeleteInTwoSteps, ConditionalPutInTwoSteps, PutIfUnleasedInTwoSteps, PutInTwoSteps,
-    WatchComparesLists, WritesInTwoSteps,
+    UnchangedPutInTwoSteps, WatchComparesLists, WritesInTwoSteps,
 };
 use self::watches::{Batches, Changes, Leaks, Quiet};
-use self::writes::{PutIfUnleased, Stray, Writes};
+use self::writes::{PutIfUnleased, Stray, UnchangedPut, Writes};
 
 /// One test for each mutant. The first sentence is the one that the mutant is made to break; what
 /// breaks one sentence often breaks others, which rest on it.
@@ -62,12 +62,12 @@ fn is_among_those_found(broken: &Broken, expected: &[Sentence]) {
 }
 
 mutants! { on_one_thread, is_found, ON_ONE_THREAD:
-    a_list_lacks_its_last_entry: lists::LastIsMissing => ListIsComplete and KeysAreBytes and ListIsOneRevision and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and CompactionSparesLists and LeaseLivesItsTerm and LeaseEndSparesOthers and ConditionalPutObeys and ConditionalDeleteObeys and WritesAreSingleOnes and WritesNeedLease and OutageForgetsNothing;
+    a_list_lacks_its_last_entry: lists::LastIsMissing => ListIsComplete and KeysAreBytes and ListIsOneRevision and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and CompactionSparesLists and LeaseLivesItsTerm and LeaseEndSparesOthers and ConditionalPutObeys and ConditionalDeleteObeys and WritesAreSingleOnes and WritesNeedLease and OutageForgetsNothing and UnchangedPutObeys and UnchangedPutNeedsLease;
     a_list_goes_on_after_its_range: lists::RangeIsTooLong => ListStaysInRange;
     a_list_is_ordered_by_time: lists::NewestFirst => ListIsOrdered;
-    an_entry_keeps_its_first_value: lists::FirstValue::default() => ListHasLastValues and ListIsCurrent and WatchTellsChanges and LeaseEndSparesOthers and ConditionalPutObeys and ConditionalDeleteObeys and StraysAreTold;
-    an_entry_keeps_its_first_revision: lists::FirstRevision::default() => ListTellsRevisions and RevisionsRise and ListTellsItsRevision and WatchIsComplete and BatchTellsItsRevision and CompactionSparesWatches;
-    an_entry_has_no_lease: lists::NoLease => ListTellsLeases and WatchTellsChanges and AnchorIsOfItsTime and CompactionSparesNewLists and ConditionalPutKeepsLease and StraysAreTold and PutIfUnleasedObeys and OutageForgetsNothing;
+    an_entry_keeps_its_first_value: lists::FirstValue::default() => ListHasLastValues and ListIsCurrent and WatchTellsChanges and LeaseEndSparesOthers and ConditionalPutObeys and ConditionalDeleteObeys and StraysAreTold and UnchangedPutObeys and UnchangedPutTells;
+    an_entry_keeps_its_first_revision: lists::FirstRevision::default() => ListTellsRevisions and RevisionsRise and ListTellsItsRevision and WatchIsComplete and BatchTellsItsRevision and CompactionSparesWatches and UnchangedPutTells;
+    an_entry_has_no_lease: lists::NoLease => ListTellsLeases and WatchTellsChanges and AnchorIsOfItsTime and CompactionSparesNewLists and ConditionalPutKeepsLease and StraysAreTold and PutIfUnleasedObeys and OutageForgetsNothing and UnchangedPutTells;
     a_list_has_too_low_a_revision: lists::RevisionOff(-1) => ListTellsItsRevision and ListTellsRevisions and ListIsOneRevision and WatchIsComplete and CursorIsReached and AnchorIsProven and AnchorIsOfItsTime and CompactionSparesNewLists and OutageForgetsNothing;
     a_list_has_too_high_a_revision: lists::RevisionOff(1) => ListTellsItsRevision and ListTellsRevisions and WatchIsComplete and AnchorIsProven and AnchorIsOfItsTime and CompactedIsTold and CompactionSparesNewLists and OutageForgetsNothing;
     a_list_is_read_in_two_halves: lists::TwoReads => ListIsOneRevision;
@@ -141,8 +141,8 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
     a_put_under_an_ended_lease_is_written: LatePut::Writes => PutNeedsLease;
     a_put_that_is_refused_is_written: LatePut::WritesAndFails => PutNeedsLease;
     an_ended_lease_is_an_outage: LatePut::IsUnavailable => PutNeedsLease;
-    a_revoke_deletes_the_keys_later: Revoke::Later => RevokeDeletesKeys and RenewalTellsEnd and PutNeedsLease and ConditionalPutKeepsLease and WritesAreSingleOnes and WritesNeedLease and PutIfUnleasedObeys;
-    a_revoke_leaves_the_keys: Revoke::LeavesKeys => RevokeDeletesKeys and WatchTellsChanges and ConditionalPutKeepsLease and WritesAreSingleOnes and PutIfUnleasedObeys;
+    a_revoke_deletes_the_keys_later: Revoke::Later => RevokeDeletesKeys and RenewalTellsEnd and PutNeedsLease and ConditionalPutKeepsLease and WritesAreSingleOnes and WritesNeedLease and PutIfUnleasedObeys and UnchangedPutTells and UnchangedPutNeedsLease;
+    a_revoke_leaves_the_keys: Revoke::LeavesKeys => RevokeDeletesKeys and WatchTellsChanges and ConditionalPutKeepsLease and WritesAreSingleOnes and PutIfUnleasedObeys and UnchangedPutTells;
     a_revoke_deletes_one_by_one: Revoke::OneByOne => LeaseEndIsOneRevision;
     a_second_revoke_fails: RevokesOnce => RevokeMayRepeat;
     a_revoke_deletes_what_others_put_since: KeysOfAllTimes::default() => LeaseEndSparesOthers and ConditionalPutObeys;
@@ -155,7 +155,7 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
     a_conditional_delete_always_deletes: ConditionalDelete::Always => ConditionalDeleteObeys;
     a_conditional_delete_says_yes: ConditionalDelete::SaysYes => ConditionalDeleteObeys;
     a_conditional_delete_deletes_nothing:
-        ConditionalDelete::DeletesNothing => ConditionalDeleteObeys and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and AnchorIsProven and ConditionalPutObeys and StraysAreTold and PutIfUnleasedObeys and FullStoreGoesOn;
+        ConditionalDelete::DeletesNothing => ConditionalDeleteObeys and ListTellsItsRevision and ListIsCurrent and WatchIsComplete and AnchorIsProven and ConditionalPutObeys and StraysAreTold and PutIfUnleasedObeys and FullStoreGoesOn and UnchangedPutObeys;
 
     several_writes_say_yes: Writes::SayYes => WritesAreSingleOnes and WritesNeedLease;
     several_writes_are_cut: Writes::AreCut => WritesAreSingleOnes;
@@ -168,6 +168,14 @@ mutants! { on_one_thread, is_found, ON_ONE_THREAD:
     a_put_of_a_stray_writes_nothing: PutIfUnleased::Never => PutIfUnleasedObeys;
     a_put_of_a_stray_writes_over_ours: PutIfUnleased::OverOurs => PutIfUnleasedObeys;
     a_put_of_a_stray_needs_no_lease: PutIfUnleased::NeedsNoLease => PutIfUnleasedObeys;
+
+    a_put_that_compares_always_writes: UnchangedPut::Always => UnchangedPutObeys;
+    a_put_that_compares_writes_over_anyone: UnchangedPut::OverAnyoneInSilence => UnchangedPutObeys;
+    a_put_that_compares_writes_what_was_deleted: UnchangedPut::WhereNothingIs => UnchangedPutObeys;
+    a_put_that_compares_writes_nothing: UnchangedPut::Never => UnchangedPutObeys and UnchangedPutNeedsLease;
+    a_put_that_compares_tells_too_low_a_revision: UnchangedPut::TellsTooLow => UnchangedPutTells and UnchangedPutObeys and UnchangedPutNeedsLease;
+    a_put_that_compares_loses_the_lease: UnchangedPut::WithoutLease => UnchangedPutTells;
+    a_put_that_compares_needs_no_lease: UnchangedPut::NeedsNoLease => UnchangedPutNeedsLease;
 
     an_outage_makes_a_call_hang: Outage::Hangs => OutageIsUnavailable;
     an_outage_is_a_denial: Outage::IsDenied => OutageIsUnavailable;
@@ -192,6 +200,7 @@ mutants! { on_several_threads, is_among_those_found, ON_SEVERAL_THREADS:
     a_conditional_put_takes_two_steps: ConditionalPutInTwoSteps => ConditionalPutIsAtomic;
     a_conditional_delete_takes_two_steps: ConditionalDeleteInTwoSteps => ConditionalDeleteIsAtomic;
     a_put_of_a_stray_takes_two_steps: PutIfUnleasedInTwoSteps => PutIfUnleasedIsAtomic;
+    a_put_that_compares_takes_two_steps: UnchangedPutInTwoSteps => UnchangedPutIsAtomic;
     several_writes_take_two_steps:
         WritesInTwoSteps => ConditionalPutIsAtomic and ConditionalDeleteIsAtomic;
     a_put_takes_two_steps: PutInTwoSteps => PutIsAtomic;

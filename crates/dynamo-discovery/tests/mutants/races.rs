@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dynamo_discovery::{
-    Change, Cursor, Key, KeyRange, LeaseId, LeaseStore as _, LeasedWrite, MemoryStore, StoreError,
-    WatchItem, WatchStore as _,
+    Change, Cursor, Key, KeyRange, LeaseId, LeaseStore as _, LeasedWrite, MemoryStore, Revision,
+    StoreError, WatchItem, WatchStore as _,
 };
 use futures_util::stream::{self, StreamExt as _};
 use tokio::task::yield_now;
@@ -76,6 +76,29 @@ impl Mutation for PutIfUnleasedInTwoSteps {
             store.put(key, value, lease).await?;
         }
         Ok(is_free)
+    }
+}
+
+/// A put that compares reads, and then writes.
+#[derive(Clone)]
+pub(crate) struct UnchangedPutInTwoSteps;
+
+#[async_trait]
+impl Mutation for UnchangedPutInTwoSteps {
+    async fn put_if_unchanged(
+        &self,
+        store: &MemoryStore,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+        written: Option<Revision>,
+    ) -> Result<Option<Revision>> {
+        if entry_of(store, key).await?.map(|entry| entry.mod_revision) != written {
+            return Ok(None);
+        }
+        yield_now().await;
+        store.put(key, value, lease).await?;
+        Ok(entry_of(store, key).await?.map(|entry| entry.mod_revision))
     }
 }
 

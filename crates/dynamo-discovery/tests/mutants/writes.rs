@@ -2,7 +2,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dynamo_discovery::{Key, LeaseId, LeaseStore as _, LeasedWrite, MemoryStore, StoreError};
+use dynamo_discovery::{
+    CounterStore as _, Key, LeaseId, LeaseStore as _, LeasedWrite, MemoryStore, Revision,
+    StoreError,
+};
 
 use crate::harness::{Mutation, Result, Strays, entry_of};
 
@@ -109,6 +112,67 @@ impl Mutation for PutIfUnleased {
             Self::OverOurs => store.put_if_unleased(key, value, lease).await,
             Self::NeedsNoLease => match store.put_if_unleased(key, value, lease).await {
                 Err(StoreError::LeaseGone) => Ok(false),
+                result => result,
+            },
+        }
+    }
+}
+
+/// What is wrong with a put that compares.
+#[derive(Clone)]
+pub(crate) enum UnchangedPut {
+    /// It writes over whatever is there.
+    Always,
+    /// It writes over whatever is there, and says that it did not.
+    OverAnyoneInSilence,
+    /// It writes where there is nothing, whatever it was told.
+    WhereNothingIs,
+    /// It compares and writes nothing.
+    Never,
+    /// It tells the revision before.
+    TellsTooLow,
+    /// It leaves the key under no lease.
+    WithoutLease,
+    /// It needs no lease that lives.
+    NeedsNoLease,
+}
+
+#[async_trait]
+impl Mutation for UnchangedPut {
+    async fn put_if_unchanged(
+        &self,
+        store: &MemoryStore,
+        key: &Key,
+        value: Bytes,
+        lease: LeaseId,
+        written: Option<Revision>,
+    ) -> Result<Option<Revision>> {
+        let right = async || store.put_if_unchanged(key, value.clone(), lease, written).await;
+        match self {
+            Self::Always => {
+                store.put(key, value, lease).await?;
+                Ok(Some(store.revision()))
+            }
+            Self::OverAnyoneInSilence => {
+                let right = right().await?;
+                if right.is_none() {
+                    store.put(key, value, lease).await?;
+                }
+                Ok(right)
+            }
+            Self::WhereNothingIs => {
+                let is_there = entry_of(store, key).await?.is_some();
+                let written = written.filter(|_| is_there);
+                store.put_if_unchanged(key, value, lease, written).await
+            }
+            Self::Never => Ok(None),
+            Self::TellsTooLow => Ok(right().await?.map(|revision| Revision(revision.0 - 1))),
+            Self::WithoutLease => match right().await? {
+                Some(_) => Ok(Some(store.put_unleased(key.clone(), value))),
+                None => Ok(None),
+            },
+            Self::NeedsNoLease => match right().await {
+                Err(StoreError::LeaseGone) => Ok(None),
                 result => result,
             },
         }

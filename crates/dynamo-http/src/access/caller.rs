@@ -4,12 +4,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use http::Extensions;
 use http::request::Parts;
+use http::{Extensions, HeaderMap};
 
-use super::keys::Tenant;
+use super::budget::TokenLimits;
+use super::ledger::Amount;
 use super::limit::Permit;
-use crate::error::ApiError;
+use super::tenant::Tenant;
+use crate::error::{ApiError, ErrorShape};
 use crate::view::Lens;
 
 /// The caller of a request: the owner of its key; none where no key is required.
@@ -41,6 +43,35 @@ impl Caller {
     /// 429 while the requests of the key are at a limit.
     pub(crate) fn begin(&self) -> Result<Option<Permit>, ApiError> {
         self.0.as_deref().map(Tenant::begin).transpose()
+    }
+
+    /// The limits on the tokens of the key, if it has any.
+    pub(crate) fn token_limits(&self) -> Option<&TokenLimits> {
+        self.0.as_ref().map(|tenant| &tenant.tokens).filter(|limits| !limits.is_empty())
+    }
+
+    /// Reserves the tokens of a request, where the key has limits on tokens.
+    ///
+    /// # Errors
+    ///
+    /// 429 while a limit forbids it.
+    pub(crate) fn reserve(
+        &self,
+        permit: Option<&mut Permit>,
+        estimate: Amount,
+    ) -> Result<(), ApiError> {
+        match (&self.0, permit) {
+            (Some(tenant), Some(permit)) => tenant.reserve(permit, estimate),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the limits of the key into the headers of an answer, in place of a worker's. Callers
+    /// without a key get a worker's own.
+    pub(crate) fn tell_limits(&self, headers: &mut HeaderMap, shape: ErrorShape) {
+        if let Some(tenant) = &self.0 {
+            tenant.tell_limits(headers, shape);
+        }
     }
 }
 

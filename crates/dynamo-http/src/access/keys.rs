@@ -1,9 +1,8 @@
 //! The keys that are valid now, with the lens and the limits of each.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -11,11 +10,14 @@ use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use super::hash::KeyHash;
-use super::limit::{Exceeded, Permit, Usage};
+use super::limit::Usage;
 use super::list::{Credential, KeyList, KeyName};
+use super::shared::Others;
+use super::tenant::Tenant;
+use super::window::Moment;
 use crate::client_name::ClientName;
 use crate::error::ApiError;
-use crate::view::{FeedEnded, Lens, Scopes};
+use crate::view::{FeedEnded, Scopes};
 
 /// The header in which Anthropic's clients, and some others, send their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -50,37 +52,28 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 #[derive(Clone, derive_more::Debug)]
 #[debug("{:?}", self.tenants().iter().map(|tenant| &tenant.name).collect::<Vec<_>>())]
 pub struct ApiKeys {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     scopes: Scopes,
     tenants: ArcSwap<Tenants>,
+    /// The counters of all keys, and of those that are gone and whose windows have not ended.
+    usages: Mutex<HashMap<KeyName, Arc<Usage>>>,
+    /// What other frontends have counted.
+    pub(super) others: Others,
     unauthorized: AtomicU64,
-    began: Instant,
+    pub(super) began: Instant,
 }
 
 /// The tenants, by what their requests show.
 #[derive(Default)]
 struct Tenants {
+    /// By name.
+    all: Vec<Arc<Tenant>>,
     by_hash: HashMap<KeyHash, Arc<Tenant>>,
     /// Those that have no key.
     by_client: HashMap<ClientName, Arc<Tenant>>,
-}
-
-/// The owner of a key.
-#[derive(derive_more::Debug)]
-#[debug("Tenant({name})")]
-pub(crate) struct Tenant {
-    pub(crate) name: KeyName,
-    /// The name of the client that requests need.
-    client: Option<ClientName>,
-    pub(crate) lens: Lens,
-    requests_per_minute: Option<NonZeroU32>,
-    concurrent: Option<NonZeroU32>,
-    pub(super) explain: bool,
-    pub(crate) usage: Arc<Usage>,
-    began: Instant,
 }
 
 impl ApiKeys {
@@ -89,6 +82,8 @@ impl ApiKeys {
         let inner = Inner {
             scopes,
             tenants: ArcSwap::default(),
+            usages: Mutex::default(),
+            others: Others::default(),
             unauthorized: AtomicU64::new(0),
             began: Instant::now(),
         };
@@ -99,7 +94,8 @@ impl ApiKeys {
     /// that have begun go on.
     ///
     /// A key that keeps its name keeps its counters, so that a change of the list gives no key a
-    /// full minute again. Calls must not overlap.
+    /// full minute again, nor a full day or month. A key that goes and comes back within its month has
+    /// used what it had used. Calls must not overlap.
     ///
     /// # Errors
     ///
@@ -107,32 +103,43 @@ impl ApiKeys {
     pub async fn replace(&self, keys: &KeyList) -> Result<(), FeedEnded> {
         let scopes = keys.iter().map(|key| key.scope.clone()).collect();
         let views = self.inner.scopes.open(scopes).await?;
-        let before = self.inner.tenants.load();
-        let usage: HashMap<_, _> =
-            before.iter().map(|tenant| (&tenant.name, &tenant.usage)).collect();
         let mut tenants = Tenants::default();
         for (key, live) in keys.iter().zip(views) {
-            let tenant = Arc::new(Tenant {
-                name: key.name.clone(),
-                client: key.credential.client().cloned(),
-                lens: live.into(),
-                requests_per_minute: key.requests_per_minute,
-                concurrent: key.concurrent,
-                explain: key.explain,
-                usage: usage.get(&key.name).map_or_else(Arc::default, |usage| (*usage).clone()),
-                began: self.inner.began,
-            });
+            let usage = self.usage_of(&key.name);
+            let tenant = Arc::new(Tenant::new(key, live, usage, self.inner.began));
             match &key.credential {
-                Credential::Key(hash) | Credential::Both(hash, _) => {
-                    tenants.by_hash.insert(*hash, tenant);
+                Credential::Key(hashes) | Credential::Both(hashes, _) => {
+                    let one = |hash: &KeyHash| (*hash, tenant.clone());
+                    tenants.by_hash.extend(hashes.iter().map(one));
                 }
                 Credential::Client(client) => {
-                    tenants.by_client.insert(client.clone(), tenant);
+                    tenants.by_client.insert(client.clone(), tenant.clone());
                 }
             }
+            tenants.all.push(tenant);
         }
+        tenants.all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        self.forget_others(&tenants.all);
         self.inner.tenants.store(Arc::new(tenants));
         Ok(())
+    }
+
+    /// The counters of a key of this name.
+    fn usage_of(&self, name: &KeyName) -> Arc<Usage> {
+        let usage = self.inner.usages().entry(name.clone()).or_default().clone();
+        let now = Moment::now(self.inner.began);
+        for (window, used) in self.inner.others.of(name, now) {
+            usage.ledger.others_used(window, used);
+        }
+        usage
+    }
+
+    /// Forgets the counters of keys that are not among these and have used nothing lately.
+    fn forget_others(&self, tenants: &[Arc<Tenant>]) {
+        let now = Moment::now(self.inner.began);
+        let is_there =
+            |name: &KeyName| tenants.binary_search_by(|tenant| tenant.name.cmp(name)).is_ok();
+        self.inner.usages().retain(|name, usage| is_there(name) || !usage.ledger.is_empty(now));
     }
 
     /// The owner of a request's key. `client` is the name in the client's verified certificate.
@@ -158,8 +165,8 @@ impl ApiKeys {
         if let Some(tenant) =
             key.and_then(KeyHash::of_bytes).and_then(|hash| tenants.by_hash.get(&hash))
         {
-            return match &tenant.client {
-                needed @ Some(_) if needed.as_ref() != client => {
+            return match tenant.client() {
+                needed @ Some(_) if needed != client => {
                     Err(refused("The API key is not valid with this client certificate."))
                 }
                 _ => Ok(tenant.clone()),
@@ -176,9 +183,7 @@ impl ApiKeys {
 
     /// The owners of all keys, by name.
     pub(crate) fn tenants(&self) -> Vec<Arc<Tenant>> {
-        let mut tenants: Vec<_> = self.inner.tenants.load().iter().cloned().collect();
-        tenants.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        tenants
+        self.inner.tenants.load().all.clone()
     }
 
     /// How many requests had no valid key.
@@ -187,37 +192,9 @@ impl ApiKeys {
     }
 }
 
-impl Tenants {
-    fn iter(&self) -> impl Iterator<Item = &Arc<Tenant>> {
-        self.by_hash.values().chain(self.by_client.values())
-    }
-}
-
-impl Tenant {
-    /// Begins a request that counts against the key's limits.
-    ///
-    /// # Errors
-    ///
-    /// 429 while the requests of the key are at a limit.
-    pub(crate) fn begin(&self) -> Result<Permit, ApiError> {
-        let limits = (self.requests_per_minute, self.concurrent);
-        self.usage.begin(limits.0, limits.1, self.began.elapsed()).map_err(|exceeded| {
-            let error = |message: String, code| {
-                ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).with_code(code)
-            };
-            let most = |limit: Option<NonZeroU32>| limit.map_or(0, NonZeroU32::get);
-            match exceeded {
-                Exceeded::Rate(wait) => error(
-                    format!("This API key may begin {} requests per minute.", most(limits.0)),
-                    "rate_limit_exceeded",
-                )
-                .with_retry_after(wait),
-                Exceeded::Concurrency => error(
-                    format!("This API key may have {} requests under way.", most(limits.1)),
-                    "concurrency_limit_exceeded",
-                ),
-            }
-        })
+impl Inner {
+    pub(super) fn usages(&self) -> MutexGuard<'_, HashMap<KeyName, Arc<Usage>>> {
+        self.usages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,9 +1,15 @@
-//! The limits of a key, and the counters of its requests.
+//! The limits of a key's requests, and the counters of the key.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::budget::TokenLimits;
+use super::ledger::{Amount, Denied, Ledger, Share};
+use super::reservation::Reservation;
+use super::window::Moment;
+use crate::meter::Spent;
 
 /// The counters of one key's requests. They outlive a change of the key's limits and of the key
 /// itself.
@@ -15,6 +21,11 @@ pub(crate) struct Usage {
     failed: AtomicU64,
     too_fast: AtomicU64,
     too_many: AtomicU64,
+    /// The tokens against the key's limits. It stays empty where the key has none.
+    pub(super) ledger: Ledger,
+    tokens: [AtomicU64; 2],
+    estimated: [AtomicU64; 2],
+    denied: [AtomicU64; 3],
 }
 
 /// The limit that a request would exceed.
@@ -34,6 +45,13 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
     pub(crate) too_fast: u64,
     pub(crate) too_many: u64,
+    /// The tokens of prompts and of answers.
+    pub(crate) tokens: [u64; 2],
+    /// Those of them that no engine told.
+    pub(crate) estimated: [u64; 2],
+    /// Requests that were refused for their tokens: by a minute's limit, by a day's or a month's, and
+    /// since a whole limit is too small.
+    pub(crate) denied: [u64; 3],
 }
 
 impl Usage {
@@ -56,7 +74,7 @@ impl Usage {
                 Exceeded::Rate(wait)
             })?;
         }
-        Ok(Permit { in_flight, success: false })
+        Ok(Permit { in_flight, success: false, reservation: None })
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -67,6 +85,34 @@ impl Usage {
             failed: of(&self.failed),
             too_fast: of(&self.too_fast),
             too_many: of(&self.too_many),
+            tokens: self.tokens.each_ref().map(of),
+            estimated: self.estimated.each_ref().map(of),
+            denied: self.denied.each_ref().map(of),
+        }
+    }
+
+    /// How much is left of a minute's requests.
+    pub(super) fn requests(&self, per_minute: NonZeroU32, now: Duration) -> Share {
+        self.bucket.share(per_minute, now)
+    }
+
+    /// Counts a refusal for the request's tokens.
+    fn note(&self, denied: &Denied) {
+        let kind = match denied {
+            Denied::Minute { .. } => 0,
+            Denied::Window { .. } => 1,
+            Denied::TooLarge { .. } => 2,
+        };
+        self.denied[kind].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the tokens of a request.
+    fn count(&self, spent: Spent) {
+        for (kind, tokens) in [spent.input, spent.output].into_iter().enumerate() {
+            self.tokens[kind].fetch_add(tokens, Ordering::Relaxed);
+            if spent.estimated {
+                self.estimated[kind].fetch_add(tokens, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -77,9 +123,46 @@ impl Usage {
 pub(crate) struct Permit {
     in_flight: InFlight,
     success: bool,
+    /// What the request has reserved, where its key has limits on tokens. Boxed, since few keys do.
+    reservation: Option<Box<Reservation>>,
 }
 
 impl Permit {
+    /// Reserves the tokens of the request. `began` is the fixed point of the steady clock.
+    ///
+    /// # Errors
+    ///
+    /// The limit that forbids it.
+    pub(super) fn reserve(
+        &mut self,
+        limits: &TokenLimits,
+        estimate: Amount,
+        began: Instant,
+    ) -> Result<(), Denied> {
+        let usage = &self.in_flight.usage;
+        let held = usage.ledger.reserve(limits, estimate, Moment::now(began));
+        let held = held.inspect_err(|denied| usage.note(denied))?;
+        self.reservation = Some(Box::new(Reservation::new(held, estimate.input, began)));
+        Ok(())
+    }
+
+    /// What the request has reserved, until it is settled.
+    pub(crate) fn reservation(&self) -> Option<&Reservation> {
+        self.reservation.as_deref()
+    }
+
+    /// Counts what the request has used, and gives the rest of what it has reserved back. With `None`
+    /// no engine took the request. Later calls change nothing where something was reserved.
+    pub(crate) fn settle(&mut self, spent: Option<Spent>) {
+        let usage = &self.in_flight.usage;
+        if let Some(reservation) = self.reservation.take() {
+            reservation.settle(&usage.ledger, spent);
+        }
+        if let Some(spent) = spent {
+            usage.count(spent);
+        }
+    }
+
     /// Marks the request as a success.
     pub(crate) fn succeeded(&mut self) {
         self.success = true;
@@ -88,6 +171,8 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        let spent = self.reservation().and_then(Reservation::abandoned);
+        self.settle(spent);
         let Usage { succeeded, failed, .. } = &*self.in_flight.usage;
         if self.success { succeeded } else { failed }.fetch_add(1, Ordering::Relaxed);
     }
@@ -119,12 +204,18 @@ impl Drop for InFlight {
 #[derive(Debug, Default)]
 struct Bucket(AtomicU64);
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2)
+}
+
 impl Bucket {
+    const MINUTE: u64 = 60 * 1_000_000_000;
+
     /// Takes one request out of the bucket, or returns the time until there is one.
     fn take(&self, per_minute: NonZeroU32, now: Duration) -> Result<(), Duration> {
-        const MINUTE: u64 = 60 * 1_000_000_000;
+        const MINUTE: u64 = Bucket::MINUTE;
         let share = MINUTE / u64::from(per_minute.get());
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2);
+        let now = nanoseconds(now);
         let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
             let full_at = full_at.max(now).saturating_add(share);
             (full_at - now <= MINUTE).then_some(full_at)
@@ -132,6 +223,16 @@ impl Bucket {
         taken.map(drop).map_err(|full_at| {
             Duration::from_nanos(full_at.max(now).saturating_add(share) - now - MINUTE)
         })
+    }
+
+    /// How many requests are left in the bucket, and when it is full.
+    fn share(&self, per_minute: NonZeroU32, now: Duration) -> Share {
+        let share = Self::MINUTE / u64::from(per_minute.get());
+        let now = nanoseconds(now);
+        let missing = self.0.load(Ordering::Relaxed).saturating_sub(now);
+        let limit = u64::from(per_minute.get());
+        let remaining = limit.saturating_sub(missing.div_ceil(share));
+        Share { limit, remaining, resets_in: Duration::from_nanos(missing) }
     }
 }
 

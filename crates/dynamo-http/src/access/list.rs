@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use dynamo_namespace::NamespaceScope;
 
+use super::budget::TokenLimits;
 use super::hash::KeyHash;
 use crate::client_name::ClientName;
+use crate::view::ModelNames;
 
 /// The name of a key in logs and metrics: 1 to 64 characters of `[A-Za-z0-9._-]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +63,11 @@ pub struct ApiKey {
     pub requests_per_minute: Option<NonZeroU32>,
     /// How many proxied requests may be in flight at one time. Default no limit.
     pub concurrent: Option<NonZeroU32>,
+    /// How many tokens the requests may use. Default no limit.
+    pub tokens: TokenLimits,
+    /// The names that requests may ask for; all others are unknown to the key. `None`, which is the
+    /// default, for all names.
+    pub models: Option<ModelNames>,
     /// Whether a request with `x-dynamo-explain: 1` is told how its worker was chosen. Default no.
     pub explain: bool,
 }
@@ -68,19 +75,43 @@ pub struct ApiKey {
 /// The key or the certificate that a request must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// The key with this hash.
-    Key(KeyHash),
+    /// A key with one of these hashes.
+    Key(KeyHashes),
     /// A certificate with this name of a client.
     Client(ClientName),
     /// Both.
-    Both(KeyHash, ClientName),
+    Both(KeyHashes, ClientName),
+}
+
+/// One hash or more, of keys that are as good as each other. While a key is rotated, the old one and
+/// the new one are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyHashes(Vec<KeyHash>);
+
+impl KeyHashes {
+    /// These hashes; none where there are none.
+    pub fn new(hashes: impl IntoIterator<Item = KeyHash>) -> Option<Self> {
+        let hashes: Vec<_> = hashes.into_iter().collect();
+        (!hashes.is_empty()).then_some(Self(hashes))
+    }
+
+    /// The hashes.
+    pub fn iter(&self) -> impl Iterator<Item = &KeyHash> {
+        self.0.iter()
+    }
+}
+
+impl From<KeyHash> for KeyHashes {
+    fn from(hash: KeyHash) -> Self {
+        Self(vec![hash])
+    }
 }
 
 impl Credential {
-    /// The hash of the key that is needed.
-    pub fn hash(&self) -> Option<&KeyHash> {
+    /// The hashes of the keys of which one is needed.
+    pub fn hashes(&self) -> Option<&KeyHashes> {
         match self {
-            Self::Key(hash) | Self::Both(hash, _) => Some(hash),
+            Self::Key(hashes) | Self::Both(hashes, _) => Some(hashes),
             Self::Client(_) => None,
         }
     }
@@ -96,7 +127,7 @@ impl Credential {
 
 impl From<KeyHash> for Credential {
     fn from(hash: KeyHash) -> Self {
-        Self::Key(hash)
+        Self::Key(hash.into())
     }
 }
 
@@ -116,6 +147,8 @@ impl ApiKey {
             scope,
             requests_per_minute: None,
             concurrent: None,
+            tokens: TokenLimits::default(),
+            models: None,
             explain: false,
         }
     }
@@ -173,7 +206,12 @@ impl KeyList {
                 return Err(InvalidKeys::SameName { name: name() });
             }
             let same = match &key.credential {
-                Credential::Key(hash) | Credential::Both(hash, _) => hashes.insert(hash, &key.name),
+                Credential::Key(of_key) | Credential::Both(of_key, _) => {
+                    // A key may have the same hash twice.
+                    let mut others =
+                        of_key.iter().filter_map(|hash| hashes.insert(hash, &key.name));
+                    others.find(|other| **other != key.name)
+                }
                 Credential::Client(client) => clients.insert(client, &key.name),
             };
             if let Some(first) = same {

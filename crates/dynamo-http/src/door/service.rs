@@ -14,8 +14,8 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::state::State;
-use crate::access::admit;
-use crate::error::ApiError;
+use crate::access::{Caller, admit};
+use crate::error::{ApiError, ErrorShape};
 use crate::route::Route;
 
 /// A front door for [`serve`](crate::serve), or for any other server that takes a tower service.
@@ -84,9 +84,22 @@ where
                 let refused = method_not_allowed().with_shape(route.error_shape());
                 let mut response = refused.into_response();
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+                let caller = Caller::of(request.extensions());
+                caller.tell_limits(response.headers_mut(), route.error_shape());
                 Box::pin(answered(request.method(), response))
             }
-            None => Box::pin(self.door.router.clone().call(request)),
+            None if self.door.state.keys.is_none() => {
+                Box::pin(self.door.router.clone().call(request))
+            }
+            None => {
+                let caller = Caller::of(request.extensions());
+                let answer = self.door.router.clone().call(request);
+                Box::pin(async move {
+                    let mut response = answer.await?;
+                    caller.tell_limits(response.headers_mut(), ErrorShape::OpenAi);
+                    Ok(response)
+                })
+            }
         }
     }
 }

@@ -127,6 +127,9 @@ pub(crate) trait Judge {
     /// Whether to wait no longer for a server that has sent nothing yet. It is asked now and then.
     fn gives_up(&self) -> bool;
 
+    /// Notes that the request is about to be written to the server.
+    fn sends(&self);
+
     /// Whether the server may get the request. It is asked while a new connection is made.
     fn confirms(&self) -> BoxFuture<'_, bool>;
 }
@@ -309,6 +312,7 @@ impl Connection {
         request: Request<Full<Bytes>>,
         judge: &(dyn Judge + Sync),
     ) -> Result<(Response<Incoming>, Box<Self>), Failure> {
+        judge.sends();
         let answer = {
             let mut answer = pin!(self.sender.try_send_request(request));
             let (driver, patience) = (&mut self.driver, &mut self.patience);

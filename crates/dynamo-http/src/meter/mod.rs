@@ -14,5 +14,5 @@ pub(crate) use self::names::{opts, valid};
 pub(crate) use self::record::{Form, Record};
 pub(crate) use self::series::{Metrics, ModelSeries, NamespaceSeries};
 pub(crate) use self::totals::Totals;
-pub(crate) use self::usage::Usage;
+pub(crate) use self::usage::{Spent, Usage};
 pub(crate) use self::worker::{Ending, WorkerSeries};

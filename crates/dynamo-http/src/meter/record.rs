@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::series::{Knowledge, Metrics, ModelSeries, NamespaceSeries, RouteMeter};
-use super::usage::Usage;
+use super::usage::{Spent, Usage};
 use super::worker::{Ending, WorkerSeries};
 use crate::route::Route;
 
@@ -42,7 +42,8 @@ enum Outcome {
 
 /// What was read of an answer.
 struct Answer {
-    namespace: Arc<NamespaceSeries>,
+    /// None where the answer is read for the limits of its key only.
+    namespace: Option<Arc<NamespaceSeries>>,
     form: Form,
     usage: Usage,
     /// How many events carried content.
@@ -113,9 +114,9 @@ impl Record {
         self.worker = Some(worker);
     }
 
-    /// Notes that the answer is read for its tokens, and whose they are. Where nobody calls this, no
-    /// tokens are counted.
-    pub(crate) fn reads(&mut self, form: Form, namespace: Arc<NamespaceSeries>) {
+    /// Notes that the answer is read for its tokens, and whose they are. Without a namespace they count
+    /// for the key only. Where nobody calls this, no tokens are counted.
+    pub(crate) fn reads(&mut self, form: Form, namespace: Option<Arc<NamespaceSeries>>) {
         self.answer = Some(Answer {
             namespace,
             form,
@@ -174,15 +175,35 @@ impl Record {
         }
     }
 
+    /// What the request has used, as far as it is known now. `input` is the estimate for its prompt,
+    /// if there is one, and `bytes` the size of the content. None where the answer is not read, as
+    /// where no engine took the request.
+    pub(crate) fn spent(&self, input: Option<u64>, bytes: u64) -> Option<Spent> {
+        /// The bytes of a token, where nobody tells.
+        const BYTES: u64 = 4;
+
+        self.answer.as_ref()?;
+        let Tokens { usage, estimated } = self.tokens();
+        let told = usage.output.filter(|_| !estimated);
+        let output = told.unwrap_or_else(|| {
+            let weighed = if self.is_text() { bytes / BYTES } else { 0 };
+            usage.output.unwrap_or(0).max(weighed)
+        });
+        let is_guess = usage.input.is_none() && input.is_some() || told.is_none() && output > 0;
+        let input = usage.input.or(input).unwrap_or(0);
+        Some(Spent { input, output, estimated: estimated || is_guess })
+    }
+
+    /// Whether a model generates text on the route.
+    fn is_text(&self) -> bool {
+        self.route.continues_a_prompt()
+    }
+
     /// The tokens of the answer, as far as they are known now.
     pub(crate) fn tokens(&self) -> Tokens {
         let Some(answer) = &self.answer else { return Tokens::default() };
         let told = Tokens { usage: answer.usage, estimated: false };
-        let is_text = matches!(
-            self.route,
-            Route::ChatCompletions | Route::Completions | Route::Responses | Route::Messages
-        );
-        if !is_text || answer.content == 0 {
+        if !self.is_text() || answer.content == 0 {
             return told;
         }
         // Some engines begin with a first number of tokens, which an answer that was cut leaves as it
@@ -198,6 +219,9 @@ impl Record {
     }
 
     fn first_token(&self, at: Instant) {
+        if self.answer.as_ref().is_none_or(|answer| answer.namespace.is_none()) {
+            return;
+        }
         let seconds = (at - self.began).as_secs_f64();
         self.series().tokens(self.route).first_token.observe(seconds);
         if let Some(worker) = &self.worker {
@@ -220,6 +244,10 @@ impl Record {
 
     /// Counts the tokens of the answer.
     fn count_tokens(&self, answer: &Answer) {
+        let Some(counters) = answer.namespace.as_ref().map(|series| series.route(self.route))
+        else {
+            return;
+        };
         let meter = self.series().tokens(self.route);
         let tokens = self.tokens();
         let known = match answer.form {
@@ -229,7 +257,6 @@ impl Record {
             _ => Knowledge::Told,
         };
         meter.usage[known as usize].inc();
-        let counters = answer.namespace.route(self.route);
         // A float holds each number of tokens that is believed.
         if let Some(input) = tokens.usage.input {
             meter.input.observe(input as f64);

@@ -11,6 +11,15 @@ pub(crate) struct Usage {
     pub(crate) output: Option<u64>,
 }
 
+/// The tokens that a request has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spent {
+    pub(crate) input: u64,
+    pub(crate) output: u64,
+    /// Whether one of the numbers is an estimate, since the engine told none.
+    pub(crate) estimated: bool,
+}
+
 impl Usage {
     /// Takes over each number of a later report. Streams report in parts, and cumulatively.
     pub(crate) fn update(&mut self, later: Self) {

@@ -42,6 +42,7 @@ mod sessions;
 mod tests;
 
 pub use self::knowledge::{Candidate, Choice, Knowledge, Limits, Placement, Request, Sent};
+pub(crate) use self::path::weigh;
 pub use self::path::{BLOCK, Path, Seed};
 pub use self::rule::Reason;
 pub use self::server::Server;

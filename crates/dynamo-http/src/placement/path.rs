@@ -180,6 +180,15 @@ impl Writer {
     }
 }
 
+/// The text of the pieces of a prompt in bytes, without parts in base64, and how many parts in base64
+/// there are. It is what a [`Path`] of them would have, without the hashes.
+pub(crate) fn weigh<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (usize, usize) {
+    pieces.into_iter().fold((0, 0), |(text, parts), piece| {
+        let (more_text, more_parts) = Encoded::of(piece).next(piece.len());
+        (text + more_text as usize, parts + more_parts as usize)
+    })
+}
+
 /// The places of base64 in a piece of a body. They are read from the front.
 struct Encoded {
     places: std::vec::IntoIter<std::ops::Range<usize>>,

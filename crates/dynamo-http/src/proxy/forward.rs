@@ -19,6 +19,7 @@ use super::headers::{self, RequestId, X_REQUEST_ID};
 use super::lookup::Lookup;
 use super::refusal::{Refusal, is_full_for, is_refusal};
 use super::sends::{End, Next, Reason, Resends, Sends};
+use crate::access::Reservation;
 use crate::balance::{Balancer, Pick, QueueLimits, Queued, RetryBudget, Wish};
 use crate::error::ApiError;
 use crate::fleet::{
@@ -52,6 +53,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) rename: Option<(&'a Range<usize>, &'a Bytes)>,
     /// Whether the answer will be edited, so that it must be readable.
     pub(crate) edits_answer: bool,
+    /// What the request has reserved, where its key has limits on tokens. Its answer must be readable.
+    pub(crate) reservation: Option<&'a Reservation>,
 }
 
 impl Ask<'_> {
@@ -115,6 +118,7 @@ struct Elsewhere<'a> {
     kind: Kind,
     /// `None` where the request may not be sent again.
     budget: Option<&'a RetryBudget>,
+    reservation: Option<&'a Reservation>,
 }
 
 impl Elsewhere<'_> {
@@ -132,6 +136,12 @@ impl Judge for Elsewhere<'_> {
             && !self.targets.worker_answers(self.upstream)
             && self.budget.is_some_and(RetryBudget::is_left)
             && self.is_there()
+    }
+
+    fn sends(&self) {
+        if let Some(reservation) = self.reservation {
+            reservation.under_way(true);
+        }
     }
 
     fn confirms(&self) -> BoxFuture<'_, bool> {
@@ -190,11 +200,16 @@ impl Forwarder {
             let upstream = place.upstream();
             let budget = sends.may_resend().then_some(&self.resends.budget);
             let (fleet, kind) = (&self.fleet, ask.kind());
-            let elsewhere = Elsewhere { fleet, upstream, targets: &targets, kind, budget };
+            let reservation = ask.reservation;
+            let elsewhere =
+                Elsewhere { fleet, upstream, targets: &targets, kind, budget, reservation };
             let wait = Wait { limit: self.first_byte, judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
-            let attempt = self.attempt(upstream, &targets, ask, id, max_idle, wait);
-            let error = match attempt.await {
+            let attempt = self.attempt(upstream, &targets, ask, id, max_idle, wait).await;
+            if let Some(reservation) = reservation {
+                reservation.under_way(false);
+            }
+            let error = match attempt {
                 Ok((response, connection)) => {
                     let status = response.status();
                     let model = targets.shared_name().clone();
@@ -350,8 +365,9 @@ impl Forwarder {
         headers.insert(X_REQUEST_ID, id);
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        if asks_usage.is_some() || ask.edits_answer {
-            // An event is taken out of the answer or edited, so the answer must be readable.
+        if asks_usage.is_some() || ask.edits_answer || ask.reservation.is_some() {
+            // An event is taken out of the answer or edited, or the key's tokens are counted in it, so
+            // the answer must be readable.
             headers.remove(header::ACCEPT_ENCODING);
         }
         self.fleet.attention().attend(upstream);

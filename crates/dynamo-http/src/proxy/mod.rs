@@ -6,6 +6,7 @@ mod body;
 mod coding;
 mod dialect;
 mod edit;
+mod estimate;
 mod forward;
 mod headers;
 mod include_usage;
@@ -43,8 +44,9 @@ pub(crate) use self::body::{BodyLimits, Memory};
 use self::coding::Coding;
 use self::dialect::EventStream;
 use self::edit::Edits;
-use self::forward::Answered;
+use self::estimate::Output;
 pub(crate) use self::forward::Forwarder;
+use self::forward::{Answered, Ask};
 use self::headers::{Media, RequestId, X_REQUEST_ID};
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
@@ -56,17 +58,27 @@ pub(crate) use self::rename::PlainRename;
 pub(crate) use self::sends::Resends;
 pub use self::served::Served;
 pub(crate) use self::via::Via;
-use crate::access::{Caller, Permit};
+use crate::access::{Amount, Caller, Permit};
 use crate::alias::{Aliases, Offer};
 use crate::balance::RouterMode;
 use crate::error::ApiError;
 use crate::fleet::Patience;
 use crate::meter::{Record, UsageMode};
+use crate::placement::Path;
 use crate::route::Route;
 use crate::view::Lens;
 
 /// With the value 1 in a request, asks how its worker was chosen; in the answer it says so.
 const X_DYNAMO_EXPLAIN: &str = "x-dynamo-explain";
+
+/// A request on a proxied route, beside its head and its body.
+struct Call<'a> {
+    route: Route,
+    caller: &'a Caller,
+    id: &'a RequestId,
+    /// The request's share of the limits of its key.
+    permit: Option<&'a mut Permit>,
+}
 
 /// The settings and shared state of proxied requests.
 pub(crate) struct Proxy {
@@ -99,8 +111,9 @@ impl Proxy {
         let explains = caller.may_explain() && head.headers.get(X_DYNAMO_EXPLAIN).is_some_and(asks);
         // A request in a loop counts against nobody's limits.
         let answered = match self.via.check(&head.headers).and_then(|()| caller.begin()) {
-            Ok(permit) => {
-                let answered = self.route(route, head, body, &caller, &id, &mut record).await;
+            Ok(mut permit) => {
+                let call = Call { route, caller: &caller, id: &id, permit: permit.as_mut() };
+                let answered = self.route(call, head, body, &mut record).await;
                 answered.map(|answered| (answered, permit))
             }
             Err(refused) => Err(refused),
@@ -126,6 +139,7 @@ impl Proxy {
                 response
             }
         };
+        caller.tell_limits(response.headers_mut(), route.error_shape());
         let (RequestId::Given(id) | RequestId::Own(id)) = id;
         response.headers_mut().insert(X_REQUEST_ID, id);
         response
@@ -134,11 +148,9 @@ impl Proxy {
     /// Checks a request in the order of the answer table, and forwards it.
     async fn route<B>(
         &self,
-        route: Route,
+        Call { route, caller, id, mut permit }: Call<'_>,
         head: &mut Parts,
         body: B,
-        caller: &Caller,
-        id: &RequestId,
         record: &mut Record,
     ) -> Result<Answered, ApiError>
     where
@@ -160,7 +172,11 @@ impl Proxy {
             #[cfg(not(feature = "decompress"))]
             Some(coding) => match coding {},
         };
-        let asked = peek::peek(&body.bytes)?;
+        let mut output = Output::default();
+        let asked = match caller.token_limits() {
+            None => peek::peek(&body.bytes)?,
+            Some(_) => peek::peek_and(&body.bytes, |name, value| output.read(name, value))?,
+        };
         // The view may have changed while the body arrived.
         let way = match self.aliases.load().as_deref() {
             None => None,
@@ -177,7 +193,17 @@ impl Proxy {
         };
         headers::for_upstream(&mut headers, id);
         self.via.add(&mut headers, head.version);
-        let usage = self.usage_to_ask(route, &asked, &body.bytes);
+        let is_metered = caller.token_limits().is_some();
+        let usage = self.usage_to_ask(route, &asked, &body.bytes, is_metered);
+        // After the model is found: a request for an unknown one reserves nothing.
+        let reserve = |path: Option<&Path>| {
+            if is_metered {
+                let input = estimate::input(&asked.prompt, path, &body.bytes);
+                let output = if route.continues_a_prompt() { output.tokens() } else { 0 };
+                caller.reserve(permit.as_deref_mut(), Amount { input, output })?;
+            }
+            Ok(permit.and_then(|permit| permit.reservation()))
+        };
         let received = Received {
             lens,
             fleet: &self.forwarder.fleet,
@@ -190,6 +216,7 @@ impl Proxy {
             usage: usage.as_ref(),
             session: session.as_deref(),
             by_prompt: mode == RouterMode::CacheAware && route.continues_a_prompt(),
+            reservation: None,
         };
         match way {
             None => {
@@ -197,17 +224,28 @@ impl Proxy {
                 let targets = lookup.find()?;
                 record.is_for(targets.series().clone(), asked.stream);
                 let path = received.path(&targets);
-                let ask = received.ask(lookup, path.as_ref());
+                let reservation = reserve(path.as_ref())?;
+                let ask = Ask { reservation, ..received.ask(lookup, path.as_ref()) };
                 self.forwarder.forward(targets, &ask).await
             }
             // Boxed, so that its state is not part of every request.
-            Some(way) => Box::pin(self.forwarder.by_alias(way, &received, record)).await,
+            Some(way) => {
+                let received = Received { reservation: reserve(None)?, ..received };
+                Box::pin(self.forwarder.by_alias(way, &received, record)).await
+            }
         }
     }
 
     /// How a request asks for the usage of its stream, if the proxy is to ask and the client has not.
-    fn usage_to_ask(&self, route: Route, asked: &Peeked<'_>, body: &[u8]) -> Option<Edits> {
-        let may = self.usage == UsageMode::Ask
+    /// A request that is `metered` for the limits of its key asks in any case.
+    fn usage_to_ask(
+        &self,
+        route: Route,
+        asked: &Peeked<'_>,
+        body: &[u8],
+        metered: bool,
+    ) -> Option<Edits> {
+        let may = (metered || self.usage == UsageMode::Ask)
             && asked.stream
             && matches!(route, Route::ChatCompletions | Route::Completions);
         may.then(|| include_usage::edits(body, &asked.places))?
@@ -275,13 +313,15 @@ impl Proxy {
         let follows = is_stream && may_put_in(&parts.headers);
         let events = follows.then(|| EventStream::new(route, !chunked));
         let rename = naming.as_ref().and_then(|naming| naming.rename.clone());
-        let observed = origin.filter(|_| self.usage != UsageMode::Off);
-        let reading = if (observed.is_some() || rename.is_some()) && parts.status.is_success() {
+        let series = origin.map(|origin| origin.tokens).filter(|_| self.usage != UsageMode::Off);
+        let metered = permit.as_ref().is_some_and(|permit| permit.reservation().is_some());
+        let counts = series.is_some() || metered;
+        let reading = if (counts || rename.is_some()) && parts.status.is_success() {
             let form = Reading::form(media, &parts.headers);
-            if let Some(origin) = observed {
-                record.reads(form, origin.tokens);
+            if counts {
+                record.reads(form, series);
             }
-            Reading::new(form, route, asked, rename)
+            Reading::new(form, route, asked, metered, rename)
         } else {
             Reading::Nothing
         };
@@ -299,6 +339,8 @@ impl Proxy {
             shape: route.error_shape(),
             record,
             permit,
+            bytes: 0,
+            settled: false,
             request_id: id.clone(),
             patience: Patience::new(self.idle_stream),
             phase: Phase::Flowing,

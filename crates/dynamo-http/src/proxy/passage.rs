@@ -12,7 +12,7 @@ use tracing::warn;
 use super::answer::Answer;
 use super::dialect::EventStream;
 use super::reading::Reading;
-use crate::access::Permit;
+use crate::access::{Permit, Reservation};
 use crate::error::{ApiError, ErrorShape};
 use crate::fleet::Patience;
 use crate::meter::{Record, Usage};
@@ -29,6 +29,10 @@ pub(crate) struct Passage {
     pub(crate) record: Record,
     /// The request's share of its key's limits, where a key is required.
     pub(crate) permit: Option<Permit>,
+    /// The bytes of the body that came, where the request has reserved tokens.
+    pub(crate) bytes: u64,
+    /// Whether the tokens of the request were counted for its key.
+    pub(crate) settled: bool,
     /// Reads the answer, and may take events out of it.
     pub(crate) reading: Reading,
     pub(crate) request_id: HeaderValue,
@@ -74,6 +78,9 @@ impl Passage {
 
     /// Reads a frame. Returns the part of it that goes on to the client.
     fn read(&mut self, frame: Frame<Bytes>, at: Instant) -> Option<Frame<Bytes>> {
+        if let (Some(data), true) = (frame.data_ref(), self.reservation().is_some()) {
+            self.bytes += data.len() as u64;
+        }
         if matches!(self.reading, Reading::Nothing) {
             return Some(frame);
         }
@@ -114,6 +121,23 @@ impl Passage {
         {
             permit.succeeded();
         }
+        // Before the client can ask again.
+        self.settle();
+    }
+
+    fn reservation(&self) -> Option<&Reservation> {
+        self.permit.as_ref().and_then(Permit::reservation)
+    }
+
+    /// Counts the tokens of the request for its key, once.
+    fn settle(&mut self) {
+        let input = self.reservation().map(Reservation::input);
+        let bytes = self.reading.content_bytes().unwrap_or(self.bytes);
+        if let Some(permit) = &mut self.permit
+            && !std::mem::replace(&mut self.settled, true)
+        {
+            permit.settle(self.record.spent(input, bytes));
+        }
     }
 
     /// Gives hyper's server a turn: it flushes its buffer when a body is pending, and drops the buffer
@@ -122,6 +146,16 @@ impl Passage {
         self.phase = Phase::Cut;
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+impl Drop for Passage {
+    /// A client that leaves early pays for what was made until then.
+    fn drop(&mut self) {
+        if self.permit.is_some() && !self.settled {
+            self.note(Instant::now());
+            self.settle();
+        }
     }
 }
 

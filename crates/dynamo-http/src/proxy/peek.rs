@@ -62,6 +62,14 @@ pub(crate) struct Places {
 /// last one: a gateway that took the first would choose a worker for one model and have another
 /// model answer.
 pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
+    peek_and(body, |_, _| {})
+}
+
+/// The same, and shows each member that the proxy has no other use for: its name, and its raw value.
+pub(crate) fn peek_and<'a>(
+    body: &'a [u8],
+    mut other: impl FnMut(&str, &'a str),
+) -> Result<Peeked<'a>, ApiError> {
     let text = simdutf8::basic::from_utf8(body)
         .map_err(|_| invalid("The request body is not valid UTF-8."))?;
 
@@ -92,7 +100,8 @@ pub(crate) fn peek(body: &[u8]) -> Result<Peeked<'_>, ApiError> {
         Some("prompt_cache_key") => name_session(0, place),
         Some("conversation") => name_session(1, place),
         Some("previous_response_id") => name_session(2, place),
-        _ => {}
+        Some(name) => other(name, &text[place]),
+        None => {}
     })
     .map_err(|json::Invalid { at }| invalid(not_json(&body[..at])))?
     .ok_or_else(|| invalid("The request body must be a JSON object."))?;

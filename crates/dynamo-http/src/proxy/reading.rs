@@ -35,20 +35,30 @@ impl Reading {
         }
     }
 
-    /// A reader of answers on a route. `asked` says that a stream has the usage for the proxy only.
-    /// `rename` replaces the model's name, as a JSON string.
-    pub(crate) fn new(form: Form, route: Route, asked: bool, rename: Option<Bytes>) -> Self {
+    /// A reader of answers on a route. `asked` says that a stream has the usage for the proxy only, and
+    /// `weighs` that the bytes of its content are counted. `rename` replaces the model's name, as a JSON
+    /// string.
+    pub(crate) fn new(
+        form: Form,
+        route: Route,
+        asked: bool,
+        weighs: bool,
+        rename: Option<Bytes>,
+    ) -> Self {
+        let tokens = || {
+            let tokens = Tokens::new(route, asked);
+            if weighs { tokens.weighing() } else { tokens }
+        };
         match (form, rename) {
             (Form::Plain, None) => Self::Plain(Outline::default()),
             (Form::Plain, Some(name)) => {
                 Self::Renamed(Box::new((Outline::default(), PlainRename::new(name))))
             }
             (Form::Stream, Some(name)) => {
-                let tokens = Tokens::new(route, asked).renaming(EventRename::new(name, route));
-                Self::events(Stage::editing(tokens))
+                Self::events(Stage::editing(tokens().renaming(EventRename::new(name, route))))
             }
-            (Form::Stream, None) if asked => Self::events(Stage::editing(Tokens::new(route, true))),
-            (Form::Stream, None) => Self::events(Stage::watching(Tokens::new(route, false))),
+            (Form::Stream, None) if asked => Self::events(Stage::editing(tokens())),
+            (Form::Stream, None) => Self::events(Stage::watching(tokens())),
             (Form::Unreadable, _) => Self::Nothing,
         }
     }
@@ -95,6 +105,14 @@ impl Reading {
         match self {
             Self::Nothing | Self::Plain(_) | Self::Renamed(_) => true,
             Self::Events(stage) => stage.reader().content() > 0,
+        }
+    }
+
+    /// The bytes of content so far, where a reader tells content from other bytes and weighs it.
+    pub(crate) fn content_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Nothing | Self::Plain(_) | Self::Renamed(_) => None,
+            Self::Events(stage) => Some(stage.reader().bytes()),
         }
     }
 

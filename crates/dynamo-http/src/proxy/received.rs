@@ -8,6 +8,7 @@ use super::forward::Ask;
 use super::headers::RequestId;
 use super::lookup::Lookup;
 use super::peek::{Peeked, Prompt};
+use crate::access::Reservation;
 use crate::alias::AliasTarget;
 use crate::balance::{AffinityKey, Wish};
 use crate::fleet::{Fleet, Targets};
@@ -31,6 +32,8 @@ pub(super) struct Received<'a> {
     pub(super) session: Option<&'a [u8]>,
     /// Whether the worker is chosen by the prompt.
     pub(super) by_prompt: bool,
+    /// What the request has reserved, where its key has limits on tokens.
+    pub(super) reservation: Option<&'a Reservation>,
 }
 
 impl<'a> Received<'a> {
@@ -66,6 +69,7 @@ impl<'a> Received<'a> {
             usage: self.usage,
             rename: None,
             edits_answer: false,
+            reservation: self.reservation,
         }
     }
 }

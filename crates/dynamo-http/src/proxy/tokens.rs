@@ -30,6 +30,10 @@ pub(crate) struct Tokens {
     usage: Usage,
     /// How many events carried content.
     content: u64,
+    /// The bytes of the content's text.
+    bytes: u64,
+    /// Whether `bytes` is counted in events of which more than a glance is needed.
+    weighs: bool,
     /// An event with content that came before.
     known: Option<Known>,
     /// Replaces the model's name.
@@ -62,15 +66,15 @@ impl Known {
         known.text = text..text + length;
     }
 
-    /// The length of the event at the beginning of `data`, if the event differs from this one in its
-    /// text only, and its text is not empty.
-    fn length_of(&self, data: &[u8]) -> Option<usize> {
+    /// The length of the event at the beginning of `data` and that of its text, if the event differs
+    /// from this one in its text only, and its text is not empty.
+    fn lengths_of(&self, data: &[u8]) -> Option<(usize, usize)> {
         let (before, behind) = (&self.event[..self.text.start], &self.event[self.text.end..]);
         let rest = data.strip_prefix(before)?;
         let near = &rest[..rest.len().min(Self::MOST)];
         let text = text_length(near).filter(|length| *length > 0)?;
         let length = before.len() + text + behind.len();
-        rest[text..].starts_with(behind).then_some(length)
+        rest[text..].starts_with(behind).then_some((length, text))
     }
 }
 
@@ -155,13 +159,32 @@ impl Tokens {
     /// A reader of the streams of a route. `asked` says that the proxy has asked for the usage, and
     /// the client has not.
     pub(crate) fn new(route: Route, asked: bool) -> Self {
-        let usage = Usage::default();
-        Self { marks: marks(route), asked, usage, content: 0, known: None, rename: None }
+        Self {
+            marks: marks(route),
+            asked,
+            usage: Usage::default(),
+            content: 0,
+            bytes: 0,
+            weighs: false,
+            known: None,
+            rename: None,
+        }
     }
 
     /// The same reader, which also replaces the model's name.
     pub(crate) fn renaming(self, rename: EventRename) -> Self {
         Self { rename: Some(rename), ..self }
+    }
+
+    /// The same reader, which also counts the bytes of the content.
+    pub(crate) fn weighing(self) -> Self {
+        Self { weighs: true, ..self }
+    }
+
+    /// How many bytes of text the content had so far, with its escapes. It is 0 where the reader does
+    /// not weigh.
+    pub(crate) fn bytes(&self) -> u64 {
+        if self.weighs { self.bytes } else { 0 }
     }
 
     /// How many events carried content so far.
@@ -187,7 +210,14 @@ impl Tokens {
         let value = at + mark.text.len();
         let blanks = event[value..].iter().take_while(|byte| **byte == b' ').count();
         let text = value + blanks + "\"".len();
-        (mark.has_value && event[text - 1] == b'"').then_some(text)
+        let text = (mark.has_value && event[text - 1] == b'"').then_some(text);
+        if self.weighs {
+            self.bytes += match text {
+                Some(text) => text_length(&event[text..]).unwrap_or(0) as u64,
+                None => nested_text(event),
+            };
+        }
+        text
     }
 }
 
@@ -229,10 +259,38 @@ impl Reader for Tokens {
     fn glance(&mut self, data: &[u8]) -> Option<usize> {
         // What a glance sees passes as it is.
         let known = self.known.as_ref().filter(|_| self.rename.is_none())?;
-        let length = known.length_of(data)?;
+        let (length, text) = known.lengths_of(data)?;
         self.content += 1;
+        self.bytes += text as u64;
         Some(length)
     }
+}
+
+/// The length of the text in an event whose content has other members around it: the longest string
+/// of a member that carries text.
+fn nested_text(event: &[u8]) -> u64 {
+    const NAMES: [&[u8]; 6] = [
+        b"\"delta\":\"",
+        b"\"text\":\"",
+        b"\"arguments\":\"",
+        b"\"partial_json\":\"",
+        b"\"thinking\":\"",
+        b"\"data\":\"",
+    ];
+    // Some engines write a blank behind the colon.
+    const SPACED: [&[u8]; 6] = [
+        b"\"delta\": \"",
+        b"\"text\": \"",
+        b"\"arguments\": \"",
+        b"\"partial_json\": \"",
+        b"\"thinking\": \"",
+        b"\"data\": \"",
+    ];
+    let length = |name: &[u8]| {
+        let at = memmem::find(event, name)? + name.len();
+        text_length(&event[at..])
+    };
+    NAMES.iter().chain(&SPACED).filter_map(|name| length(name)).max().unwrap_or(0) as u64
 }
 
 /// Whether a member's value is `null`, and the member is the only one of this name.

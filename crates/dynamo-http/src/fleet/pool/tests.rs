@@ -20,6 +20,8 @@ impl Judge for Counting {
         false
     }
 
+    fn sends(&self) {}
+
     fn confirms(&self) -> BoxFuture<'_, bool> {
         self.asked.fetch_add(1, SeqCst);
         ready(self.confirms).boxed()

@@ -285,3 +285,30 @@ proptest! {
         check(&pieces)?;
     }
 }
+
+#[test]
+fn the_bytes_of_content_are_weighed_where_they_are_asked_for() {
+    let weigh = |route, stream: &str| {
+        let mut stage = Stage::watching(Tokens::new(route, false).weighing());
+        read(&mut stage, &[stream.as_bytes()]);
+        let single: Vec<&[u8]> = stream.as_bytes().chunks(1).collect();
+        let mut again = Stage::watching(Tokens::new(route, false).weighing());
+        read(&mut again, &single);
+        assert_eq!(again.reader().bytes(), stage.reader().bytes());
+        stage.reader().bytes()
+    };
+    let text = |text: &str| event(&chunk(&format!(r#"{{"content":"{text}"}}"#), ""));
+    let chats = [text("four"), text("and"), text(&"x".repeat(1000)), text("more")].concat();
+    assert_eq!(weigh(Route::ChatCompletions, &chats), 1011);
+    assert_eq!(weigh(Route::ChatCompletions, &chat(true)), 3 + r#"lo \"usage\""#.len() as u64);
+    let call = r#"{"tool_calls":[{"index":0,"function":{"arguments":"{\"city\""}}]}"#;
+    assert_eq!(weigh(Route::ChatCompletions, &event(&chunk(call, ""))), 9);
+    let delta = r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"four"}}"#;
+    assert_eq!(weigh(Route::Messages, &event(delta)), 4);
+    let delta = r#"{"type": "response.output_text.delta", "delta": "three"}"#;
+    assert_eq!(weigh(Route::Responses, &event(delta)), 5);
+
+    let mut stage = Stage::watching(Tokens::new(Route::ChatCompletions, false));
+    read(&mut stage, &[chats.as_bytes()]);
+    assert_eq!(stage.reader().bytes(), 0);
+}
