@@ -16,6 +16,8 @@ mod access;
 #[cfg(feature = "proxy")]
 mod balance;
 #[cfg(feature = "serve")]
+mod client_address;
+#[cfg(feature = "serve")]
 mod client_name;
 #[cfg(feature = "serve")]
 mod config;
@@ -65,6 +67,8 @@ pub use access::{
 #[cfg(feature = "proxy")]
 pub use balance::{RouterMode, UnknownRouterMode};
 #[cfg(feature = "serve")]
+pub use client_address::ClientAddress;
+#[cfg(feature = "serve")]
 pub use client_name::{ClientName, InvalidClientName};
 #[cfg(feature = "proxy")]
 pub use door::{AdminAccess, AdminKey, Frontend, FrontendConfig, FrontendService, ProgramMetrics};
@@ -76,7 +80,7 @@ pub use fleet::{
 #[cfg(feature = "proxy")]
 pub use hold::Hold;
 #[cfg(feature = "proxy")]
-pub use meter::{UnknownUsageMode, UsageMode};
+pub use meter::{AccessEnd, AccessLog, AccessRecord, TraceId, UnknownUsageMode, UsageMode};
 #[cfg(feature = "proxy")]
 pub use proxy::Served;
 #[cfg(feature = "serve")]

@@ -13,7 +13,7 @@ use crate::access::ApiKeys;
 use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of};
-use crate::meter::UsageMode;
+use crate::meter::{AccessLog, UsageMode};
 use crate::serve::Connections;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
@@ -102,6 +102,8 @@ config! {
         /// Whether answers are read for the tokens that they used. Default
         /// [`Observe`](UsageMode::Observe).
         usage, with_usage: UsageMode = UsageMode::default();
+        /// What is told of each request that has ended. Default nothing, and then nothing is collected.
+        access_log, with_access_log: Option<AccessLog> = None;
         /// What the admin port's `/metrics` shows beside the front door's own. Default nothing.
         program_metrics, with_program_metrics: Option<ProgramMetrics> = None;
         /// The keys that clients need. Default none: every client may use every model in the

@@ -191,6 +191,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
         affinity_header: config.affinity_header.clone(),
         idle_stream: config.idle_stream_timeout,
         usage: config.usage,
+        access_log: config.access_log.clone(),
     }
 }
 

@@ -24,6 +24,7 @@ mod unpack;
 mod usage;
 mod via;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::response::{IntoResponse as _, Response};
@@ -40,7 +41,8 @@ use self::dialect::EventStream;
 use self::edit::Edits;
 pub(crate) use self::forward::Forwarder;
 use self::forward::{Answered, Ask};
-use self::headers::{Media, RequestId, X_REQUEST_ID};
+pub(crate) use self::headers::RequestId;
+use self::headers::{Media, X_REQUEST_ID};
 use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
@@ -53,7 +55,7 @@ use crate::access::{Caller, Permit};
 use crate::balance::{AffinityKey, RouterMode, Wish};
 use crate::error::ApiError;
 use crate::fleet::Patience;
-use crate::meter::{Record, UsageMode};
+use crate::meter::{AccessLog, AccessRecord, Record, UsageMode};
 use crate::placement::{Path, Request, Seed};
 use crate::route::Route;
 use crate::view::Lens;
@@ -71,6 +73,7 @@ pub(crate) struct Proxy {
     pub(crate) affinity_header: HeaderName,
     pub(crate) idle_stream: Duration,
     pub(crate) usage: UsageMode,
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 impl Proxy {
@@ -87,6 +90,13 @@ impl Proxy {
         let id = RequestId::of(&head.headers);
         let mut record = Record::begin(&self.forwarder.metrics, route);
         let caller = Caller::of(&head.extensions);
+        if let Some(log) = &self.access_log {
+            let path = Cow::Borrowed(route.path());
+            let mut logged = AccessRecord::new(&head.method, path, &head.headers, &head.extensions);
+            logged.request_id = id.value().to_str().ok().map(Into::into);
+            logged.key = caller.key().cloned();
+            record.logs(log, logged);
+        }
         let asks = |value: &HeaderValue| value == "1";
         let explains = caller.may_explain() && head.headers.get(X_DYNAMO_EXPLAIN).is_some_and(asks);
         // A request in a loop counts against nobody's limits.
@@ -103,11 +113,13 @@ impl Proxy {
             }
             Ok((Answered::Refused(refusal), _permit)) => {
                 record.answered(refusal.status());
+                let Served { model, worker } = &refusal.served;
+                record.served(model, Some((&worker.url, refusal.namespace.as_ref())));
                 debug!(request_id = ?id.value(), path = route.path(), status = refusal.status().as_u16(), "all refuse");
-                refusal.into_response()
+                sent(refusal.into_response(), &mut record)
             }
             Err(error) => {
-                record.answered(error.status());
+                record.refused(&error);
                 debug!(request_id = ?id.value(), path = route.path(), status = error.status().as_u16(), "refused");
                 let is_encoding = coding::is_refusal(&error);
                 let mut response = error.with_shape(route.error_shape()).into_response();
@@ -115,7 +127,7 @@ impl Proxy {
                     let accepted = HeaderValue::from_static(coding::ACCEPTED);
                     response.headers_mut().insert(header::ACCEPT_ENCODING, accepted);
                 }
-                response
+                sent(response, &mut record)
             }
         };
         let (RequestId::Given(id) | RequestId::Own(id)) = id;
@@ -141,6 +153,7 @@ impl Proxy {
         check_content_type(&head.headers)?;
         let coding = Coding::of(&head.headers)?;
         let body = self.limits.read(body).await?;
+        record.received(body.bytes.len());
         let body = match coding {
             None => body,
             // Boxed, so that its state is not part of every request.
@@ -152,7 +165,10 @@ impl Proxy {
         let asked = peek::peek(&body.bytes)?;
         let lookup = Lookup { lens, fleet: &self.forwarder.fleet, model: &asked.model, route };
         // The view may have changed while the body arrived.
-        let targets = lookup.find()?;
+        let found = lookup.find();
+        let known = found.as_ref().ok().map(|targets| targets.shared_name());
+        record.asks(&asked.model, known, asked.stream);
+        let targets = found?;
         record.is_for(targets.series().clone(), asked.stream);
         let mut headers = std::mem::take(&mut head.headers);
         let mode = self.forwarder.balancer.mode;
@@ -179,7 +195,7 @@ impl Proxy {
             id,
             usage: self.usage_to_ask(route, &asked, &body.bytes),
         };
-        self.forwarder.forward(targets, ask).await
+        self.forwarder.forward(targets, ask, record).await
     }
 
     /// How a request asks for the usage of its stream, if the proxy is to ask and the client has not.
@@ -225,6 +241,7 @@ impl Proxy {
         let (mut parts, incoming) = response.into_parts();
         let worker = self.forwarder.fleet.series(place.upstream()).clone();
         record.begun(parts.status, worker);
+        record.served(&model, None);
         if !parts.status.is_success() {
             place.fails();
         }
@@ -274,6 +291,12 @@ impl Proxy {
         };
         Response::from_parts(parts, axum::body::Body::new(passage))
     }
+}
+
+/// Notes the size of a body that is there.
+fn sent(response: Response, record: &mut Record) -> Response {
+    record.sent(response.body().size_hint().lower() as usize);
+    response
 }
 
 /// The path of a prompt in its scope and model.

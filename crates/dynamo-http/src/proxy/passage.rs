@@ -67,7 +67,10 @@ impl Passage {
         .with_shape(self.shape);
         self.phase = Phase::Broke;
         match self.events.as_ref().and_then(|events| events.broken(&error)) {
-            Some(event) => Poll::Ready(Some(Ok(Frame::data(event)))),
+            Some(event) => {
+                self.record.sent(event.len());
+                Poll::Ready(Some(Ok(Frame::data(event))))
+            }
             None => self.let_flush(cx),
         }
     }
@@ -150,8 +153,11 @@ impl Body for Passage {
                         this.answer.content_came(at);
                     }
                     let Some(frame) = frame else { continue };
-                    if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
-                        events.pass(data);
+                    if let Some(data) = frame.data_ref() {
+                        this.record.sent(data.len());
+                        if let Some(events) = &mut this.events {
+                            events.pass(data);
+                        }
                     }
                     if this.answer.is_end_stream() {
                         this.ended(at);
@@ -163,6 +169,7 @@ impl Body for Passage {
                     let at = Instant::now();
                     this.note(at);
                     if !rest.is_empty() {
+                        this.record.sent(rest.len());
                         if let Some(events) = &mut this.events {
                             events.pass(&rest);
                         }

@@ -15,6 +15,7 @@ use super::connection::Accepted;
 use super::drain::Drain;
 use super::options::ServeOptions;
 use super::places::{Full, Places};
+use crate::client_address::ClientAddress;
 use crate::error::ApiError;
 use crate::quiet::Quiet;
 use crate::tcp;
@@ -57,6 +58,7 @@ pub(super) async fn accept<S: Answers>(
         }
         let connection = Accepted {
             service: service.clone(),
+            client: options.client_addresses.then(|| ClientAddress(from.ip().to_canonical())),
             options: options.clone(),
             drain: drain.watch(),
             place,

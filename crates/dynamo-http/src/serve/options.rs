@@ -40,6 +40,9 @@ config! {
         drain_timeout, with_drain_timeout: Duration = Duration::from_secs(30);
         /// The threads that serve connections. Default none: the runtime on which [`serve`](crate::serve) is called.
         threads, with_threads: Option<Threads> = None;
+        /// Whether requests carry the [`ClientAddress`](crate::ClientAddress) of their connection among
+        /// their extensions. Default no.
+        client_addresses, with_client_addresses: bool = false;
         #[cfg(feature = "tls")]
         /// What makes connections TLS. Default none.
         tls, with_tls: Option<ServerTls> = None;
