@@ -20,7 +20,7 @@ use crate::settings::scoped::{Scoped, split};
 use crate::settings::static_worker::StaticWorker;
 use crate::settings::store::{self, Etcd, Store};
 use crate::settings::table::{
-    self, Balancing, KEYS_SECTION, Keys, Limits, Listening, Usage, Workers,
+    self, Access, Balancing, KEYS_SECTION, Keys, Limits, Listening, Usage, Workers,
 };
 use crate::settings::value::Mebibytes;
 use crate::settings::{authorities, pair, strangers, url};
@@ -57,6 +57,8 @@ pub(crate) struct FrontendSettings {
     pub(crate) hold: Hold,
     /// Where what the store said is kept.
     pub(crate) state_file: Option<PathBuf>,
+    /// Where each request leaves a line; `-` is stdout.
+    pub(crate) access_log: Option<PathBuf>,
     pub(crate) config: FrontendConfig,
     pub(crate) options: ServeOptions,
 }
@@ -181,6 +183,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         workers: static_workers(workers.worker_url),
         hold: Hold::new().with_longest(workers.hold.0).with_unproven(*workers.hold_unproven),
         state_file: workers.state_file.take(),
+        access_log: Access::read(given)?.access_log.take(),
         config,
         options,
     })

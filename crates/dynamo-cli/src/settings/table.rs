@@ -80,6 +80,7 @@ pub(crate) const FRONTEND: Program = Program {
         Usage::GROUP,
         Limits::GROUP,
         Logs::GROUP,
+        Access::GROUP,
         Config::GROUP,
     ],
     operand: None,
@@ -414,6 +415,13 @@ settings! {
         etcd_client_cert: Option<PathBuf> = flag("FILE").or("ETCD_AUTH_CLIENT_CERT");
         /// Key of the client certificate, PEM
         etcd_client_key: Option<PathBuf> = flag("FILE").or("ETCD_AUTH_CLIENT_KEY");
+    }
+
+    Access "Access log" {
+        /// A file for a line of JSON about each request, or `-` for stdout. A line that finds the disk
+        /// full, or its reader too slow, is lost and counted. SIGHUP has the file opened again. By
+        /// default there is none
+        access_log: Option<PathBuf> = flag("FILE").or("DYN_ACCESS_LOG");
     }
 
     Usage "Usage" {

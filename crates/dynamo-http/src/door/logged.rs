@@ -35,7 +35,7 @@ impl Logged {
             None => Cow::Owned(cut(path).to_owned()),
         };
         let (headers, extensions) = (request.headers(), request.extensions());
-        let mut record = AccessRecord::new(request.method(), path, headers, extensions);
+        let mut record = AccessRecord::of_head(request.method(), path, headers, extensions);
         let id = RequestId::given(headers).and_then(|id| id.to_str().ok());
         record.request_id = id.map(Into::into);
         record.key = Caller::of(extensions).key().cloned();

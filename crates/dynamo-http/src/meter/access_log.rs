@@ -145,7 +145,7 @@ impl TraceId {
     }
 
     /// The id in a `traceparent`, if that is valid (W3C Trace Context, section 3.2).
-    fn of_parent(value: &[u8]) -> Option<Self> {
+    pub fn from_traceparent(value: &[u8]) -> Option<Self> {
         let is_hex =
             |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let is_some = |part: &[u8]| part.iter().any(|byte| *byte != b'0');
@@ -168,30 +168,24 @@ impl AccessRecord {
     /// The most characters of a text that a client chose.
     pub const LONGEST: usize = 128;
 
-    /// What the head of a request says.
-    pub(crate) fn new(
-        method: &Method,
-        path: Cow<'static, str>,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Box<Self> {
-        let mut parents = headers.get_all(TRACEPARENT).iter();
-        let parent = parents.next().filter(|_| parents.next().is_none());
-        Box::new(Self {
-            began: SystemTime::now(),
-            client: extensions.get::<ClientAddress>().map(|address| address.0),
+    /// A request of which nothing else is known, and whose client has left. The front door fills in
+    /// what it finds out.
+    pub fn new(
+        began: SystemTime,
+        method: impl Into<Cow<'static, str>>,
+        path: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            began,
+            client: None,
             request_id: None,
-            trace_id: parent.and_then(|value| TraceId::of_parent(value.as_bytes())),
+            trace_id: None,
             key: None,
             namespace: None,
             model_asked: None,
             model_served: None,
-            method: match *method {
-                Method::POST => "POST".into(),
-                Method::GET => "GET".into(),
-                _ => cut(method.as_str()).to_owned().into(),
-            },
-            path,
+            method: method.into(),
+            path: path.into(),
             worker: None,
             status: None,
             error: None,
@@ -208,6 +202,27 @@ impl AccessRecord {
             is_estimated: false,
             attempts: 0,
             end: AccessEnd::ClientGone,
+        }
+    }
+
+    /// What the head of a request says.
+    pub(crate) fn of_head(
+        method: &Method,
+        path: Cow<'static, str>,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Box<Self> {
+        let method = match *method {
+            Method::POST => Cow::Borrowed("POST"),
+            Method::GET => Cow::Borrowed("GET"),
+            _ => Cow::Owned(cut(method.as_str()).to_owned()),
+        };
+        let mut parents = headers.get_all(TRACEPARENT).iter();
+        let parent = parents.next().filter(|_| parents.next().is_none());
+        Box::new(Self {
+            client: extensions.get::<ClientAddress>().map(|address| address.0),
+            trace_id: parent.and_then(|value| TraceId::from_traceparent(value.as_bytes())),
+            ..Self::new(SystemTime::now(), method, path)
         })
     }
 
@@ -252,8 +267,9 @@ mod tests {
     #[test]
     fn a_trace_is_that_of_a_valid_parent() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let of =
-            |value: &str| TraceId::of_parent(value.as_bytes()).map(|id| id.as_str().to_owned());
+        let of = |value: &str| {
+            TraceId::from_traceparent(value.as_bytes()).map(|id| id.as_str().to_owned())
+        };
         for valid in [
             format!("00-{id}-00f067aa0ba902b7-01"),
             format!("00-{id}-00f067aa0ba902b7-00"),

@@ -92,7 +92,8 @@ impl Proxy {
         let caller = Caller::of(&head.extensions);
         if let Some(log) = &self.access_log {
             let path = Cow::Borrowed(route.path());
-            let mut logged = AccessRecord::new(&head.method, path, &head.headers, &head.extensions);
+            let mut logged =
+                AccessRecord::of_head(&head.method, path, &head.headers, &head.extensions);
             logged.request_id = id.value().to_str().ok().map(Into::into);
             logged.key = caller.key().cloned();
             record.logs(log, logged);
