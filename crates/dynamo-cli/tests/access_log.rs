@@ -82,8 +82,11 @@ fn each_request_leaves_a_line_and_a_rotation_loses_none() {
     let made = finish(FRONTEND, &["hash-key", "--generate"], &[]).stdout;
     let (key, hash) = made.trim_end().split_once('\n').unwrap();
     let keys = directory.path().join("keys.json");
-    fs::write(&keys, json!([{ "name": "team-a", "hash": hash, "namespace": "global" }]).to_string())
-        .unwrap();
+    fs::write(
+        &keys,
+        json!([{ "name": "team-a", "hash": hash, "namespace": "global" }]).to_string(),
+    )
+    .unwrap();
     let (_worker, engine) = engine();
     let arguments = ["--access-log", path.to_str().unwrap(), "--api-keys", keys.to_str().unwrap()];
     let (frontend, base, admin) = frontend(&engine, &arguments);
@@ -95,7 +98,7 @@ fn each_request_leaves_a_line_and_a_rotation_loses_none() {
     assert_eq!(mode & 0o027, 0, "{mode:o}");
     assert_eq!((&line["key"], &line["peer"]), (&json!("team-a"), &json!("127.0.0.1")));
     assert_eq!(
-        (&line["model"], &line["status"], &line["end"]),
+        (&line["model"], &line["status"], &line["outcome"]),
         (&json!("m"), &json!(200), &json!("complete"))
     );
     assert_eq!((&line["stream"], &line["tokens_estimated"]), (&json!(true), &json!(false)));

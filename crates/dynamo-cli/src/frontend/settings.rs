@@ -256,6 +256,7 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
         .with_connect_timeout(limits.connect_timeout.0)
         .with_first_byte_timeout(limits.first_byte_timeout.0)
         .with_idle_stream_timeout(limits.stream_idle_timeout.0)
+        .with_sse_keepalive(limits.sse_keepalive.map(|silence| silence.0))
 }
 
 fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
@@ -265,6 +266,8 @@ fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
         .with_max_headers(limits.http_header_count.get())
         .with_keep_alive_timeout(limits.http_keep_alive.0)
         .with_write_stall_timeout(limits.http_write_stall_timeout.0)
+        // A client that is gone acknowledges no comment.
+        .with_ack_timeout(limits.sse_keepalive.map(|_| limits.http_write_stall_timeout.0))
         .with_max_streams(limits.http2_streams.get())
         .with_max_connections(*limits.max_connections)
         .with_max_connections_per_ip(*limits.max_connections_per_ip)
@@ -420,6 +423,7 @@ mod tests {
                 ["--connect-timeout", "0.5"],
                 ["--first-byte-timeout", "6"],
                 ["--stream-idle-timeout", "7"],
+                ["--sse-keepalive", "15s"],
                 ["--drain-grace", "8"],
                 ["--drain-timeout", "0"],
             ]
@@ -434,6 +438,8 @@ mod tests {
         assert_eq!(*config.connect_timeout(), seconds(0.5));
         assert_eq!(*config.first_byte_timeout(), seconds(6.0));
         assert_eq!(*config.idle_stream_timeout(), seconds(7.0));
+        assert_eq!(*config.sse_keepalive(), Some(seconds(15.0)));
+        assert_eq!(*options.ack_timeout(), Some(seconds(3.0)));
         assert_eq!((*options.max_header_bytes(), *options.max_headers()), (16 << 10, 7));
         assert_eq!(*options.header_timeout(), seconds(1.0));
         assert_eq!(*options.write_stall_timeout(), seconds(3.0));

@@ -463,6 +463,9 @@ settings! {
         first_byte_timeout: Timeout = flag("SECONDS").default("600");
         /// How long a worker's answer may stand still
         stream_idle_timeout: Timeout = flag("SECONDS").default("300");
+        /// After how long without a byte an event stream gets a comment, so that proxies and clients
+        /// do not take it for dead; it is no sign of life of the worker. By default it gets none
+        sse_keepalive: Option<Timeout> = flag("SECONDS").or("DYN_SSE_KEEPALIVE");
     }
 
     Identity "Identity" {

@@ -46,6 +46,9 @@ config! {
         first_byte_timeout, with_first_byte_timeout: Duration = Duration::from_secs(600);
         /// How long a worker may send nothing in the middle of an answer. Default 300 s.
         idle_stream_timeout, with_idle_stream_timeout: Duration = Duration::from_secs(300);
+        /// After how long without a byte an event stream gets a comment, between two events, so that
+        /// proxies and clients do not take it for dead. Default none.
+        sse_keepalive, with_sse_keepalive: Option<Duration> = None;
         /// The key that workers get in place of the client's `Authorization`. Default none.
         worker_key, with_worker_key: WorkerKey = WorkerKey::default();
         /// The networks in which workers may be. The address to which a name resolves decides.

@@ -9,6 +9,7 @@ mod forward;
 mod headers;
 mod include_usage;
 mod json;
+mod keep_alive;
 mod lookup;
 mod outline;
 mod passage;
@@ -43,6 +44,7 @@ pub(crate) use self::forward::Forwarder;
 use self::forward::{Answered, Ask};
 pub(crate) use self::headers::RequestId;
 use self::headers::{Media, X_REQUEST_ID};
+use self::keep_alive::KeepAlive;
 use self::lookup::Lookup;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
@@ -72,6 +74,8 @@ pub(crate) struct Proxy {
     pub(crate) via: Via,
     pub(crate) affinity_header: HeaderName,
     pub(crate) idle_stream: Duration,
+    /// How long an event stream may be silent before it gets a comment.
+    pub(crate) sse_keepalive: Option<Duration>,
     pub(crate) usage: UsageMode,
     pub(crate) access_log: Option<AccessLog>,
 }
@@ -263,6 +267,7 @@ impl Proxy {
             headers::pass_events(&mut parts.headers);
         }
         let follows = is_stream && may_put_in(&parts.headers);
+        let silence = self.sse_keepalive.filter(|_| follows);
         let events = follows.then(|| EventStream::new(route, !chunked));
         let reading = match origin {
             Some(origin) if self.usage != UsageMode::Off && parts.status.is_success() => {
@@ -283,6 +288,7 @@ impl Proxy {
             answer: Answer::new(incoming, connection, place),
             reading,
             events,
+            keep_alive: silence.map(|silence| Box::new(KeepAlive::new(silence))),
             shape: route.error_shape(),
             record,
             permit,
@@ -320,7 +326,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Whether an error event can be put into a stream: its bytes are plain and not counted.
+/// Whether something can be put into a stream: its bytes are plain and not counted.
 fn may_put_in(headers: &HeaderMap) -> bool {
     !headers.contains_key(header::CONTENT_ENCODING) && !headers.contains_key(header::CONTENT_LENGTH)
 }

@@ -52,7 +52,11 @@ pub(super) async fn accept<S: Answers>(
                 continue;
             }
         };
-        if let Err(error) = tcp::prepare(&stream) {
+        let prepared = tcp::prepare(&stream).and_then(|()| match options.ack_timeout {
+            Some(within) => tcp::expect_acks(&stream, within),
+            None => Ok(()),
+        });
+        if let Err(error) = prepared {
             // The client has closed it already, which reading from it will tell.
             debug!(%error, "a connection ended before it began");
         }

@@ -24,6 +24,10 @@ config! {
         keep_alive_timeout, with_keep_alive_timeout: Duration = Duration::from_secs(620);
         /// How long a client may take nothing of its answer. Default 300 s.
         write_stall_timeout, with_write_stall_timeout: Duration = Duration::from_secs(300);
+        /// How long bytes that were sent may stay unacknowledged before the connection counts as
+        /// dead, where the system can tell: on Linux. A client that takes nothing for as long is cut
+        /// as well. Default none, which leaves it to the system; Linux takes some 15 minutes.
+        ack_timeout, with_ack_timeout: Option<Duration> = None;
         /// How many requests a client may have under way on one connection of HTTP/2. Default 200.
         max_streams, with_max_streams: u32 = 200;
         /// How many connections there may be; above, a new one gets 503 and is closed. Default no limit.

@@ -47,7 +47,7 @@ pub(super) fn append(line: &mut Vec<u8>, record: &AccessRecord) {
     field(line, ",\"tokens_out\":", |line| json(line, &record.output_tokens));
     field(line, ",\"tokens_estimated\":", |line| json(line, &record.is_estimated));
     field(line, ",\"attempts\":", |line| json(line, &record.attempts));
-    field(line, ",\"end\":", |line| text(line, Some(record.end.name())));
+    field(line, ",\"outcome\":", |line| text(line, Some(record.end.name())));
     line.extend_from_slice(b"}\n");
 }
 

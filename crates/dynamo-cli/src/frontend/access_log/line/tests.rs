@@ -32,7 +32,7 @@ fn a_request_of_which_nothing_is_known_has_every_field() {
         "route": "/v1/embeddings", "worker": null, "status": null, "error": null, "stream": false,
         "bytes_in": 0, "bytes_out": 0, "queue_ms": 0, "ttft_ms": null, "gap_ms": 0, "total_ms": 0,
         "tokens_in": null, "tokens_cached": null, "tokens_out": null, "tokens_estimated": false,
-        "attempts": 0, "end": "client_gone",
+        "attempts": 0, "outcome": "client_gone",
     });
     assert_eq!(parsed(&record), expected);
 }
@@ -69,7 +69,7 @@ fn a_request_of_which_all_is_known_has_every_value() {
         "route": "/v1/chat/completions", "worker": "http://192.0.2.9:8000", "status": 200,
         "error": null, "stream": true, "bytes_in": 120, "bytes_out": 4096, "queue_ms": 1.5,
         "ttft_ms": 250.007, "gap_ms": 40.04, "total_ms": 3000, "tokens_in": 9, "tokens_cached": 8,
-        "tokens_out": u64::MAX, "tokens_estimated": true, "attempts": 2, "end": "complete",
+        "tokens_out": u64::MAX, "tokens_estimated": true, "attempts": 2, "outcome": "complete",
     });
     assert_eq!(parsed(&record), expected);
 }
