@@ -12,8 +12,8 @@
 //! - `process_metrics`: the standard metrics of a process.
 //! - `cgroup`: how much memory the process may have.
 //! - `tools`: what every program can do beside its work.
-//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `key_file`, `descriptors`:
-//!   shared by the programs.
+//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `key_file`, `descriptors`,
+//!   `queue`: shared by the programs.
 
 mod cgroup;
 mod descriptors;
@@ -29,6 +29,7 @@ mod logging;
 pub mod models;
 mod process_metrics;
 mod program;
+mod queue;
 pub mod reference;
 mod runtime;
 mod settings;

@@ -111,6 +111,12 @@ impl ApiError {
         self.code.as_deref()
     }
 
+    /// The same, for longer than the error lives.
+    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "for an access log"))]
+    pub(crate) fn shared_code(&self) -> Option<Cow<'static, str>> {
+        self.code.clone()
+    }
+
     /// The message.
     pub fn message(&self) -> &str {
         &self.message

@@ -18,6 +18,8 @@ mod alias;
 #[cfg(feature = "proxy")]
 mod balance;
 #[cfg(feature = "serve")]
+mod client_address;
+#[cfg(feature = "serve")]
 mod client_name;
 #[cfg(feature = "serve")]
 mod config;
@@ -69,6 +71,8 @@ pub use alias::{Alias, AliasTable, AliasTarget, Aliases, AnswerAs, InvalidAliase
 #[cfg(feature = "proxy")]
 pub use balance::{RouterMode, UnknownRouterMode};
 #[cfg(feature = "serve")]
+pub use client_address::ClientAddress;
+#[cfg(feature = "serve")]
 pub use client_name::{ClientName, InvalidClientName};
 #[cfg(feature = "proxy")]
 pub use door::{AdminAccess, AdminKey, Frontend, FrontendConfig, FrontendService, ProgramMetrics};
@@ -80,7 +84,7 @@ pub use fleet::{
 #[cfg(feature = "proxy")]
 pub use hold::Hold;
 #[cfg(feature = "proxy")]
-pub use meter::{UnknownUsageMode, UsageMode};
+pub use meter::{AccessEnd, AccessLog, AccessRecord, TraceId, UnknownUsageMode, UsageMode};
 #[cfg(feature = "proxy")]
 pub use proxy::Served;
 #[cfg(feature = "serve")]

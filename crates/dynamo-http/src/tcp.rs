@@ -25,6 +25,22 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
+/// Gives a connection up whose peer acknowledges nothing for so long. Keepalive does not see such a
+/// peer, since it asks only while nothing is under way.
+///
+/// # Errors
+///
+/// When the socket is closed already.
+pub(crate) fn expect_acks(stream: &TcpStream, within: Duration) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return SockRef::from(stream).set_tcp_user_timeout(Some(within));
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (stream, within);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
@@ -40,5 +56,15 @@ mod tests {
         assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), AGAIN);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_peer_that_acknowledges_nothing_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        expect_acks(&stream, Duration::from_secs(7)).unwrap();
+        let timeout = SockRef::from(&stream).tcp_user_timeout().unwrap();
+        assert_eq!(timeout, Some(Duration::from_secs(7)));
     }
 }

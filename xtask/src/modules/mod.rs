@@ -48,6 +48,7 @@ const CRATES: [Crate; 3] = [
             "quiet",
             "tcp",
             "client_name",
+            "client_address",
             "error",
         ],
     },

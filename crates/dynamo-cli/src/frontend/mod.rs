@@ -1,5 +1,6 @@
 //! `dynamo-frontend`: discovers the models of a scope and serves them.
 
+mod access_log;
 mod admin;
 mod apart;
 mod api_keys;
@@ -39,6 +40,7 @@ use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::table::{FRONTEND, HASH_KEY, KEYS_SECTION, Keys, Listening, MODELS_SECTION};
 use crate::{descriptors, hash_key, key_file, process_metrics, runtime};
 
+use access_log::{AccessLogFile, Reopening};
 use apart::apart;
 use reload::{Held, Reloading, Reloads};
 use settings::{FrontendSettings, KeySource};
@@ -83,23 +85,36 @@ fn run(given: &Given) -> Result<ExitCode, Failure> {
     let most = settings.options.max_connections().or_else(descriptors::most_connections);
     settings.options = settings.options.with_max_connections(most);
     settings.config = budget::with_body_memory(settings.config, settings.body_memory);
+    let access_log = settings.access_log.take().map(AccessLogFile::start).transpose()?;
+    if let Some(file) = &access_log {
+        settings.config = settings.config.with_access_log(Some(file.log()));
+        settings.options = settings.options.with_client_addresses(true);
+    }
     // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
     // list while the other stages its entries.
-    runtime::block_on(NonZeroUsize::new(2), start(settings, given.clone(), &logging))
+    let serving = start(settings, given.clone(), &logging, access_log.as_ref());
+    let ended = runtime::block_on(NonZeroUsize::new(2), serving);
+    // The last requests have ended with their threads.
+    drop(access_log);
+    ended
 }
 
 async fn start(
     mut settings: FrontendSettings,
     given: Given,
     logging: &Logging,
+    access_log: Option<&AccessLogFile>,
 ) -> Result<ExitCode, Failure> {
     let (filter, log) = (logging.filter(), logging.metrics());
+    let access_log_counts = access_log.map(AccessLogFile::counts).unwrap_or_default();
     // The handlers come first, so that an early signal does not end the process.
     let signals =
         || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
     let (mut stop, mut stop_at_once) = (signals()?, signals()?);
 
-    heed_hang_up().context("cannot listen for signals").map_err(Failure::Running)?;
+    heed_hang_up(access_log.map(AccessLogFile::reopening))
+        .context("cannot listen for signals")
+        .map_err(Failure::Running)?;
 
     let scope = settings.scope.scope.clone();
     log_start(&settings, &scope);
@@ -156,7 +171,11 @@ async fn start(
         .with_connections(Some(settings.options.connections().clone()))
         .with_program_metrics(Some(ProgramMetrics::new(move || {
             let shared = shared.as_deref().map(usage::text).unwrap_or_default();
-            process_metrics::text() + &log.text() + &RELOADS.text() + &shared
+            process_metrics::text()
+                + &log.text()
+                + &access_log_counts.text()
+                + &RELOADS.text()
+                + &shared
         })));
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
     let feed = feed.with_hold(settings.hold.clone(), frontend.fleet());
@@ -329,11 +348,14 @@ async fn listen(
 
 /// From now on SIGHUP asks for what can change to be read again, and never ends the process. Files of
 /// keys hear it themselves.
-fn heed_hang_up() -> std::io::Result<()> {
+fn heed_hang_up(access_log: Option<Reopening>) -> std::io::Result<()> {
     let mut hang_up = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
             info!("SIGHUP: what can change is read again");
+            if let Some(file) = &access_log {
+                file.ask();
+            }
         }
     });
     Ok(())

@@ -23,7 +23,7 @@ use crate::settings::scoped::{Scoped, split};
 use crate::settings::static_worker::StaticWorker;
 use crate::settings::store::{self, Etcd, Store};
 use crate::settings::table::{
-    self, Balancing, KEYS_SECTION, Keys, Limits, Listening, Usage, Workers,
+    self, Access, Balancing, KEYS_SECTION, Keys, Limits, Listening, Usage, Workers,
 };
 use crate::settings::value::Mebibytes;
 use crate::settings::{authorities, pair, strangers, url};
@@ -62,6 +62,8 @@ pub(crate) struct FrontendSettings {
     pub(crate) usage_group: Option<UsageGroup>,
     /// Where what the store said is kept.
     pub(crate) state_file: Option<PathBuf>,
+    /// Where each request leaves a line; `-` is stdout.
+    pub(crate) access_log: Option<PathBuf>,
     pub(crate) config: FrontendConfig,
     pub(crate) options: ServeOptions,
 }
@@ -190,6 +192,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         workers: static_workers(workers.worker_url),
         hold: Hold::new().with_longest(workers.hold.0).with_unproven(*workers.hold_unproven),
         state_file: workers.state_file.take(),
+        access_log: Access::read(given)?.access_log.take(),
         config,
         options,
     })
@@ -262,6 +265,7 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
         .with_connect_timeout(limits.connect_timeout.0)
         .with_first_byte_timeout(limits.first_byte_timeout.0)
         .with_idle_stream_timeout(limits.stream_idle_timeout.0)
+        .with_sse_keepalive(limits.sse_keepalive.map(|silence| silence.0))
 }
 
 fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
@@ -271,6 +275,8 @@ fn options(listening: &Listening, limits: &Limits) -> ServeOptions {
         .with_max_headers(limits.http_header_count.get())
         .with_keep_alive_timeout(limits.http_keep_alive.0)
         .with_write_stall_timeout(limits.http_write_stall_timeout.0)
+        // A client that is gone acknowledges no comment.
+        .with_ack_timeout(limits.sse_keepalive.map(|_| limits.http_write_stall_timeout.0))
         .with_max_streams(limits.http2_streams.get())
         .with_max_connections(*limits.max_connections)
         .with_max_connections_per_ip(*limits.max_connections_per_ip)
@@ -426,6 +432,7 @@ mod tests {
                 ["--connect-timeout", "0.5"],
                 ["--first-byte-timeout", "6"],
                 ["--stream-idle-timeout", "7"],
+                ["--sse-keepalive", "15s"],
                 ["--drain-grace", "8"],
                 ["--drain-timeout", "0"],
             ]
@@ -440,6 +447,8 @@ mod tests {
         assert_eq!(*config.connect_timeout(), seconds(0.5));
         assert_eq!(*config.first_byte_timeout(), seconds(6.0));
         assert_eq!(*config.idle_stream_timeout(), seconds(7.0));
+        assert_eq!(*config.sse_keepalive(), Some(seconds(15.0)));
+        assert_eq!(*options.ack_timeout(), Some(seconds(3.0)));
         assert_eq!((*options.max_header_bytes(), *options.max_headers()), (16 << 10, 7));
         assert_eq!(*options.header_timeout(), seconds(1.0));
         assert_eq!(*options.write_stall_timeout(), seconds(3.0));

@@ -2,7 +2,7 @@
 
 mod filter;
 mod limits;
-mod queue;
+mod lines;
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -18,13 +18,13 @@ use crate::settings::table::Logs;
 use crate::settings::value::YesNo;
 use filter::Asked;
 use limits::Limits;
-use queue::Queue;
+use lines::Lines;
 
 /// The logs of a program. Dropped, they are written to their end, as far as stderr takes them.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Logging {
-    queue: Queue,
+    lines: Lines,
     limits: Limits,
     filter: Filter,
 }
@@ -61,26 +61,26 @@ fn complain(complaints: Vec<String>) {
 pub(crate) fn start(log: &Value<String>, YesNo(json): YesNo) -> Result<Logging, Failure> {
     let Asked { filter, complaints } = filter::read(log)?;
     let limits = Limits::default();
-    let queue = {
+    let lines = {
         let limits = limits.clone();
-        Queue::start(std::io::stderr(), move || limits.report(false))
+        Lines::start(std::io::stderr(), move || limits.report(false))
     };
-    let queue = queue.context("cannot start logging").map_err(Failure::Running)?;
+    let lines = lines.context("cannot start logging").map_err(Failure::Running)?;
     // A line that cannot be written is lost, and nothing else is.
-    let lines = fmt::layer().log_internal_errors(false).with_writer(queue.clone());
+    let layer = fmt::layer().log_internal_errors(false).with_writer(lines.clone());
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter).with(limits.clone());
     let started = if json {
-        registry.with(lines.json().flatten_event(true)).try_init()
+        registry.with(layer.json().flatten_event(true)).try_init()
     } else if std::io::stderr().is_terminal() {
         // The layer knows the usual variable against colours.
-        registry.with(lines).try_init()
+        registry.with(layer).try_init()
     } else {
-        registry.with(lines.with_ansi(false)).try_init()
+        registry.with(layer.with_ansi(false)).try_init()
     };
     started.context("cannot start logging").map_err(Failure::Running)?;
     complain(complaints);
-    Ok(Logging { queue, limits, filter: Filter(handle) })
+    Ok(Logging { lines, limits, filter: Filter(handle) })
 }
 
 impl Logging {
@@ -92,30 +92,30 @@ impl Logging {
 
 /// Writes the last line of a program to stderr, where that takes it in time.
 pub(crate) fn last_line(line: &str) {
-    if let Ok(mut queue) = Queue::start(std::io::stderr(), || {}) {
-        let _ = queue.write_all(format!("{line}\n").as_bytes());
-        queue.wait();
+    if let Ok(mut lines) = Lines::start(std::io::stderr(), || {}) {
+        let _ = lines.write_all(format!("{line}\n").as_bytes());
+        lines.wait();
     }
 }
 
 /// How the log does, in Prometheus' text format. A clone is about the same log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogMetrics {
-    queue: Queue,
+    lines: Lines,
     limits: Limits,
 }
 
 impl Logging {
     /// The metrics of this log.
     pub(crate) fn metrics(&self) -> LogMetrics {
-        LogMetrics { queue: self.queue.clone(), limits: self.limits.clone() }
+        LogMetrics { lines: self.lines.clone(), limits: self.limits.clone() }
     }
 }
 
 impl LogMetrics {
     /// The metrics as they are now.
     pub(crate) fn text(&self) -> String {
-        let (waiting, most, dropped) = self.queue.counts();
+        let (waiting, most, dropped) = self.lines.counts();
         let mut text = String::new();
         for (name, kind, help, value) in [
             ("log_queue_lines", "gauge", "Log lines that wait for stderr", waiting as u64),
@@ -143,7 +143,7 @@ impl LogMetrics {
 impl Drop for Logging {
     fn drop(&mut self) {
         self.limits.report(true);
-        self.queue.report();
-        self.queue.wait();
+        self.lines.report();
+        self.lines.wait();
     }
 }

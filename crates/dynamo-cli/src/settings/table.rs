@@ -84,6 +84,7 @@ pub(crate) const FRONTEND: Program = Program {
         Counted::GROUP,
         Limits::GROUP,
         Logs::GROUP,
+        Access::GROUP,
         Config::GROUP,
     ],
     operand: None,
@@ -435,6 +436,13 @@ settings! {
         etcd_client_key: Option<PathBuf> = flag("FILE").or("ETCD_AUTH_CLIENT_KEY");
     }
 
+    Access "Access log" {
+        /// A file for a line of JSON about each request, or `-` for stdout. A line that finds the disk
+        /// full, or its reader too slow, is lost and counted. SIGHUP has the file opened again. By
+        /// default there is none
+        access_log: Option<PathBuf> = flag("FILE").or("DYN_ACCESS_LOG");
+    }
+
     Usage "Usage" {
         /// Whether the tokens of answers are counted: `observe` reads what engines tell, `ask` also asks
         /// engines that accept it to tell the usage of streamed chats and completions, and takes it out
@@ -483,6 +491,9 @@ settings! {
         first_byte_timeout: Timeout = flag("SECONDS").default("600");
         /// How long a worker's answer may stand still
         stream_idle_timeout: Timeout = flag("SECONDS").default("300");
+        /// After how long without a byte an event stream gets a comment, so that proxies and clients
+        /// do not take it for dead; it is no sign of life of the worker. By default it gets none
+        sse_keepalive: Option<Timeout> = flag("SECONDS").or("DYN_SSE_KEEPALIVE");
     }
 
     Identity "Identity" {

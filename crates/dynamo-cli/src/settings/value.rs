@@ -223,7 +223,7 @@ fn expected<T>(what: impl Into<String>) -> Result<T, Expected> {
     Err(Expected(what.into()))
 }
 
-/// A span in seconds, whole or not; zero is allowed.
+/// A span in seconds, whole or not, such as `30`, `0.5` or `15s`; zero is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seconds(pub(crate) Duration);
 
@@ -232,7 +232,9 @@ impl FromStr for Seconds {
 
     fn from_str(text: &str) -> Result<Self, Expected> {
         const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-        text.parse()
+        let number = text.strip_suffix('s').unwrap_or(text);
+        number
+            .parse()
             .ok()
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             .filter(|span| *span <= LONGEST)
@@ -371,7 +373,8 @@ mod tests {
         assert_eq!("30".parse(), Ok(Seconds(Duration::from_secs(30))));
         assert_eq!("0.5".parse(), Ok(Seconds(Duration::from_millis(500))));
         assert_eq!("0".parse(), Ok(Seconds(Duration::ZERO)));
-        for text in ["", "-1", "inf", "nan", "1e300", "30s", "31536001", " "] {
+        assert_eq!("15s".parse(), Ok(Seconds(Duration::from_secs(15))));
+        for text in ["", "-1", "inf", "nan", "1e300", "s", "30ss", "30 s", "30m", "31536001", " "] {
             assert!(text.parse::<Seconds>().is_err(), "{text:?}");
         }
         assert!("0".parse::<Timeout>().is_err());

@@ -31,6 +31,11 @@ impl Caller {
         self.0.as_ref().map(|tenant| &tenant.lens)
     }
 
+    /// The name of the key, where a key is required.
+    pub(crate) fn key(&self) -> Option<&Arc<str>> {
+        self.0.as_ref().map(|tenant| tenant.name.shared())
+    }
+
     /// Whether the caller may ask how the worker of a request was chosen.
     pub(crate) fn may_explain(&self) -> bool {
         self.0.as_ref().is_some_and(|tenant| tenant.explain)

@@ -27,6 +27,10 @@ impl KeyName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    pub(super) fn shared(&self) -> &Arc<str> {
+        &self.0
+    }
 }
 
 impl FromStr for KeyName {

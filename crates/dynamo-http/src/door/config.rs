@@ -14,7 +14,7 @@ use crate::alias::Aliases;
 use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of};
-use crate::meter::UsageMode;
+use crate::meter::{AccessLog, UsageMode};
 use crate::serve::Connections;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
@@ -47,6 +47,9 @@ config! {
         first_byte_timeout, with_first_byte_timeout: Duration = Duration::from_secs(600);
         /// How long a worker may send nothing in the middle of an answer. Default 300 s.
         idle_stream_timeout, with_idle_stream_timeout: Duration = Duration::from_secs(300);
+        /// After how long without a byte an event stream gets a comment, between two events, so that
+        /// proxies and clients do not take it for dead. Default none.
+        sse_keepalive, with_sse_keepalive: Option<Duration> = None;
         /// The key that workers get in place of the client's `Authorization`. Default none.
         worker_key, with_worker_key: WorkerKey = WorkerKey::default();
         /// The networks in which workers may be. The address to which a name resolves decides.
@@ -103,6 +106,8 @@ config! {
         /// Whether answers are read for the tokens that they used. Default
         /// [`Observe`](UsageMode::Observe).
         usage, with_usage: UsageMode = UsageMode::default();
+        /// What is told of each request that has ended. Default nothing, and then nothing is collected.
+        access_log, with_access_log: Option<AccessLog> = None;
         /// What the admin port's `/metrics` shows beside the front door's own. Default nothing.
         program_metrics, with_program_metrics: Option<ProgramMetrics> = None;
         /// Names that clients ask for, and the models that answer them. Default none.

@@ -190,8 +190,10 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
         via: Via::new(),
         affinity_header: config.affinity_header.clone(),
         idle_stream: config.idle_stream_timeout,
+        sse_keepalive: config.sse_keepalive,
         usage: config.usage,
         aliases: config.aliases.clone(),
+        access_log: config.access_log.clone(),
     }
 }
 

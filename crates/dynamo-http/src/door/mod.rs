@@ -4,6 +4,7 @@ mod config;
 mod frontend;
 mod guard;
 mod key_metrics;
+mod logged;
 mod metrics;
 mod page;
 mod pages;

@@ -13,9 +13,11 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body;
 use tower_service::Service;
 
+use super::logged::Logged;
 use super::state::State;
 use crate::access::{Caller, admit};
 use crate::error::{ApiError, ErrorShape};
+use crate::meter::AccessLog;
 use crate::route::Route;
 
 /// A front door for [`serve`](crate::serve), or for any other server that takes a tower service.
@@ -55,6 +57,16 @@ fn answered(to: &Method, mut response: Response) -> Ready<Result<Response, Infal
     ready(Ok(response))
 }
 
+/// The answer to a request that goes no further.
+fn refuse<B>(log: Option<&AccessLog>, request: &Request<B>, refused: ApiError) -> Response {
+    let (logged, code) = (Logged::of(log, request), refused.shared_code());
+    let response = refused.into_response();
+    if let Some(logged) = logged {
+        logged.answered(&response, code);
+    }
+    response
+}
+
 impl<B> Service<Request<B>> for FrontendService
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -69,10 +81,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let log = self.door.state.proxy.access_log.as_ref();
         if let Some(keys) = &self.door.state.keys
             && let Err(refused) = admit(keys, &mut request)
         {
-            return Box::pin(answered(request.method(), refused.into_response()));
+            return Box::pin(answered(request.method(), refuse(log, &request, refused)));
         }
         match Route::at(request.uri().path()) {
             Some(route) if request.method() == Method::POST => {
@@ -82,21 +95,28 @@ where
             }
             Some(route) => {
                 let refused = method_not_allowed().with_shape(route.error_shape());
-                let mut response = refused.into_response();
+                let mut response = refuse(log, &request, refused);
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
                 let caller = Caller::of(request.extensions());
                 caller.tell_limits(response.headers_mut(), route.error_shape());
                 Box::pin(answered(request.method(), response))
             }
-            None if self.door.state.keys.is_none() => {
-                Box::pin(self.door.router.clone().call(request))
-            }
             None => {
-                let caller = Caller::of(request.extensions());
+                let logged = Logged::of(log, &request);
+                let has_keys = self.door.state.keys.is_some();
+                let caller = has_keys.then(|| Caller::of(request.extensions()));
                 let answer = self.door.router.clone().call(request);
+                if logged.is_none() && caller.is_none() {
+                    return Box::pin(answer);
+                }
                 Box::pin(async move {
                     let mut response = answer.await?;
-                    caller.tell_limits(response.headers_mut(), ErrorShape::OpenAi);
+                    if let Some(caller) = caller {
+                        caller.tell_limits(response.headers_mut(), ErrorShape::OpenAi);
+                    }
+                    if let Some(logged) = logged {
+                        logged.answered(&response, None);
+                    }
                     Ok(response)
                 })
             }

@@ -62,6 +62,7 @@ struct Named {
 /// the namespace of the first of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
+    pub(crate) namespace: Namespace,
     /// The tokens of the entry's namespace.
     pub(crate) tokens: Arc<NamespaceSeries>,
     /// The optional fields that all of the entries accept.
@@ -119,7 +120,7 @@ impl Targets {
         lasting: Arc<Lasting>,
         metrics: &Metrics,
     ) -> Self {
-        let mut named: Vec<(Arc<Upstream>, Arc<NamespaceSeries>, Vec<Named>)> =
+        let mut named: Vec<(Arc<Upstream>, Origin, Vec<Named>)> =
             Vec::with_capacity(model.instances().len());
         let mut places = HashMap::with_capacity(model.instances().len());
         let counts =
@@ -131,7 +132,9 @@ impl Targets {
             let servers = tenants.servers_of(namespace);
             let place = *places.entry((std::ptr::from_ref(servers), url)).or_insert_with(|| {
                 let tokens = metrics.namespace(&lasting.series, namespace.as_str());
-                named.push((servers.at(url), tokens, Vec::new()));
+                let (namespace, accepts) = (namespace.clone(), Accepts::default());
+                let origin = Origin { namespace, tokens, accepts };
+                named.push((servers.at(url), origin, Vec::new()));
                 named.len() - 1
             });
             let (upstream, _, entries) = &mut named[place];
@@ -139,10 +142,11 @@ impl Targets {
         }
         let targets = named
             .into_iter()
-            .map(|(upstream, tokens, entries)| {
+            .map(|(upstream, origin, entries)| {
                 let all = entries.iter().map(|one| one.accepts);
                 let accepts = all.reduce(Accepts::intersection).unwrap_or_default();
-                Target { upstream, entries: entries.into(), origin: Origin { tokens, accepts } }
+                let origin = Origin { accepts, ..origin };
+                Target { upstream, entries: entries.into(), origin }
             })
             .collect();
         Self { name: model.shared_name().clone(), generation: model.generation(), targets, lasting }

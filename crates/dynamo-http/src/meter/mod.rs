@@ -1,5 +1,6 @@
 //! Metrics: the series of one frontend, and the record of one request.
 
+mod access_log;
 mod labels;
 mod mode;
 mod names;
@@ -9,6 +10,8 @@ mod totals;
 mod usage;
 mod worker;
 
+pub(crate) use self::access_log::cut;
+pub use self::access_log::{AccessEnd, AccessLog, AccessRecord, TraceId};
 pub use self::mode::{UnknownUsageMode, UsageMode};
 pub(crate) use self::names::{opts, valid};
 pub(crate) use self::record::{Form, Record};

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dynamo_discovery::WorkerUrl;
+use dynamo_namespace::Namespace;
 use http::StatusCode;
 
+use super::access_log::{AccessEnd, AccessLog, AccessRecord};
 use super::series::{Knowledge, Metrics, ModelSeries, NamespaceSeries, RouteMeter};
 use super::usage::{Spent, Usage};
 use super::worker::{Ending, WorkerSeries};
+use crate::error::ApiError;
 use crate::route::Route;
 
 /// One request, from its head to the end of its answer. The request is counted when the record is
@@ -26,6 +30,8 @@ pub(crate) struct Record {
     answer: Option<Answer>,
     /// How many events of the answer were too long to be read.
     unread: u64,
+    /// What the access log is told at the end, where there is one.
+    log: Option<(AccessLog, Box<AccessRecord>)>,
 }
 
 #[derive(Clone, Copy)]
@@ -86,6 +92,83 @@ impl Record {
             worker: None,
             answer: None,
             unread: 0,
+            log: None,
+        }
+    }
+
+    /// Tells this access log of the request, when it has ended.
+    pub(crate) fn logs(&mut self, log: &AccessLog, request: Box<AccessRecord>) {
+        self.log = Some((log.clone(), request));
+    }
+
+    /// What the access log is told, where there is one.
+    fn logged(&mut self) -> Option<&mut AccessRecord> {
+        self.log.as_mut().map(|(_, record)| &mut **record)
+    }
+
+    /// Notes the bytes of the request's body.
+    pub(crate) fn received(&mut self, bytes: usize) {
+        if let Some(logged) = self.logged() {
+            logged.bytes_in = bytes as u64;
+        }
+    }
+
+    /// Notes the name of the model that the client asks for. `known` is the same name where there is
+    /// such a model.
+    pub(crate) fn asks(&mut self, name: &str, known: Option<&Arc<str>>, stream: bool) {
+        if let Some(logged) = self.logged() {
+            logged.asks(name, known);
+            logged.stream = stream;
+        }
+    }
+
+    /// Notes that the request waited for a place at a worker.
+    pub(crate) fn queued(&mut self, time: Duration) {
+        if let Some(logged) = self.logged() {
+            logged.queued += time;
+        }
+    }
+
+    /// Notes that the request is sent to a worker, by its URL and namespace.
+    pub(crate) fn sends<'a>(
+        &mut self,
+        to: impl FnOnce() -> (&'a WorkerUrl, Option<&'a Namespace>),
+    ) {
+        if let Some(logged) = self.logged() {
+            logged.attempts = logged.attempts.saturating_add(1);
+            let (worker, namespace) = to();
+            logged.worker = Some(worker.clone());
+            logged.namespace = namespace.cloned();
+        }
+    }
+
+    /// Notes which model answers, and which worker, where that is not the one that was tried last.
+    pub(crate) fn served(
+        &mut self,
+        model: &Arc<str>,
+        other: Option<(&WorkerUrl, Option<&Namespace>)>,
+    ) {
+        if let Some(logged) = self.logged() {
+            logged.model_served = Some(model.clone());
+            if let Some((worker, namespace)) = other {
+                logged.worker = Some(worker.clone());
+                logged.namespace = namespace.cloned();
+            }
+        }
+    }
+
+    /// Notes bytes of the answer's body that go to the client.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        if let Some(logged) = self.logged() {
+            logged.bytes_out += bytes as u64;
+        }
+    }
+
+    /// Notes an error of our own as the answer.
+    pub(crate) fn refused(&mut self, error: &ApiError) {
+        self.answered(error.status());
+        if let Some(logged) = self.logged() {
+            logged.error = error.shared_code();
         }
     }
 
@@ -218,11 +301,15 @@ impl Record {
         }
     }
 
-    fn first_token(&self, at: Instant) {
+    fn first_token(&mut self, at: Instant) {
+        let began = self.began;
+        if let Some(logged) = self.logged() {
+            logged.first_token = Some(at - began);
+        }
         if self.answer.as_ref().is_none_or(|answer| answer.namespace.is_none()) {
             return;
         }
-        let seconds = (at - self.began).as_secs_f64();
+        let seconds = (at - began).as_secs_f64();
         self.series().tokens(self.route).first_token.observe(seconds);
         if let Some(worker) = &self.worker {
             worker.first_token(seconds);
@@ -311,7 +398,8 @@ impl Drop for Record {
         } else {
             counter().inc();
         }
-        meter.duration.observe(self.began.elapsed().as_secs_f64());
+        let total = self.began.elapsed();
+        meter.duration.observe(total.as_secs_f64());
         if let Some(worker) = &self.worker {
             worker.ended(match self.outcome {
                 Outcome::Answered(status) => Ending::of(status),
@@ -327,6 +415,19 @@ impl Drop for Record {
         }
         if self.model.is_some() {
             meter.inflight.dec();
+        }
+        if let Some((log, mut logged)) = self.log.take() {
+            let tokens = self.tokens();
+            logged.used(tokens.usage, tokens.estimated);
+            logged.largest_gap = self.answer.as_ref().map_or(Duration::ZERO, |answer| answer.gap);
+            logged.total = total;
+            (logged.status, logged.end) = match self.outcome {
+                Outcome::Answered(status) => (Some(status), AccessEnd::Complete),
+                Outcome::Broken(status) => (Some(status), AccessEnd::Cut),
+                Outcome::Begun(status) => (Some(status), AccessEnd::ClientGone),
+                Outcome::Left => (None, AccessEnd::ClientGone),
+            };
+            log.take(logged);
         }
     }
 }

@@ -120,7 +120,7 @@ impl Forwarder {
                 edits_answer: naming.rename.is_some(),
                 ..received.ask(lookup, path.as_ref())
             };
-            let judged = match self.forward_again(targets, &ask, &mut sends).await {
+            let judged = match self.forward_again(targets, &ask, &mut sends, record).await {
                 Ok(answered) if left.peek().is_none() => Judged::Final(answered),
                 Ok(answered) => Box::pin(self.judge(&way.alias, answered, &mut sends)).await,
                 Err(error) => {

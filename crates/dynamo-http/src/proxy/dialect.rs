@@ -112,13 +112,15 @@ impl EventStream {
         self.ended != Some(false)
     }
 
+    /// Whether what passed ends with a whole event. Only there something can be put into the stream.
+    pub(crate) fn is_between_events(&self) -> bool {
+        const ENDS: [&[u8]; 3] = [b"\n\n", b"\r\n\r\n", b"\r\r"];
+        self.tail.is_empty() || ENDS.iter().any(|end| self.tail.ends_with(end))
+    }
+
     /// The event that tells of a break. `None` where the route has none, and in the middle of an event.
     pub(crate) fn broken(&self, error: &ApiError) -> Option<Bytes> {
-        let at_boundary = self.tail.is_empty()
-            || [b"\n\n".as_slice(), b"\r\n\r\n", b"\r\r"]
-                .iter()
-                .any(|end| self.tail.ends_with(end));
-        if !at_boundary {
+        if !self.is_between_events() {
             return None;
         }
         let event = match self.dialect {

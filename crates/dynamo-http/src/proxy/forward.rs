@@ -26,7 +26,7 @@ use crate::fleet::{
     ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Origin, Out, Place, Targets,
     Upstream, Wait,
 };
-use crate::meter::{Ending, Metrics, ModelSeries};
+use crate::meter::{Ending, Metrics, ModelSeries, Record};
 use crate::route::Route;
 
 /// Sends requests to servers.
@@ -84,15 +84,18 @@ impl Ask<'_> {
 
 /// A request that waits for a place. How long it has waited is noted when it is dropped, also where the
 /// client has left.
-struct Waiting {
+struct Waiting<'a> {
     series: Arc<ModelSeries>,
     route: Route,
     since: Instant,
+    record: &'a mut Record,
 }
 
-impl Drop for Waiting {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.series.queued(self.route, self.since.elapsed().as_secs_f64());
+        let waited = self.since.elapsed();
+        self.series.queued(self.route, waited.as_secs_f64());
+        self.record.queued(waited);
     }
 }
 
@@ -155,9 +158,10 @@ impl Forwarder {
         &self,
         targets: Arc<Targets>,
         ask: &Ask<'_>,
+        record: &mut Record,
     ) -> Result<Answered, ApiError> {
         self.resends.budget.deposit();
-        self.forward_again(targets, ask, &mut Sends::default()).await
+        self.forward_again(targets, ask, &mut Sends::default(), record).await
     }
 
     /// The same for a request that may have been sent before.
@@ -166,6 +170,7 @@ impl Forwarder {
         mut targets: Arc<Targets>,
         ask: &Ask<'_>,
         sends: &mut Sends,
+        record: &mut Record,
     ) -> Result<Answered, ApiError> {
         targets.note_use();
         let mut tried: Vec<Arc<Upstream>> = Vec::new();
@@ -193,7 +198,8 @@ impl Forwarder {
                     Pick::Full if refused.is_some() => break,
                     // Boxed, so that the state of this rare wait is not part of every request.
                     Pick::Full => {
-                        (Box::pin(self.wait(&mut targets, ask, &tried)).await?, Some(MAX_IDLE))
+                        let waits = self.wait(&mut targets, ask, &tried, record);
+                        (Box::pin(waits).await?, Some(MAX_IDLE))
                     }
                 },
             };
@@ -205,6 +211,10 @@ impl Forwarder {
                 Elsewhere { fleet, upstream, targets: &targets, kind, budget, reservation };
             let wait = Wait { limit: self.first_byte, judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
+            record.sends(|| {
+                let origin = targets.origin(upstream);
+                (&upstream.url, origin.map(|origin| &origin.namespace))
+            });
             let attempt = self.attempt(upstream, &targets, ask, id, max_idle, wait).await;
             if let Some(reservation) = reservation {
                 reservation.under_way(false);
@@ -310,13 +320,14 @@ impl Forwarder {
         targets: &mut Arc<Targets>,
         ask: &Ask<'_>,
         tried: &[Arc<Upstream>],
+        record: &mut Record,
     ) -> Result<Place, ApiError> {
         let Some(limit) = self.balancer.limit else {
             return Err(no_instances(targets, &ask.lookup));
         };
         let queued = Queued::join(targets, self.metrics.queued(), self.queue)?;
         let series = targets.series().clone();
-        let _waiting = Waiting { series, route: ask.lookup.route, since: Instant::now() };
+        let _waiting = Waiting { series, route: ask.lookup.route, since: Instant::now(), record };
         loop {
             let untried =
                 |one: &&Arc<Upstream>| !tried.iter().any(|other| Arc::ptr_eq(*one, other));

@@ -100,10 +100,15 @@ pub(crate) enum RequestId {
 impl RequestId {
     /// The id that the client gave, if it is fit for a log; else a new one.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let given = headers.get(X_REQUEST_ID).filter(|id| {
-            (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-        });
+        let given = Self::given(headers);
         given.map_or_else(|| Self::Own(new_request_id()), |id| Self::Given(id.clone()))
+    }
+
+    /// The id that the client gave, if it is fit for a log.
+    pub(crate) fn given(headers: &HeaderMap) -> Option<&HeaderValue> {
+        headers.get(X_REQUEST_ID).filter(|id| {
+            (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        })
     }
 
     pub(crate) fn value(&self) -> &HeaderValue {

@@ -11,6 +11,7 @@ mod forward;
 mod headers;
 mod include_usage;
 mod json;
+mod keep_alive;
 mod lookup;
 mod naming;
 mod outline;
@@ -29,6 +30,7 @@ mod unpack;
 mod usage;
 mod via;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::response::{IntoResponse as _, Response};
@@ -47,7 +49,9 @@ use self::edit::Edits;
 use self::estimate::Output;
 pub(crate) use self::forward::Forwarder;
 use self::forward::{Answered, Ask};
-use self::headers::{Media, RequestId, X_REQUEST_ID};
+pub(crate) use self::headers::RequestId;
+use self::headers::{Media, X_REQUEST_ID};
+use self::keep_alive::KeepAlive;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
 use self::peek::Peeked;
@@ -63,7 +67,7 @@ use crate::alias::{Aliases, Offer};
 use crate::balance::RouterMode;
 use crate::error::ApiError;
 use crate::fleet::Patience;
-use crate::meter::{Record, UsageMode};
+use crate::meter::{AccessLog, AccessRecord, Record, UsageMode};
 use crate::placement::Path;
 use crate::route::Route;
 use crate::view::Lens;
@@ -89,8 +93,11 @@ pub(crate) struct Proxy {
     pub(crate) via: Via,
     pub(crate) affinity_header: HeaderName,
     pub(crate) idle_stream: Duration,
+    /// How long an event stream may be silent before it gets a comment.
+    pub(crate) sse_keepalive: Option<Duration>,
     pub(crate) usage: UsageMode,
     pub(crate) aliases: Aliases,
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 impl Proxy {
@@ -107,6 +114,14 @@ impl Proxy {
         let id = RequestId::of(&head.headers);
         let mut record = Record::begin(&self.forwarder.metrics, route);
         let caller = Caller::of(&head.extensions);
+        if let Some(log) = &self.access_log {
+            let path = Cow::Borrowed(route.path());
+            let mut logged =
+                AccessRecord::of_head(&head.method, path, &head.headers, &head.extensions);
+            logged.request_id = id.value().to_str().ok().map(Into::into);
+            logged.key = caller.key().cloned();
+            record.logs(log, logged);
+        }
         let asks = |value: &HeaderValue| value == "1";
         let explains = caller.may_explain() && head.headers.get(X_DYNAMO_EXPLAIN).is_some_and(asks);
         // A request in a loop counts against nobody's limits.
@@ -124,11 +139,13 @@ impl Proxy {
             }
             Ok((Answered::Refused(refusal), _permit)) => {
                 record.answered(refusal.status());
+                let Served { model, worker } = &refusal.served;
+                record.served(model, Some((&worker.url, refusal.namespace.as_ref())));
                 debug!(request_id = ?id.value(), path = route.path(), status = refusal.status().as_u16(), "all refuse");
-                refusal.into_response()
+                sent(refusal.into_response(), &mut record)
             }
             Err(error) => {
-                record.answered(error.status());
+                record.refused(&error);
                 debug!(request_id = ?id.value(), path = route.path(), status = error.status().as_u16(), "refused");
                 let is_encoding = coding::is_refusal(&error);
                 let mut response = error.with_shape(route.error_shape()).into_response();
@@ -136,7 +153,7 @@ impl Proxy {
                     let accepted = HeaderValue::from_static(coding::ACCEPTED);
                     response.headers_mut().insert(header::ACCEPT_ENCODING, accepted);
                 }
-                response
+                sent(response, &mut record)
             }
         };
         caller.tell_limits(response.headers_mut(), route.error_shape());
@@ -164,6 +181,7 @@ impl Proxy {
         check_content_type(&head.headers)?;
         let coding = Coding::of(&head.headers)?;
         let body = self.limits.read(body).await?;
+        record.received(body.bytes.len());
         let body = match coding {
             None => body,
             // Boxed, so that its state is not part of every request.
@@ -182,7 +200,11 @@ impl Proxy {
             None => None,
             Some(table) => {
                 let session = || self.session(&head.headers, &asked);
-                Way::find(table, lens, &asked.model, route, session)?
+                let way = Way::find(table, lens, &asked.model, route, session);
+                if !matches!(way, Ok(None)) {
+                    record.asks(&asked.model, None, asked.stream);
+                }
+                way?
             }
         };
         let mut headers = std::mem::take(&mut head.headers);
@@ -221,12 +243,15 @@ impl Proxy {
         match way {
             None => {
                 let lookup = received.lookup(None);
-                let targets = lookup.find()?;
+                let found = lookup.find();
+                let known = found.as_ref().ok().map(|targets| targets.shared_name());
+                record.asks(&asked.model, known, asked.stream);
+                let targets = found?;
                 record.is_for(targets.series().clone(), asked.stream);
                 let path = received.path(&targets);
                 let reservation = reserve(path.as_ref())?;
                 let ask = Ask { reservation, ..received.ask(lookup, path.as_ref()) };
-                self.forwarder.forward(targets, &ask).await
+                self.forwarder.forward(targets, &ask, record).await
             }
             // Boxed, so that its state is not part of every request.
             Some(way) => {
@@ -286,6 +311,7 @@ impl Proxy {
         let (mut parts, incoming) = response.into_parts();
         let worker = self.forwarder.fleet.series(place.upstream()).clone();
         record.begun(parts.status, worker);
+        record.served(&model, None);
         if !parts.status.is_success() {
             place.fails();
         }
@@ -311,6 +337,7 @@ impl Proxy {
             headers::pass_events(&mut parts.headers);
         }
         let follows = is_stream && may_put_in(&parts.headers);
+        let silence = self.sse_keepalive.filter(|_| follows);
         let events = follows.then(|| EventStream::new(route, !chunked));
         let rename = naming.as_ref().and_then(|naming| naming.rename.clone());
         let series = origin.map(|origin| origin.tokens).filter(|_| self.usage != UsageMode::Off);
@@ -336,6 +363,7 @@ impl Proxy {
             answer: Answer::new(incoming, connection, place),
             reading,
             events,
+            keep_alive: silence.map(|silence| Box::new(KeepAlive::new(silence))),
             shape: route.error_shape(),
             record,
             permit,
@@ -347,6 +375,12 @@ impl Proxy {
         };
         Response::from_parts(parts, axum::body::Body::new(passage))
     }
+}
+
+/// Notes the size of a body that is there.
+fn sent(response: Response, record: &mut Record) -> Response {
+    record.sent(response.body().size_hint().lower() as usize);
+    response
 }
 
 /// A body with another name of its model.
@@ -367,7 +401,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Whether an error event can be put into a stream: its bytes are plain and not counted.
+/// Whether something can be put into a stream: its bytes are plain and not counted.
 fn may_put_in(headers: &HeaderMap) -> bool {
     !headers.contains_key(header::CONTENT_ENCODING) && !headers.contains_key(header::CONTENT_LENGTH)
 }

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::answer::Answer;
 use super::dialect::EventStream;
+use super::keep_alive::KeepAlive;
 use super::reading::Reading;
 use crate::access::{Permit, Reservation};
 use crate::error::{ApiError, ErrorShape};
@@ -25,6 +26,8 @@ pub(crate) struct Passage {
     pub(crate) answer: Answer,
     /// The event stream, where an error event can be put into it.
     pub(crate) events: Option<EventStream>,
+    /// Where a silent stream gets comments.
+    pub(crate) keep_alive: Option<Box<KeepAlive>>,
     pub(crate) shape: ErrorShape,
     pub(crate) record: Record,
     /// The request's share of its key's limits, where a key is required.
@@ -71,7 +74,10 @@ impl Passage {
         .with_shape(self.shape);
         self.phase = Phase::Broke;
         match self.events.as_ref().and_then(|events| events.broken(&error)) {
-            Some(event) => Poll::Ready(Some(Ok(Frame::data(event)))),
+            Some(event) => {
+                self.record.sent(event.len());
+                Poll::Ready(Some(Ok(Frame::data(event))))
+            }
             None => self.let_flush(cx),
         }
     }
@@ -140,6 +146,15 @@ impl Passage {
         }
     }
 
+    /// Ready with a comment for a client that has got nothing for long. It is no sign of life of the
+    /// worker.
+    fn poll_comment(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        match (&mut self.keep_alive, &self.events) {
+            (Some(keep_alive), Some(events)) => keep_alive.poll(cx, events.is_between_events()),
+            _ => Poll::Pending,
+        }
+    }
+
     /// Gives hyper's server a turn: it flushes its buffer when a body is pending, and drops the buffer
     /// when a body fails.
     fn let_flush(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
@@ -184,8 +199,14 @@ impl Body for Passage {
                         this.answer.content_came(at);
                     }
                     let Some(frame) = frame else { continue };
-                    if let (Some(events), Some(data)) = (&mut this.events, frame.data_ref()) {
-                        events.pass(data);
+                    if let Some(data) = frame.data_ref() {
+                        this.record.sent(data.len());
+                        if let Some(keep_alive) = &mut this.keep_alive {
+                            keep_alive.passed();
+                        }
+                        if let Some(events) = &mut this.events {
+                            events.pass(data);
+                        }
                     }
                     if this.answer.is_end_stream() {
                         this.ended(at);
@@ -197,6 +218,7 @@ impl Body for Passage {
                     let at = Instant::now();
                     this.note(at);
                     if !rest.is_empty() {
+                        this.record.sent(rest.len());
                         if let Some(events) = &mut this.events {
                             events.pass(&rest);
                         }
@@ -209,9 +231,13 @@ impl Body for Passage {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => return this.break_off(cx, &error),
-                Poll::Pending => {
-                    std::task::ready!(this.patience.poll_over(cx));
+                Poll::Pending if this.patience.poll_over(cx).is_ready() => {
                     return this.break_off(cx, &"it sent nothing for too long");
+                }
+                Poll::Pending => {
+                    let comment = std::task::ready!(this.poll_comment(cx));
+                    this.record.sent(comment.len());
+                    return Poll::Ready(Some(Ok(Frame::data(comment))));
                 }
             }
         }

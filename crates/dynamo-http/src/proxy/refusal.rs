@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::response::Response;
 use bytes::Bytes;
+use dynamo_namespace::Namespace;
 use http::{HeaderMap, StatusCode, header, response};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::time::timeout;
@@ -42,6 +43,8 @@ pub(crate) fn is_full_for(status: StatusCode, headers: &HeaderMap) -> Option<Dur
 
 /// A whole refusal. It is passed on when no other worker takes the request.
 pub(crate) struct Refusal {
+    pub(crate) served: Served,
+    pub(crate) namespace: Option<Namespace>,
     parts: response::Parts,
     body: Bytes,
 }
@@ -49,17 +52,23 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// Reads the rest of an answer. None if it breaks, is too large or takes too long.
     pub(crate) async fn read(head: Head) -> Option<Box<Self>> {
-        let Head { response, model, connection, place, naming, .. } = head;
+        let Head { response, model, connection, place, origin, naming, .. } = head;
         let (mut parts, incoming) = response.into_parts();
         headers::for_client(&mut parts);
         if let Some(naming) = naming {
             naming.tell(&mut parts.headers);
         }
-        parts.extensions.insert(Served { model, worker: Arc::clone(place.upstream()) });
+        let served = Served { model, worker: Arc::clone(place.upstream()) };
+        parts.extensions.insert(served.clone());
         let answer = Answer::new(incoming, connection, place);
         let whole = timeout(PATIENCE, Limited::new(answer, MOST).collect()).await;
         let body = whole.ok()?.ok()?.to_bytes();
-        Some(Box::new(Self { parts, body }))
+        Some(Box::new(Self {
+            served,
+            namespace: origin.map(|origin| origin.namespace),
+            parts,
+            body,
+        }))
     }
 
     /// The same refusal, with what the client is told of the model.

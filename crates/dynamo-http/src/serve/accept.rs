@@ -15,6 +15,7 @@ use super::connection::Accepted;
 use super::drain::Drain;
 use super::options::ServeOptions;
 use super::places::{Full, Places};
+use crate::client_address::ClientAddress;
 use crate::error::ApiError;
 use crate::quiet::Quiet;
 use crate::tcp;
@@ -51,12 +52,17 @@ pub(super) async fn accept<S: Answers>(
                 continue;
             }
         };
-        if let Err(error) = tcp::prepare(&stream) {
+        let prepared = tcp::prepare(&stream).and_then(|()| match options.ack_timeout {
+            Some(within) => tcp::expect_acks(&stream, within),
+            None => Ok(()),
+        });
+        if let Err(error) = prepared {
             // The client has closed it already, which reading from it will tell.
             debug!(%error, "a connection ended before it began");
         }
         let connection = Accepted {
             service: service.clone(),
+            client: options.client_addresses.then(|| ClientAddress(from.ip().to_canonical())),
             options: options.clone(),
             drain: drain.watch(),
             place,

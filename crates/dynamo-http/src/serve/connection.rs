@@ -26,11 +26,14 @@ use super::options::ServeOptions;
 use super::places::Place;
 use super::socket::Socket;
 use super::{http1, http2};
+use crate::client_address::ClientAddress;
 use crate::client_name::ClientName;
 
 /// A connection that was accepted, with what serving it needs.
 pub(super) struct Accepted<S> {
     pub(super) service: S,
+    /// Whose connection it is, where requests are to tell.
+    pub(super) client: Option<ClientAddress>,
     pub(super) options: Arc<ServeOptions>,
     pub(super) drain: DrainWatch,
     pub(super) place: Place,
@@ -90,14 +93,15 @@ impl<S: Answers> Accepted<S> {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { service, options, drain, place, counted } = self;
+        let Self { service, client: address, options, drain, place, counted } = self;
+        let client = Client { name: client, address };
         let io = Timed { io: Joined::new(io), clock: clock.clone() };
         let held = Held { clock, options, _place: place, _counted: counted };
         if http2 {
             held.clock.wait_for_next();
             let (streams, max_headers) = (held.clock.clone(), held.options.max_headers);
             let answer = service_fn(move |request| {
-                http2::answer(&service, &streams, max_headers, named(request, client.as_ref()))
+                http2::answer(&service, &streams, max_headers, client.introduce(request))
             });
             let connection = http2::builder(&held.options).serve_connection(io, answer);
             drive(held, Box::pin(connection), drain).boxed()
@@ -105,7 +109,7 @@ impl<S: Answers> Accepted<S> {
             held.clock.head_comes();
             let (requests, leaving) = (held.clock.clone(), drain.leaving().clone());
             let answer = service_fn(move |request| {
-                http1::answer(&service, &requests, &leaving, named(request, client.as_ref()))
+                http1::answer(&service, &requests, &leaving, client.introduce(request))
             });
             let connection = http1::builder(&held.options).serve_connection(io, answer);
             drive(held, Box::pin(connection), drain).boxed()
@@ -121,12 +125,23 @@ struct Held {
     _counted: Open,
 }
 
-/// A request with the name of its client, where the client has one.
-fn named(mut request: Request<Incoming>, client: Option<&ClientName>) -> Request<Incoming> {
-    if let Some(client) = client {
-        request.extensions_mut().insert(client.clone());
+/// What is known of the client of a connection.
+struct Client {
+    name: Option<ClientName>,
+    address: Option<ClientAddress>,
+}
+
+impl Client {
+    /// A request with what is known of its client.
+    fn introduce(&self, mut request: Request<Incoming>) -> Request<Incoming> {
+        if let Some(name) = &self.name {
+            request.extensions_mut().insert(name.clone());
+        }
+        if let Some(address) = self.address {
+            request.extensions_mut().insert(address);
+        }
+        request
     }
-    request
 }
 
 /// What ends a connection that would go on.

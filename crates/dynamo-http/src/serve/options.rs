@@ -24,6 +24,10 @@ config! {
         keep_alive_timeout, with_keep_alive_timeout: Duration = Duration::from_secs(620);
         /// How long a client may take nothing of its answer. Default 300 s.
         write_stall_timeout, with_write_stall_timeout: Duration = Duration::from_secs(300);
+        /// How long bytes that were sent may stay unacknowledged before the connection counts as
+        /// dead, where the system can tell: on Linux. A client that takes nothing for as long is cut
+        /// as well. Default none, which leaves it to the system; Linux takes some 15 minutes.
+        ack_timeout, with_ack_timeout: Option<Duration> = None;
         /// How many requests a client may have under way on one connection of HTTP/2. Default 200.
         max_streams, with_max_streams: u32 = 200;
         /// How many connections there may be; above, a new one gets 503 and is closed. Default no limit.
@@ -40,6 +44,9 @@ config! {
         drain_timeout, with_drain_timeout: Duration = Duration::from_secs(30);
         /// The threads that serve connections. Default none: the runtime on which [`serve`](crate::serve) is called.
         threads, with_threads: Option<Threads> = None;
+        /// Whether requests carry the [`ClientAddress`](crate::ClientAddress) of their connection among
+        /// their extensions. Default no.
+        client_addresses, with_client_addresses: bool = false;
         #[cfg(feature = "tls")]
         /// What makes connections TLS. Default none.
         tls, with_tls: Option<ServerTls> = None;

@@ -1,0 +1,299 @@
+//! What an access log is told of each request.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dynamo_discovery::WorkerUrl;
+use dynamo_namespace::Namespace;
+use http::{Extensions, HeaderMap, HeaderName, Method, StatusCode};
+
+use super::usage::Usage;
+use crate::client_address::ClientAddress;
+
+/// The W3C's header of a trace.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Where the facts of each ended request go.
+///
+/// Without an access log nothing is collected.
+///
+/// ```
+/// use std::sync::mpsc;
+///
+/// use dynamo_http::{AccessLog, FrontendConfig};
+///
+/// let (sender, ended) = mpsc::sync_channel(1024);
+/// // A full channel loses a record, and does not make a request wait.
+/// let log = AccessLog::new(move |record| drop(sender.try_send(record)));
+/// let config = FrontendConfig::new().with_access_log(Some(log));
+/// # let _ = (config, ended);
+/// ```
+#[derive(Clone, derive_more::Debug)]
+#[debug("AccessLog")]
+pub struct AccessLog {
+    take: Arc<dyn Fn(Box<AccessRecord>) + Send + Sync>,
+}
+
+impl AccessLog {
+    /// A log that hands each record to a function. Threads that serve requests call the function, so
+    /// it must not block.
+    pub fn new(take: impl Fn(Box<AccessRecord>) + Send + Sync + 'static) -> Self {
+        Self { take: Arc::new(take) }
+    }
+
+    pub(crate) fn take(&self, record: Box<AccessRecord>) {
+        (self.take)(record);
+    }
+}
+
+/// The facts of one request that has ended. No text of a prompt or an answer, no query and no key is
+/// among them.
+///
+/// Texts that a client chose are cut at [`LONGEST`](Self::LONGEST) characters, and may hold any
+/// character.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AccessRecord {
+    /// When the head of the request was there.
+    pub began: SystemTime,
+    /// From where the connection comes, where the server tells it.
+    pub client: Option<IpAddr>,
+    /// The id of the request, which the answer carries. `None` for a request that was refused before
+    /// it got one, and gave none.
+    pub request_id: Option<Box<str>>,
+    /// The id of the trace that the client's `traceparent` names.
+    pub trace_id: Option<TraceId>,
+    /// The name of the caller's key.
+    pub key: Option<Arc<str>>,
+    /// The namespace of the server that answered, or that was tried last.
+    pub namespace: Option<Namespace>,
+    /// The name of the model that the client asked for.
+    pub model_asked: Option<Arc<str>>,
+    /// The name of the model that answered.
+    pub model_served: Option<Arc<str>>,
+    /// The method.
+    pub method: Cow<'static, str>,
+    /// The path, without the query.
+    pub path: Cow<'static, str>,
+    /// The server that answered, or that was tried last.
+    pub worker: Option<WorkerUrl>,
+    /// The status that the client was sent. `None` when the client left before.
+    pub status: Option<StatusCode>,
+    /// The `code` of an error of the front door's own.
+    pub error: Option<Cow<'static, str>>,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// The bytes of the request's body, as they came; 0 for a body that was not read to its end.
+    pub bytes_in: u64,
+    /// The bytes of the answer's body that were handed to the connection.
+    pub bytes_out: u64,
+    /// How long the request waited for a place at a server.
+    pub queued: Duration,
+    /// From the head of the request to the first content of the answer. `None` if no content came, or
+    /// the answer was not read.
+    pub first_token: Option<Duration>,
+    /// The longest time between two pieces of an answer with content.
+    pub largest_gap: Duration,
+    /// From the head of the request to the end of its answer.
+    pub total: Duration,
+    /// The tokens of the prompt, with those from a cache.
+    pub input_tokens: Option<u64>,
+    /// The tokens of the prompt that came from a cache.
+    pub cached_tokens: Option<u64>,
+    /// The tokens of the answer.
+    pub output_tokens: Option<u64>,
+    /// Whether `output_tokens` is the number of events with content, since the engine told none.
+    pub is_estimated: bool,
+    /// How often the request was sent to a server, failed connects included.
+    pub attempts: u32,
+    /// How the answer ended.
+    pub end: AccessEnd,
+}
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessEnd {
+    /// The answer was sent in full.
+    Complete,
+    /// The worker failed in the middle of its answer, so the connection was cut.
+    Cut,
+    /// The client left before the answer was complete, or did not take it in time.
+    ClientGone,
+}
+
+impl AccessEnd {
+    /// The name in an access log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Cut => "cut",
+            Self::ClientGone => "client_gone",
+        }
+    }
+}
+
+/// The id of a trace: 32 lowercase hexadecimal digits, not all of them 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceId([u8; 32]);
+
+impl TraceId {
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The id in a `traceparent`, if that is valid (W3C Trace Context, section 3.2).
+    pub fn from_traceparent(value: &[u8]) -> Option<Self> {
+        let is_hex =
+            |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let is_some = |part: &[u8]| part.iter().any(|byte| *byte != b'0');
+        let (known, rest) = value.split_at_checked(55)?;
+        let (version, trace, parent, flags) =
+            (&known[..2], &known[3..35], &known[36..52], &known[53..]);
+        let has_dashes = [2, 35, 52].iter().all(|at| known[*at] == b'-');
+        let may_go_on = rest.is_empty() || (version != b"00" && rest[0] == b'-');
+        let is_valid = has_dashes
+            && may_go_on
+            && version != b"ff"
+            && [version, trace, parent, flags].into_iter().all(is_hex)
+            && is_some(trace)
+            && is_some(parent);
+        is_valid.then(|| trace.try_into().ok().map(Self))?
+    }
+}
+
+impl AccessRecord {
+    /// The most characters of a text that a client chose.
+    pub const LONGEST: usize = 128;
+
+    /// A request of which nothing else is known, and whose client has left. The front door fills in
+    /// what it finds out.
+    pub fn new(
+        began: SystemTime,
+        method: impl Into<Cow<'static, str>>,
+        path: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            began,
+            client: None,
+            request_id: None,
+            trace_id: None,
+            key: None,
+            namespace: None,
+            model_asked: None,
+            model_served: None,
+            method: method.into(),
+            path: path.into(),
+            worker: None,
+            status: None,
+            error: None,
+            stream: false,
+            bytes_in: 0,
+            bytes_out: 0,
+            queued: Duration::ZERO,
+            first_token: None,
+            largest_gap: Duration::ZERO,
+            total: Duration::ZERO,
+            input_tokens: None,
+            cached_tokens: None,
+            output_tokens: None,
+            is_estimated: false,
+            attempts: 0,
+            end: AccessEnd::ClientGone,
+        }
+    }
+
+    /// What the head of a request says.
+    pub(crate) fn of_head(
+        method: &Method,
+        path: Cow<'static, str>,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Box<Self> {
+        let method = match *method {
+            Method::POST => Cow::Borrowed("POST"),
+            Method::GET => Cow::Borrowed("GET"),
+            _ => Cow::Owned(cut(method.as_str()).to_owned()),
+        };
+        let mut parents = headers.get_all(TRACEPARENT).iter();
+        let parent = parents.next().filter(|_| parents.next().is_none());
+        Box::new(Self {
+            client: extensions.get::<ClientAddress>().map(|address| address.0),
+            trace_id: parent.and_then(|value| TraceId::from_traceparent(value.as_bytes())),
+            ..Self::new(SystemTime::now(), method, path)
+        })
+    }
+
+    /// Notes the name that the client asked for. `known` is the same name where there is such a model.
+    pub(super) fn asks(&mut self, name: &str, known: Option<&Arc<str>>) {
+        let cut = cut(name);
+        self.model_asked = Some(match known {
+            Some(known) if **known == *cut => known.clone(),
+            _ => cut.into(),
+        });
+    }
+
+    pub(super) fn used(&mut self, usage: Usage, is_estimated: bool) {
+        self.input_tokens = usage.input;
+        self.cached_tokens = usage.cached;
+        self.output_tokens = usage.output;
+        self.is_estimated = is_estimated;
+    }
+}
+
+/// The first characters of a text that a client chose.
+pub(crate) fn cut(text: &str) -> &str {
+    if text.len() <= AccessRecord::LONGEST {
+        return text;
+    }
+    let end = text.char_indices().nth(AccessRecord::LONGEST);
+    end.map_or(text, |(end, _)| &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_two_characters() {
+        assert_eq!(cut("a"), "a");
+        assert_eq!(cut(&"a".repeat(129)), "a".repeat(128));
+        assert_eq!(cut(&"ü".repeat(128)), "ü".repeat(128));
+        assert_eq!(cut(&"\u{1f600}".repeat(100_000)), "\u{1f600}".repeat(128));
+    }
+
+    #[test]
+    fn a_trace_is_that_of_a_valid_parent() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let of = |value: &str| {
+            TraceId::from_traceparent(value.as_bytes()).map(|id| id.as_str().to_owned())
+        };
+        for valid in [
+            format!("00-{id}-00f067aa0ba902b7-01"),
+            format!("00-{id}-00f067aa0ba902b7-00"),
+            // A version to come may have more parts.
+            format!("cc-{id}-00f067aa0ba902b7-01-more"),
+            format!("cc-{id}-00f067aa0ba902b7-01"),
+        ] {
+            assert_eq!(of(&valid).as_deref(), Some(id), "{valid}");
+        }
+        for invalid in [
+            String::new(),
+            id.to_owned(),
+            format!("00-{id}-00f067aa0ba902b7-0"),
+            format!("00-{id}-00f067aa0ba902b7-01-more"),
+            format!("cc-{id}-00f067aa0ba902b7-01more"),
+            format!("ff-{id}-00f067aa0ba902b7-01"),
+            format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
+            format!("00-{id}-0000000000000000-01"),
+            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            format!("00_{id}-00f067aa0ba902b7-01"),
+            format!("00-{id}-00f067aa0ba902b\n-01"),
+            "\u{1f600}".repeat(20),
+        ] {
+            assert_eq!(of(&invalid), None, "{invalid}");
+        }
+    }
+}
