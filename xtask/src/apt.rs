@@ -1,8 +1,9 @@
 //! Debian packages, unpacked into `target/tools`: no root, no service started, nothing installed.
 
 use std::{
+    collections::BTreeSet,
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -16,7 +17,7 @@ use crate::{process::capture, signals::Interrupted, workspace};
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     path: PathBuf,
-    libraries: Option<PathBuf>,
+    libraries: Option<OsString>,
 }
 
 impl Program {
@@ -36,6 +37,17 @@ impl Program {
         }
         command
     }
+
+    /// Another program of the same package, by its path beside this one.
+    pub(crate) fn beside(&self, path: &str) -> Self {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        Self { path: directory.join(path), libraries: self.libraries.clone() }
+    }
+
+    /// Whether it was unpacked, and not installed.
+    pub(crate) fn is_unpacked(&self) -> bool {
+        self.libraries.is_some()
+    }
 }
 
 /// The program of the machine, else the one that an earlier call has unpacked.
@@ -49,7 +61,7 @@ pub(crate) fn find(name: &str, package: &str) -> Result<Option<Program>> {
     }
     let root = workspace::tools()?.join(package);
     let unpacked = ["usr/bin", "usr/sbin"].map(|dir| root.join(dir).join(name));
-    let libraries = library_directory(&root);
+    let libraries = library_directories(&root);
     Ok(unpacked.into_iter().find(|path| path.is_file()).map(|path| Program { path, libraries }))
 }
 
@@ -115,9 +127,21 @@ fn apt() -> Command {
     command
 }
 
-/// Debian keeps libraries in `usr/lib/<architecture triplet>`.
-fn library_directory(root: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(root.join("usr/lib")).ok()?;
-    let mut directories = entries.flatten().map(|entry| entry.path());
-    directories.find(|path| path.to_string_lossy().contains("-linux-"))
+/// The directories with shared libraries, as `LD_LIBRARY_PATH` lists them. Some packages keep theirs in
+/// directories of their own.
+fn library_directories(root: &Path) -> Option<OsString> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![root.join("usr/lib"), root.join("lib")];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => left.push(entry.path()),
+                Ok(_) if entry.file_name().to_string_lossy().contains(".so") => {
+                    found.insert(directory.clone());
+                }
+                _ => {}
+            }
+        }
+    }
+    if found.is_empty() { None } else { env::join_paths(found).ok() }
 }

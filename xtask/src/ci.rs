@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     chaos, contents, coverage, downstream,
     etcd::{self, Mode},
-    itest, layering, modules, pages, process,
+    itest, layering, modules, operators, pages, process,
     row::{Features, Row, Targets},
     workspace,
 };
@@ -85,6 +85,12 @@ fn all(steps: &mut Steps) -> Result<()> {
         process::run(command.env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     steps.run("itest, etcd local", || itest(Mode::Local))?;
+    steps.run("what operators use", || {
+        operators::run(&operators::Args {
+            etcd: etcd::Source::of(Mode::Local),
+            browser_if_there: true,
+        })
+    })?;
     steps.run("chaos, one minute", || chaos::run(&chaos::Args { minutes: 1, seed: Some(1) }))?;
     if etcd::engine_runs() {
         steps.run("itest, etcd in compose", || {

@@ -16,10 +16,12 @@ mod http;
 mod itest;
 mod layering;
 mod modules;
+mod operators;
 mod packages;
 mod pages;
 mod poll;
 mod process;
+mod pypi;
 mod row;
 mod signals;
 mod workspace;
@@ -43,6 +45,9 @@ enum Command {
     Demo(demo::Args),
     /// Run real engines and real clients through our programs, and print what works
     Compat(compat::Args),
+    /// Try what operators use on a live frontend: the status page in Chromium, dashboards and alerts in
+    /// Prometheus
+    Operators(operators::Args),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -69,6 +74,7 @@ fn run(command: Command) -> Result<()> {
         Command::Chaos(args) => chaos::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Compat(args) => compat::run(&args),
+        Command::Operators(args) => operators::run(&args),
         Command::Bench(bench) => bench::run(&bench),
         Command::EtcdImage => {
             println!("built {}", etcd::build_image()?);

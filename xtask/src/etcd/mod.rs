@@ -4,7 +4,6 @@ mod binary;
 mod compose;
 mod image;
 mod local;
-mod pypi;
 mod ready;
 
 use anyhow::{Context, Result};
