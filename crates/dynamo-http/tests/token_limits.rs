@@ -459,7 +459,7 @@ async fn a_request_for_an_alias_counts_as_one_for_a_model() {
     let door = Door::starting_as(keys, ServeOptions::default(), config).await;
     door.synced(&[worker.instance("a", "m")]).await;
     let answer = door.chat("gpt", A).await;
-    assert_eq!(answer.json()["model"], "gpt");
+    assert!(answer.raw.contains(r#""model":"gpt""#), "{}", answer.raw);
     assert_eq!(answer.header("x-ratelimit-remaining-tokens"), Some("3976"));
     until_left(&door, 4988).await;
     let streamed = STREAMED.replace("\"m\"", "\"gpt\"");
