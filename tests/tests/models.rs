@@ -411,6 +411,8 @@ async fn the_doctor_tells_a_role_that_is_too_narrow_or_too_wide() {
         users.add(name).await;
         users.grant(name, prefix, true).await;
     }
+    // What a frontend of the team needs to share what keys have used.
+    users.grant("narrow", "usage/team-a/", true).await;
     users.switch_on().await;
     let store = async |name: &str, arguments: &[&str]| {
         let of = ["--etcd-endpoints", etcd.endpoint(), "--etcd-username", name];

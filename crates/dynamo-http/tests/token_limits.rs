@@ -11,8 +11,8 @@ use common::keyed::{A, B, Door, ask, bare, key, with_key};
 use common::{Act, Answer, STREAM_HEAD, Worker, chat, chunk, post, send, soon, whole};
 use dynamo_discovery::{Accepts, Instance, RequestField};
 use dynamo_http::{
-    ApiKey, Counted, FrontendConfig, KeyHash, KeyHashes, ModelNames, ServeOptions, Span,
-    TokenLimits, UsageMode,
+    Alias, AliasTable, AliasTarget, Aliases, ApiKey, Counted, FrontendConfig, KeyHash, KeyHashes,
+    ModelNames, ServeOptions, Span, TokenLimits, UsageMode,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -64,6 +64,19 @@ async fn left(door: &Door) -> u64 {
 async fn until_left(door: &Door, expected: u64) {
     soon(async {
         while left(door).await != expected {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// The same by the metrics, where another limit may have less left.
+async fn until_left_of_day(door: &Door, expected: u64) {
+    let left = expected as f64 / 3200.0;
+    let line =
+        format!(r#"key_limit_remaining_ratio{{key="team-a",limit="tokens_per_day"}} {left}"#);
+    soon(async {
+        while !door.metrics().await.lines().any(|one| one.ends_with(&line)) {
             tokio::task::yield_now().await;
         }
     })
@@ -367,8 +380,8 @@ async fn an_answer_to_one_key_does_not_depend_on_what_another_one_used() {
 #[tokio::test]
 async fn operators_see_who_is_close_to_a_limit_from_the_start() {
     let worker = Worker::start([told(600, 400)]).await;
-    let mut limited = limited(a_day(4000).with(Counted::Output, Span::Minute, most(2000)));
-    limited.requests_per_minute = Some(4.try_into().unwrap());
+    let mut limited = limited(a_day(3200).with(Counted::Output, Span::Minute, most(20_000)));
+    limited.requests_per_minute = Some(60.try_into().unwrap());
     limited.concurrent = Some(2.try_into().unwrap());
     let door = Door::open(vec![limited], &[worker.instance("a", "m")]).await;
     let metrics = door.metrics().await;
@@ -382,10 +395,26 @@ async fn operators_see_who_is_close_to_a_limit_from_the_start() {
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
     assert_eq!(door.chat("m", A).await.status(), 200);
-    until_left(&door, 3000).await;
+    until_left_of_day(&door, 2200).await;
     let metrics = door.metrics().await;
-    let line = r#"key_limit_remaining_ratio{key="team-a",limit="tokens_per_day"} 0.75"#;
+    let line = r#"key_limit_remaining_ratio{key="team-a",limit="tokens_per_day"} 0.6875"#;
     assert!(metrics.contains(line), "{metrics}");
+    let status = async || {
+        let answer = ask(&door.admin, common::keyed::get("/status.json", None)).await;
+        let status = answer.json();
+        let problems = status["problems"].to_string();
+        (status["keys"][0].clone(), problems.contains("% of tokens_per_day left"))
+    };
+    let (key, is_close) = status().await;
+    assert_eq!((&key["input_tokens"], &key["output_tokens"]), (&600.into(), &400.into()));
+    let day = serde_json::json!({ "limit": "tokens_per_day", "left": 0.6875 });
+    assert!(key["limits"].as_array().unwrap().contains(&day), "{key}");
+    assert!(!is_close);
+    for left in [1200, 200] {
+        door.chat("m", A).await;
+        until_left_of_day(&door, left).await;
+    }
+    assert!(status().await.1, "6 % are left");
     let health = ask(&door.address, with_key(common::keyed::get("/metrics", None), A)).await;
     assert_eq!(health.status(), 404, "clients see none of it");
 }
@@ -414,4 +443,29 @@ async fn a_model_that_a_key_may_not_use_is_as_unknown_as_nobodys() {
     door.replace(vec![none]).await;
     let closed = door.chat("gpt-4o", A).await;
     assert_eq!((closed.status(), closed.code().as_str()), (503, "endpoint_disabled"));
+}
+
+#[tokio::test]
+async fn a_request_for_an_alias_counts_as_one_for_a_model() {
+    let body = r#"{"model":"m","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5}}"#;
+    let chunks: String = [content("four"), content("five")].iter().map(|one| chunk(one)).collect();
+    let stream = vec![send(format!("{STREAM_HEAD}{chunks}0\r\n\r\n"))];
+    let worker = Worker::start([whole(body), stream]).await;
+    let aliases = Aliases::default();
+    let named = |name: &str, model: &str| Alias::new(name, [AliasTarget::new(model)]);
+    aliases.replace(AliasTable::new([named("gpt", "m"), named("gone", "none")]).unwrap());
+    let config = FrontendConfig::new().with_aliases(aliases);
+    let keys = vec![limited(a_day(5000))];
+    let door = Door::starting_as(keys, ServeOptions::default(), config).await;
+    door.synced(&[worker.instance("a", "m")]).await;
+    let answer = door.chat("gpt", A).await;
+    assert!(answer.raw.contains(r#""model":"gpt""#), "{}", answer.raw);
+    assert_eq!(answer.header("x-ratelimit-remaining-tokens"), Some("3976"));
+    until_left(&door, 4988).await;
+    let streamed = STREAMED.replace("\"m\"", "\"gpt\"");
+    assert_eq!(door.ask(with_key(post(CHAT, &streamed), A)).await.status(), 200);
+    until_left(&door, 4986).await;
+    let unknown = door.chat("gone", A).await;
+    assert_eq!((unknown.status(), unknown.code().as_str()), (404, "model_not_found"));
+    assert_eq!(left(&door).await, 4986);
 }

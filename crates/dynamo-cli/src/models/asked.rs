@@ -1,6 +1,6 @@
 //! What every verb is told: the store, the scope, the form of the output, and how workers are asked.
 
-use dynamo_discovery::EtcdStore;
+use dynamo_discovery::{EtcdStore, UsageGroup};
 use dynamo_namespace::NamespaceScope;
 
 use super::shelf::Shelf;
@@ -11,12 +11,15 @@ use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::store::{self, Etcd, Store};
 use crate::settings::table::Shown;
+use crate::settings::usage;
 use crate::settings::value::EntryFormat;
 
 /// What every verb is told.
 pub(super) struct Asked {
     pub(super) etcd: Etcd,
     pub(super) scope: ScopeSettings,
+    /// The group whose usage this is about, if the scope or a setting names one.
+    pub(super) usage: Option<UsageGroup>,
     pub(super) format: EntryFormat,
     pub(super) workers: Workers,
 }
@@ -32,9 +35,11 @@ impl Asked {
                  --etcd-endpoints, or leave --discovery-backend out",
             ));
         };
+        let scope = scope::read(given)?;
         Ok(Self {
+            usage: usage::group(given, &scope.scope, &etcd).ok(),
             etcd: *etcd,
-            scope: scope::read(given)?,
+            scope,
             format: Shown::read(given)?.output.take(),
             workers: Workers::read(given)?,
         })

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dynamo_discovery::{
-    ControlUrl, ErrorChain, EtcdStore, Grant, InstanceStatus, MemberState, StoreError, WorkerUrl,
+    ControlUrl, ErrorChain, EtcdStore, Grant, InstanceStatus, MemberState, StoreError, UsageGroup,
+    WorkerUrl,
 };
 use dynamo_namespace::NamespaceScope;
 use futures_util::stream::{self, StreamExt as _};
@@ -22,6 +23,8 @@ use crate::failure::Failure;
 /// How many servers are asked at one time.
 const AT_ONCE: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A history of so many revisions is not compacted by anybody.
+const MANY_REVISIONS: u64 = 10_000;
 
 /// Looks at everything.
 ///
@@ -38,7 +41,16 @@ pub(super) async fn examine(asked: &Asked, shelf: &Shelf) -> Result<Findings, Fa
     }
     let roles = shelf.grants().await;
     let beside = shelf.reads_beside_the_root().await;
-    judge_roles(&mut findings, shelf, roles, beside);
+    judge_roles(&mut findings, shelf, asked.usage.as_ref(), roles, beside);
+    if let Some(revisions) = shelf.uncompacted(MANY_REVISIONS).await {
+        findings.note(
+            endpoints.join(","),
+            format!(
+                "its history was never compacted, in {revisions} revisions: start etcd with \
+                 --auto-compaction-mode=periodic --auto-compaction-retention=1h, or its space runs out"
+            ),
+        );
+    }
     let items = match shelf.items().await {
         Ok(items) => items,
         Err(failure) => {
@@ -125,6 +137,7 @@ fn leaks(version: &str) -> bool {
 fn judge_roles(
     findings: &mut Findings,
     shelf: &Shelf,
+    usage: Option<&UsageGroup>,
     roles: Result<Option<Vec<Grant>>, StoreError>,
     reads_beside: bool,
 ) {
@@ -165,7 +178,12 @@ fn judge_roles(
         NamespaceScope::All => shelf.root.range(),
         _ => shelf.root.narrow_range(&shelf.scope.scope).unwrap_or_else(|| shelf.root.range()),
     };
-    for grant in grants.iter().filter(|grant| !grant.is_within(&meant)) {
+    // What a frontend needs that shares what keys have used.
+    let usage = usage.map(UsageGroup::range);
+    let is_meant = |grant: &&Grant| {
+        grant.is_within(&meant) || usage.as_ref().is_some_and(|usage| grant.is_within(usage))
+    };
+    for grant in grants.iter().filter(|grant| !is_meant(grant)) {
         let end = grant.end.as_ref().map_or_else(|| "the last key".to_owned(), ToString::to_string);
         findings.note(
             "roles",

@@ -1,12 +1,15 @@
 //! The entries of a scope, read once. Nothing of another scope leaves this module.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use dynamo_discovery::{
-    Entry, EntryReader, ErrorChain, EtcdStore, KeyRange, LeaseStore as _, NetworkPrefix, ReadEntry,
-    Refused, StoreError, WatchScope, WatchStore as _,
+    Cursor, Entry, EntryReader, ErrorChain, EtcdStore, KeyRange, LeaseStore as _, NetworkPrefix,
+    ReadEntry, Refused, Revision, StoreError, WatchScope, WatchStore as _,
 };
 use dynamo_namespace::NamespaceScope;
+use futures_util::StreamExt as _;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::card::{self, CARDS, INSTANCES};
@@ -136,6 +139,27 @@ impl Shelf {
         let end = self.root.range().end().clone();
         let beside = KeyRange::new(end.clone(), [end.as_bytes(), &[0]].concat());
         self.store.list(&beside).await.is_ok()
+    }
+
+    /// How many revisions the store has, if they are more than so many and its history was never
+    /// compacted.
+    pub(super) async fn uncompacted(&self, more_than: u64) -> Option<u64> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+
+        // A single key, which a role for the range permits.
+        let start = self.range().start().clone();
+        let key = KeyRange::new(start.clone(), [start.as_bytes(), &[0]].concat());
+        let revision = self.store.list(&key).await.ok()?.revision;
+        if revision.0 <= more_than {
+            return None;
+        }
+        let first = Cursor { revision: Revision(1), anchor: None };
+        let mut changes = self.store.watch(&key, &first).await.ok()?;
+        // Some releases say so only after the watch has begun.
+        match timeout(PATIENCE, changes.next()).await {
+            Ok(Some(Err(_)) | None) => None,
+            Ok(Some(Ok(_))) | Err(_) => Some(revision.0),
+        }
     }
 
     /// What the roles of the user permit, where there is a user.

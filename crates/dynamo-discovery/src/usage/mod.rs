@@ -5,6 +5,7 @@
 //! [`UsageSharing`] does both for as long as a frontend runs, and [`UsageTally`] is what a reader
 //! knows.
 
+mod counting;
 mod group;
 mod part;
 mod sharing;
@@ -14,7 +15,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use self::counting::{Counting, WindowCounts};
 pub use self::group::{GroupName, InvalidGroup, UsageGroup, UsageKey};
 pub use self::part::Counts;
-pub use self::sharing::{Counting, UsageSharing, UsageStatus, WindowCounts};
+pub use self::sharing::{UsageSharing, UsageStatus};
 pub use self::tally::UsageTally;

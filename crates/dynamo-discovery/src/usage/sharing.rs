@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{info, warn};
 
+use super::counting::{Counting, WindowCounts};
 use super::group::{UsageGroup, UsageKey};
-use super::part::Counts;
 use super::tally::{Taken, UsageTally};
 use super::writer::Writer;
 use crate::counter_store::CounterStore;
@@ -26,28 +26,6 @@ const PRESENT: u32 = 3;
 const LAST_WRITE: Duration = Duration::from_secs(2);
 /// From so many frontends that have ended on, a window is worth a warning.
 const MANY_DEAD: usize = 50;
-
-/// What one frontend has counted in one window.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WindowCounts {
-    /// The name of the window: a month, such as `2026-11`, or a day, such as `2026-11-30`.
-    pub window: String,
-    /// When the window ends, since 1970 in UTC.
-    pub ends: Duration,
-    /// The counts, each of which only grows.
-    pub counts: Counts,
-}
-
-/// What counts at one frontend.
-pub trait Counting: Send + Sync + 'static {
-    /// What this frontend has counted, in each window that is not forgotten. Windows of this moment
-    /// are among them, also where nothing was counted.
-    fn counted(&self) -> Vec<WindowCounts>;
-
-    /// Takes over what all other frontends have counted in a window. A later call has sums that are
-    /// no smaller.
-    fn others_counted(&self, window: &str, sums: &Counts);
-}
 
 /// How the sharing fares.
 #[derive(Debug, Default)]

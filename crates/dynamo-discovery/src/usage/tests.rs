@@ -234,8 +234,10 @@ async fn entries_that_no_frontend_writes_change_nothing() {
 struct Echoing {
     store: MemoryStore,
     puts: AtomicUsize,
-    late: Mutex<Vec<(Key, Bytes, LeaseId, Option<Revision>)>>,
+    late: Mutex<Vec<Put>>,
 }
+
+type Put = (Key, Bytes, LeaseId, Option<Revision>);
 
 #[async_trait]
 impl CounterStore for Echoing {

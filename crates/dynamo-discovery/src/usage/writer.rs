@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use super::counting::WindowCounts;
 use super::group::UsageGroup;
 use super::part::{self, Counts, Division};
-use super::sharing::WindowCounts;
 use crate::counter_store::CounterStore;
 use crate::store::{Key, KeyRange, LeaseId, Revision, StoreError};
 

@@ -12,7 +12,7 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use super::hash::KeyHash;
 use super::limit::Usage;
 use super::list::{Credential, KeyList, KeyName};
-use super::shared::Others;
+use super::others::Others;
 use super::tenant::Tenant;
 use super::window::Moment;
 use crate::client_name::ClientName;

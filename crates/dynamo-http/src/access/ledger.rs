@@ -154,6 +154,7 @@ impl Ledger {
     }
 
     /// Replaces what was reserved by what was used.
+    #[expect(clippy::needless_pass_by_value, reason = "it is consumed, so it is settled once")]
     pub(super) fn settle(&self, held: Held, used: Amount, now: Moment) {
         let Held { estimate, windows, minute } = held;
         let mut state = self.lock();

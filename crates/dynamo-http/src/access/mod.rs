@@ -12,6 +12,7 @@ mod keys;
 mod ledger;
 mod limit;
 mod list;
+mod others;
 mod reservation;
 mod shared;
 mod tenant;

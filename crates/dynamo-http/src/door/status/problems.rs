@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::snapshot::{Row, Snapshot};
+use crate::access::ApiKeys;
 use crate::door::state::State;
+
+/// From so small a part on that is left, a limit of a key is worth a look.
+const CLOSE: f64 = 0.1;
 
 /// How much a problem matters.
 #[derive(Clone, Copy)]
@@ -28,6 +32,17 @@ pub(super) fn problems(state: &State, snapshot: &Snapshot) -> Value {
         found.push(json!({ "weight": weight, "text": text, "state": filter }));
     };
     let view = &snapshot.view;
+    for tenant in state.keys.iter().flat_map(ApiKeys::tenants) {
+        // A bucket of a minute, and what is in flight, come and go.
+        let lasts = |limit: &str| limit.ends_with("_day") || limit.ends_with("_month");
+        for (limit, left) in tenant.remaining() {
+            if lasts(&limit) && left < CLOSE {
+                let percent = (left * 100.0).floor();
+                let text = format!("The key {} has {percent} % of {limit} left.", tenant.name);
+                tell(if left > 0.0 { Weight::Note } else { Weight::Bad }, text, None);
+            }
+        }
+    }
     if state.is_draining() {
         tell(Weight::Note, "This frontend drains: /ready answers 503.".into(), None);
     }

@@ -167,6 +167,8 @@ fn keys(state: &State) -> Value {
     tenants.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
     let key = tenants.iter().map(|tenant| {
         let counts = tenant.usage.counts();
+        let limits = tenant.remaining().into_iter();
+        let limits = limits.map(|(limit, left)| json!({ "limit": limit, "left": rounded(left) }));
         json!({
             "key": tenant.name.as_str(),
             "in_flight": counts.in_flight,
@@ -174,6 +176,10 @@ fn keys(state: &State) -> Value {
             "failed": counts.failed,
             "refused_rate": counts.too_fast,
             "refused_concurrency": counts.too_many,
+            "refused_tokens": counts.denied.iter().sum::<u64>(),
+            "input_tokens": counts.tokens[0],
+            "output_tokens": counts.tokens[1],
+            "limits": limits.collect::<Value>(),
         })
     });
     key.collect()
