@@ -493,14 +493,15 @@ fn an_engine_inherits_the_environment_without_our_secrets() {
         ("ETCD_AUTH_USERNAME", "worker"),
         ("ETCD_AUTH_PASSWORD", "hunter2"),
         ("HF_TOKEN", "its own"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-team=a"),
     ];
     let script = "echo \"inherits ${ETCD_AUTH_PASSWORD-none}, ${HF_TOKEN-none}, \
-                  ${ETCD_AUTH_USERNAME-none}\" >&2; exit 5";
+                  ${ETCD_AUTH_USERNAME-none}, $OTEL_EXPORTER_OTLP_HEADERS\" >&2; exit 5";
     let url = ["--url", "http://127.0.0.1:1"];
     let command = ["--", "sh", "-c", script];
     let arguments = [&url, &NO_ETCD[..], &command].concat();
     let ended = Running::start(WORKER, &arguments, &environment).end();
-    assert!(ended.stderr.contains("inherits none, its own, worker"), "{ended:?}");
+    assert!(ended.stderr.contains("inherits none, its own, worker, x-team=a"), "{ended:?}");
     assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
 }
 

@@ -84,7 +84,10 @@ pub use fleet::{
 #[cfg(feature = "proxy")]
 pub use hold::Hold;
 #[cfg(feature = "proxy")]
-pub use meter::{AccessEnd, AccessLog, AccessRecord, TraceId, UnknownUsageMode, UsageMode};
+pub use meter::{
+    AccessEnd, AccessLog, AccessRecord, SpanId, Trace, TraceId, TracedAttempt, Traces,
+    UnknownUsageMode, UsageMode,
+};
 #[cfg(feature = "proxy")]
 pub use proxy::Served;
 #[cfg(feature = "serve")]

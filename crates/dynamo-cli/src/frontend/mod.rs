@@ -13,6 +13,7 @@ mod resolver;
 mod settings;
 mod state_file;
 mod static_workers;
+mod traces;
 mod usage;
 
 use std::net::SocketAddr;
@@ -45,6 +46,7 @@ use apart::apart;
 use reload::{Held, Reloading, Reloads};
 use settings::{FrontendSettings, KeySource};
 use state_file::StateFile;
+use traces::TraceExport;
 use usage::Sharing;
 
 /// What became of the changes of the configuration file.
@@ -90,12 +92,17 @@ fn run(given: &Given) -> Result<ExitCode, Failure> {
         settings.config = settings.config.with_access_log(Some(file.log()));
         settings.options = settings.options.with_client_addresses(true);
     }
+    let traces = settings.traces.take().map(TraceExport::start).transpose()?;
+    if let Some(traces) = &traces {
+        settings.config = settings.config.with_traces(Some(traces.traces()));
+        settings.options = settings.options.with_client_addresses(true);
+    }
     // `Cores` has the threads for clients. Discovery gets two threads of its own: one reads a long
     // list while the other stages its entries.
-    let serving = start(settings, given.clone(), &logging, access_log.as_ref());
+    let serving = start(settings, given.clone(), &logging, (access_log.as_ref(), traces.as_ref()));
     let ended = runtime::block_on(NonZeroUsize::new(2), serving);
     // The last requests have ended with their threads.
-    drop(access_log);
+    drop((access_log, traces));
     ended
 }
 
@@ -103,10 +110,11 @@ async fn start(
     mut settings: FrontendSettings,
     given: Given,
     logging: &Logging,
-    access_log: Option<&AccessLogFile>,
+    (access_log, traces): (Option<&AccessLogFile>, Option<&TraceExport>),
 ) -> Result<ExitCode, Failure> {
     let (filter, log) = (logging.filter(), logging.metrics());
     let access_log_counts = access_log.map(AccessLogFile::counts).unwrap_or_default();
+    let trace_counts = traces.map(TraceExport::counts).unwrap_or_default();
     // The handlers come first, so that an early signal does not end the process.
     let signals =
         || StopSignals::new().context("cannot listen for signals").map_err(Failure::Running);
@@ -174,6 +182,7 @@ async fn start(
             process_metrics::text()
                 + &log.text()
                 + &access_log_counts.text()
+                + &trace_counts.text()
                 + &RELOADS.text()
                 + &shared
         })));

@@ -14,6 +14,7 @@ use serde_json::Value as Json;
 use super::admin::Admin;
 use super::keys::ClientKeys;
 use super::models;
+use super::traces::TraceSettings;
 use super::usage;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
@@ -62,6 +63,8 @@ pub(crate) struct FrontendSettings {
     pub(crate) usage_group: Option<UsageGroup>,
     /// Where what the store said is kept.
     pub(crate) state_file: Option<PathBuf>,
+    /// Where the spans of requests go.
+    pub(crate) traces: Option<TraceSettings>,
     /// Where each request leaves a line; `-` is stdout.
     pub(crate) access_log: Option<PathBuf>,
     pub(crate) config: FrontendConfig,
@@ -192,6 +195,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         workers: static_workers(workers.worker_url),
         hold: Hold::new().with_longest(workers.hold.0).with_unproven(*workers.hold_unproven),
         state_file: workers.state_file.take(),
+        traces: TraceSettings::read(given)?,
         access_log: Access::read(given)?.access_log.take(),
         config,
         options,

@@ -14,8 +14,8 @@ use super::scoped::Scoped;
 use super::static_worker::StaticWorker;
 use super::store::Endpoints;
 use super::value::{
-    Backend, EntryFormat, Format, Kibibytes, LeaseTtl, Mebibytes, ModelName, Percent, Seconds,
-    Timeout, UsageStore, YesNo,
+    Backend, EntryFormat, Format, Kibibytes, LeaseTtl, Mebibytes, ModelName, OtlpProtocol, Percent,
+    Sampler, Seconds, Share, Timeout, TracesExporter, UsageStore, YesNo,
 };
 use super::{Group, Setting, flag, settings, switch, variable};
 use crate::failure::Failure;
@@ -85,6 +85,7 @@ pub(crate) const FRONTEND: Program = Program {
         Limits::GROUP,
         Logs::GROUP,
         Access::GROUP,
+        Tracing::GROUP,
         Config::GROUP,
     ],
     operand: None,
@@ -441,6 +442,53 @@ settings! {
         /// full, or its reader too slow, is lost and counted. SIGHUP has the file opened again. By
         /// default there is none
         access_log: Option<PathBuf> = flag("FILE").or("DYN_ACCESS_LOG");
+    }
+
+    Tracing "Traces" {
+        /// The collector of traces, in OTLP over HTTP; traces go to its path `/v1/traces`. By default
+        /// there are no traces
+        otel_exporter_otlp_endpoint: Option<WorkerUrl> =
+            variable("OTEL_EXPORTER_OTLP_ENDPOINT", "URL");
+        /// The collector of traces, by its whole URL, which wins over `OTEL_EXPORTER_OTLP_ENDPOINT`
+        otel_exporter_otlp_traces_endpoint: Option<WorkerUrl> =
+            variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "URL");
+        /// Headers for the collector of traces, such as a key: `NAME=VALUE,NAME=VALUE`, with percent-encoding
+        otel_exporter_otlp_headers: Option<String> =
+            variable("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "LIST")
+                .or("OTEL_EXPORTER_OTLP_HEADERS")
+                .secret();
+        /// Authorities that are trusted for an `https` collector, PEM, beside those of the system
+        otel_exporter_otlp_certificate: Option<PathBuf> =
+            variable("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "FILE")
+                .or("OTEL_EXPORTER_OTLP_CERTIFICATE");
+        /// How long the collector of traces may take for one request, in milliseconds
+        otel_exporter_otlp_timeout: NonZeroU64 =
+            variable("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "MILLISECONDS")
+                .or("OTEL_EXPORTER_OTLP_TIMEOUT")
+                .default("10000");
+        /// The protocol of traces: no other is spoken
+        otel_exporter_otlp_protocol: OtlpProtocol =
+            variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "PROTOCOL")
+                .or("OTEL_EXPORTER_OTLP_PROTOCOL")
+                .default("http/protobuf");
+        /// `none`: no traces
+        otel_traces_exporter: TracesExporter =
+            variable("OTEL_TRACES_EXPORTER", "EXPORTER").default("otlp");
+        /// `true`: no traces
+        otel_sdk_disabled: YesNo = variable("OTEL_SDK_DISABLED", "YES|NO").default("false");
+        /// Whether requests without a `traceparent` are traced: all, none
+        /// (`parentbased_always_off`), or a share (`parentbased_traceidratio`). With a `traceparent`
+        /// its flag decides
+        otel_traces_sampler: Sampler =
+            variable("OTEL_TRACES_SAMPLER", "SAMPLER").default("parentbased_always_on");
+        /// The share of requests without a `traceparent` that are traced, from 0 to 1, where
+        /// `OTEL_TRACES_SAMPLER` is `parentbased_traceidratio`
+        otel_traces_sampler_arg: Share = variable("OTEL_TRACES_SAMPLER_ARG", "SHARE").default("1");
+        /// The name of the service in traces
+        otel_service_name: String =
+            variable("OTEL_SERVICE_NAME", "NAME").default("dynamo-frontend");
+        /// Further attributes of the service in traces: `NAME=VALUE,NAME=VALUE`, with percent-encoding
+        otel_resource_attributes: Option<String> = variable("OTEL_RESOURCE_ATTRIBUTES", "LIST");
     }
 
     Usage "Usage" {

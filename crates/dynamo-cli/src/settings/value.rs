@@ -136,7 +136,7 @@ from_text!(String, HeaderName, Network, RouterMode, WorkerUrl, ControlUrl, Model
 from_text!(Accepts, GroupName, UsageMode, WebOrigin);
 from_text!("integer": u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
 from_text!("integer": LeaseTtl, Mebibytes, Kibibytes, Percent);
-from_text!("number": Seconds, Timeout);
+from_text!("number": Seconds, Share, Timeout);
 from_text!("boolean": YesNo);
 
 /// Types of which each value has a name.
@@ -162,6 +162,9 @@ from_name! {
     EntryFormat { "table" => Self::Table, "wide" => Self::Wide, "json" => Self::Json } "table, wide or json"
     Format { "json" => Self::Json, "env" => Self::Env } "json or env"
     UsageStore { "none" => Self::None, "etcd" => Self::Etcd } "none or etcd"
+    OtlpProtocol { "http/protobuf" => Self::HttpProtobuf } "http/protobuf"
+    TracesExporter { "otlp" => Self::Otlp, "none" => Self::None } "otlp or none"
+    Sampler { "parentbased_always_on" => Self::AlwaysOn, "parentbased_always_off" => Self::AlwaysOff, "parentbased_traceidratio" => Self::Ratio } "parentbased_always_on, parentbased_always_off or parentbased_traceidratio"
     // `mem` is how newer releases of Dynamo spell it.
     Backend { "etcd" => Self::Etcd, "memory" => Self::Memory, "mem" => Self::Memory } "etcd or memory"
 }
@@ -172,6 +175,27 @@ pub(crate) enum EntryFormat {
     Table,
     Wide,
     Json,
+}
+
+/// How traces get to a collector.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum OtlpProtocol {
+    HttpProtobuf,
+}
+
+/// Where traces go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TracesExporter {
+    Otlp,
+    None,
+}
+
+/// Which requests without a `traceparent` are traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sampler {
+    AlwaysOn,
+    AlwaysOff,
+    Ratio,
 }
 
 /// How `dynamo-worker-config` prints an identity.
@@ -255,6 +279,19 @@ impl FromStr for Timeout {
             Seconds(Duration::ZERO) => expected("seconds, more than 0"),
             Seconds(span) => Ok(Self(span)),
         }
+    }
+}
+
+/// A share, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Share(pub(crate) f64);
+
+impl FromStr for Share {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+        share.map(Self).ok_or_else(|| Expected("a number from 0 to 1, such as 0.01".into()))
     }
 }
 
@@ -379,6 +416,14 @@ mod tests {
         }
         assert!("0".parse::<Timeout>().is_err());
         assert!("0.001".parse::<Timeout>().is_ok());
+    }
+
+    #[test]
+    fn a_share_is_a_part_of_one() {
+        assert_eq!("0.25".parse(), Ok(Share(0.25)));
+        for text in ["-0.1", "1.1", "nan", "", "10%"] {
+            assert!(text.parse::<Share>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -44,7 +44,9 @@ impl EngineProcess {
         set_child_subreaper(Some(getpid()))?;
         let mut command = Command::new(program);
         for setting in PROGRAMS.iter().flat_map(|program| program.settings()) {
-            for secret in setting.variables().filter(|_| setting.is_secret) {
+            // An engine may send traces to the same collector.
+            let ours = |variable: &&str| setting.is_secret && !variable.starts_with("OTEL_");
+            for secret in setting.variables().filter(ours) {
                 command.env_remove(secret);
             }
         }

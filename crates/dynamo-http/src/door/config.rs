@@ -14,7 +14,7 @@ use crate::alias::Aliases;
 use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of};
-use crate::meter::{AccessLog, UsageMode};
+use crate::meter::{AccessLog, Traces, UsageMode};
 use crate::serve::Connections;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
@@ -108,6 +108,8 @@ config! {
         usage, with_usage: UsageMode = UsageMode::default();
         /// What is told of each request that has ended. Default nothing, and then nothing is collected.
         access_log, with_access_log: Option<AccessLog> = None;
+        /// Where the spans of requests go. Default nowhere, and then no span is made.
+        traces, with_traces: Option<Traces> = None;
         /// What the admin port's `/metrics` shows beside the front door's own. Default nothing.
         program_metrics, with_program_metrics: Option<ProgramMetrics> = None;
         /// Names that clients ask for, and the models that answer them. Default none.

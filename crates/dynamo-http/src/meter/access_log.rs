@@ -7,13 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use dynamo_discovery::WorkerUrl;
 use dynamo_namespace::Namespace;
-use http::{Extensions, HeaderMap, HeaderName, Method, StatusCode};
+use http::{Extensions, HeaderMap, Method, StatusCode};
 
+use super::trace_id::{TraceId, trace_of};
 use super::usage::Usage;
 use crate::client_address::ClientAddress;
-
-/// The W3C's header of a trace.
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Where the facts of each ended request go.
 ///
@@ -63,7 +61,7 @@ pub struct AccessRecord {
     /// The id of the request, which the answer carries. `None` for a request that was refused before
     /// it got one, and gave none.
     pub request_id: Option<Box<str>>,
-    /// The id of the trace that the client's `traceparent` names.
+    /// The id of the trace that the client's `traceparent` names, or that the request has begun.
     pub trace_id: Option<TraceId>,
     /// The name of the caller's key.
     pub key: Option<Arc<str>>,
@@ -134,36 +132,6 @@ impl AccessEnd {
     }
 }
 
-/// The id of a trace: 32 lowercase hexadecimal digits, not all of them 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceId([u8; 32]);
-
-impl TraceId {
-    /// The digits.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-
-    /// The id in a `traceparent`, if that is valid (W3C Trace Context, section 3.2).
-    pub fn from_traceparent(value: &[u8]) -> Option<Self> {
-        let is_hex =
-            |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let is_some = |part: &[u8]| part.iter().any(|byte| *byte != b'0');
-        let (known, rest) = value.split_at_checked(55)?;
-        let (version, trace, parent, flags) =
-            (&known[..2], &known[3..35], &known[36..52], &known[53..]);
-        let has_dashes = [2, 35, 52].iter().all(|at| known[*at] == b'-');
-        let may_go_on = rest.is_empty() || (version != b"00" && rest[0] == b'-');
-        let is_valid = has_dashes
-            && may_go_on
-            && version != b"ff"
-            && [version, trace, parent, flags].into_iter().all(is_hex)
-            && is_some(trace)
-            && is_some(parent);
-        is_valid.then(|| trace.try_into().ok().map(Self))?
-    }
-}
-
 impl AccessRecord {
     /// The most characters of a text that a client chose.
     pub const LONGEST: usize = 128;
@@ -217,11 +185,9 @@ impl AccessRecord {
             Method::GET => Cow::Borrowed("GET"),
             _ => Cow::Owned(cut(method.as_str()).to_owned()),
         };
-        let mut parents = headers.get_all(TRACEPARENT).iter();
-        let parent = parents.next().filter(|_| parents.next().is_none());
         Box::new(Self {
             client: extensions.get::<ClientAddress>().map(|address| address.0),
-            trace_id: parent.and_then(|value| TraceId::from_traceparent(value.as_bytes())),
+            trace_id: trace_of(headers),
             ..Self::new(SystemTime::now(), method, path)
         })
     }
@@ -262,38 +228,5 @@ mod tests {
         assert_eq!(cut(&"a".repeat(129)), "a".repeat(128));
         assert_eq!(cut(&"ü".repeat(128)), "ü".repeat(128));
         assert_eq!(cut(&"\u{1f600}".repeat(100_000)), "\u{1f600}".repeat(128));
-    }
-
-    #[test]
-    fn a_trace_is_that_of_a_valid_parent() {
-        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let of = |value: &str| {
-            TraceId::from_traceparent(value.as_bytes()).map(|id| id.as_str().to_owned())
-        };
-        for valid in [
-            format!("00-{id}-00f067aa0ba902b7-01"),
-            format!("00-{id}-00f067aa0ba902b7-00"),
-            // A version to come may have more parts.
-            format!("cc-{id}-00f067aa0ba902b7-01-more"),
-            format!("cc-{id}-00f067aa0ba902b7-01"),
-        ] {
-            assert_eq!(of(&valid).as_deref(), Some(id), "{valid}");
-        }
-        for invalid in [
-            String::new(),
-            id.to_owned(),
-            format!("00-{id}-00f067aa0ba902b7-0"),
-            format!("00-{id}-00f067aa0ba902b7-01-more"),
-            format!("cc-{id}-00f067aa0ba902b7-01more"),
-            format!("ff-{id}-00f067aa0ba902b7-01"),
-            format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
-            format!("00-{id}-0000000000000000-01"),
-            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
-            format!("00_{id}-00f067aa0ba902b7-01"),
-            format!("00-{id}-00f067aa0ba902b\n-01"),
-            "\u{1f600}".repeat(20),
-        ] {
-            assert_eq!(of(&invalid), None, "{invalid}");
-        }
     }
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dynamo_discovery::WorkerUrl;
-use dynamo_namespace::Namespace;
 use http::StatusCode;
 
 use super::access_log::{AccessEnd, AccessLog, AccessRecord};
 use super::series::{Knowledge, Metrics, ModelSeries, NamespaceSeries, RouteMeter};
+use super::told::{Ended, Told};
+use super::trace::{Trace, Traces};
 use super::usage::{Spent, Usage};
 use super::worker::{Ending, WorkerSeries};
 use crate::error::ApiError;
@@ -30,8 +30,8 @@ pub(crate) struct Record {
     answer: Option<Answer>,
     /// How many events of the answer were too long to be read.
     unread: u64,
-    /// What the access log is told at the end, where there is one.
-    log: Option<(AccessLog, Box<AccessRecord>)>,
+    /// What is told at the end, where somebody is to be told.
+    told: Option<Told>,
 }
 
 #[derive(Clone, Copy)]
@@ -92,84 +92,29 @@ impl Record {
             worker: None,
             answer: None,
             unread: 0,
-            log: None,
+            told: None,
         }
     }
 
-    /// Tells this access log of the request, when it has ended.
-    pub(crate) fn logs(&mut self, log: &AccessLog, request: Box<AccessRecord>) {
-        self.log = Some((log.clone(), request));
-    }
-
-    /// What the access log is told, where there is one.
-    fn logged(&mut self) -> Option<&mut AccessRecord> {
-        self.log.as_mut().map(|(_, record)| &mut **record)
-    }
-
-    /// Notes the bytes of the request's body.
-    pub(crate) fn received(&mut self, bytes: usize) {
-        if let Some(logged) = self.logged() {
-            logged.bytes_in = bytes as u64;
-        }
-    }
-
-    /// Notes the name of the model that the client asks for. `known` is the same name where there is
-    /// such a model.
-    pub(crate) fn asks(&mut self, name: &str, known: Option<&Arc<str>>, stream: bool) {
-        if let Some(logged) = self.logged() {
-            logged.asks(name, known);
-            logged.stream = stream;
-        }
-    }
-
-    /// Notes that the request waited for a place at a worker.
-    pub(crate) fn queued(&mut self, time: Duration) {
-        if let Some(logged) = self.logged() {
-            logged.queued += time;
-        }
-    }
-
-    /// Notes that the request is sent to a worker, by its URL and namespace.
-    pub(crate) fn sends<'a>(
+    /// Tells these of the request when it has ended: an access log, and where its spans go.
+    pub(crate) fn tells(
         &mut self,
-        to: impl FnOnce() -> (&'a WorkerUrl, Option<&'a Namespace>),
+        log: Option<&AccessLog>,
+        traced: Option<(Box<Trace>, &Traces)>,
+        facts: Box<AccessRecord>,
     ) {
-        if let Some(logged) = self.logged() {
-            logged.attempts = logged.attempts.saturating_add(1);
-            let (worker, namespace) = to();
-            logged.worker = Some(worker.clone());
-            logged.namespace = namespace.cloned();
-        }
+        self.told = Some(Told::new(self.began, facts, log, traced));
     }
 
-    /// Notes which model answers, and which worker, where that is not the one that was tried last.
-    pub(crate) fn served(
-        &mut self,
-        model: &Arc<str>,
-        other: Option<(&WorkerUrl, Option<&Namespace>)>,
-    ) {
-        if let Some(logged) = self.logged() {
-            logged.model_served = Some(model.clone());
-            if let Some((worker, namespace)) = other {
-                logged.worker = Some(worker.clone());
-                logged.namespace = namespace.cloned();
-            }
-        }
-    }
-
-    /// Notes bytes of the answer's body that go to the client.
-    pub(crate) fn sent(&mut self, bytes: usize) {
-        if let Some(logged) = self.logged() {
-            logged.bytes_out += bytes as u64;
-        }
+    /// Notes something, where somebody is to be told of it.
+    pub(crate) fn note<T>(&mut self, note: impl FnOnce(&mut Told) -> T) -> Option<T> {
+        self.told.as_mut().map(note)
     }
 
     /// Notes an error of our own as the answer.
     pub(crate) fn refused(&mut self, error: &ApiError) {
         self.answered(error.status());
-        if let Some(logged) = self.logged() {
-            logged.error = error.shared_code();
-        }
+        self.note(|told| told.refused(error.shared_code()));
     }
 
     /// Sets the model of the request, by its series.
@@ -302,14 +247,11 @@ impl Record {
     }
 
     fn first_token(&mut self, at: Instant) {
-        let began = self.began;
-        if let Some(logged) = self.logged() {
-            logged.first_token = Some(at - began);
-        }
+        self.note(|told| told.first_token(at));
         if self.answer.as_ref().is_none_or(|answer| answer.namespace.is_none()) {
             return;
         }
-        let seconds = (at - began).as_secs_f64();
+        let seconds = (at - self.began).as_secs_f64();
         self.series().tokens(self.route).first_token.observe(seconds);
         if let Some(worker) = &self.worker {
             worker.first_token(seconds);
@@ -416,18 +358,17 @@ impl Drop for Record {
         if self.model.is_some() {
             meter.inflight.dec();
         }
-        if let Some((log, mut logged)) = self.log.take() {
-            let tokens = self.tokens();
-            logged.used(tokens.usage, tokens.estimated);
-            logged.largest_gap = self.answer.as_ref().map_or(Duration::ZERO, |answer| answer.gap);
-            logged.total = total;
-            (logged.status, logged.end) = match self.outcome {
+        if let Some(told) = self.told.take() {
+            let Tokens { usage, estimated: is_estimated } = self.tokens();
+            let (status, end) = match self.outcome {
                 Outcome::Answered(status) => (Some(status), AccessEnd::Complete),
                 Outcome::Broken(status) => (Some(status), AccessEnd::Cut),
                 Outcome::Begun(status) => (Some(status), AccessEnd::ClientGone),
                 Outcome::Left => (None, AccessEnd::ClientGone),
             };
-            log.take(logged);
+            let gap = self.answer.as_ref().map(|answer| answer.gap);
+            let largest_gap = gap.unwrap_or_default();
+            told.end(&Ended { status, end, usage, is_estimated, largest_gap, total });
         }
     }
 }

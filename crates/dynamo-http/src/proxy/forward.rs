@@ -26,7 +26,7 @@ use crate::fleet::{
     ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Origin, Out, Place, Targets,
     Upstream, Wait,
 };
-use crate::meter::{Ending, Metrics, ModelSeries, Record};
+use crate::meter::{Ending, Metrics, ModelSeries, Record, TRACEPARENT};
 use crate::route::Route;
 
 /// Sends requests to servers.
@@ -95,8 +95,15 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let waited = self.since.elapsed();
         self.series.queued(self.route, waited.as_secs_f64());
-        self.record.queued(waited);
+        self.record.note(|told| told.queued(waited));
     }
+}
+
+/// What tells one attempt from another.
+struct Marks {
+    id: HeaderValue,
+    /// The span of the attempt, where it has one.
+    traceparent: Option<HeaderValue>,
 }
 
 /// How a request was answered.
@@ -211,17 +218,20 @@ impl Forwarder {
                 Elsewhere { fleet, upstream, targets: &targets, kind, budget, reservation };
             let wait = Wait { limit: self.first_byte, judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
-            record.sends(|| {
+
+            let traceparent = record.note(|told| {
                 let origin = targets.origin(upstream);
-                (&upstream.url, origin.map(|origin| &origin.namespace))
+                told.sends(&upstream.url, origin.map(|origin| &origin.namespace))
             });
-            let attempt = self.attempt(upstream, &targets, ask, id, max_idle, wait).await;
+            let marks = Marks { id, traceparent: traceparent.flatten() };
+            let attempt = self.attempt(upstream, &targets, ask, marks, max_idle, wait).await;
             if let Some(reservation) = reservation {
                 reservation.under_way(false);
             }
             let error = match attempt {
                 Ok((response, connection)) => {
                     let status = response.status();
+                    record.note(|told| told.attempted(Some(status)));
                     let model = targets.shared_name().clone();
                     let origin = targets.origin(place.upstream()).cloned();
                     let asked = ask.asks_usage(origin.as_ref()).is_some();
@@ -245,6 +255,7 @@ impl Forwarder {
                 }
                 Err(error) => error,
             };
+            record.note(|told| told.attempted(None));
             self.fleet.series(upstream).ended(Ending::NoAnswer);
             warn!(request_id = ?ask.id.value(), model = targets.name(), url = %upstream.url, error = %error, "no answer");
             let next = sends.after(error.end(), |reason| self.resends.pay(reason));
@@ -359,7 +370,7 @@ impl Forwarder {
         upstream: &Arc<Upstream>,
         targets: &Targets,
         ask: &Ask<'_>,
-        id: HeaderValue,
+        marks: Marks,
         max_idle: Option<Duration>,
         wait: Wait<'_>,
     ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
@@ -370,10 +381,13 @@ impl Forwarder {
         let target = upstream.pool().target(ask.lookup.route, ask.query);
         *request.uri_mut() = target.ok_or(AttemptError::TargetTooLong)?;
         *request.headers_mut() = ask.headers.clone();
-        debug!(request_id = ?ask.id.value(), upstream_request_id = ?id, url = %upstream.url, "sending");
+        debug!(request_id = ?ask.id.value(), upstream_request_id = ?marks.id, url = %upstream.url, "sending");
         let headers = request.headers_mut();
         headers::authorize(headers, upstream.terms.key.header());
-        headers.insert(X_REQUEST_ID, id);
+        headers.insert(X_REQUEST_ID, marks.id);
+        if let Some(traceparent) = marks.traceparent {
+            headers.insert(TRACEPARENT, traceparent);
+        }
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         if asks_usage.is_some() || ask.edits_answer || ask.reservation.is_some() {

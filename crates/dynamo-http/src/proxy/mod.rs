@@ -67,7 +67,7 @@ use crate::alias::{Aliases, Offer};
 use crate::balance::RouterMode;
 use crate::error::ApiError;
 use crate::fleet::Patience;
-use crate::meter::{AccessLog, AccessRecord, Record, UsageMode};
+use crate::meter::{AccessLog, AccessRecord, Record, Traces, UsageMode};
 use crate::placement::Path;
 use crate::route::Route;
 use crate::view::Lens;
@@ -98,6 +98,7 @@ pub(crate) struct Proxy {
     pub(crate) usage: UsageMode,
     pub(crate) aliases: Aliases,
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) traces: Option<Traces>,
 }
 
 impl Proxy {
@@ -114,13 +115,15 @@ impl Proxy {
         let id = RequestId::of(&head.headers);
         let mut record = Record::begin(&self.forwarder.metrics, route);
         let caller = Caller::of(&head.extensions);
-        if let Some(log) = &self.access_log {
+        let traces = self.traces.as_ref();
+        let traced = traces.and_then(|traces| Some((traces.begin(&mut head.headers)?, traces)));
+        if self.access_log.is_some() || traced.is_some() {
             let path = Cow::Borrowed(route.path());
             let mut logged =
                 AccessRecord::of_head(&head.method, path, &head.headers, &head.extensions);
             logged.request_id = id.value().to_str().ok().map(Into::into);
             logged.key = caller.key().cloned();
-            record.logs(log, logged);
+            record.tells(self.access_log.as_ref(), traced, logged);
         }
         let asks = |value: &HeaderValue| value == "1";
         let explains = caller.may_explain() && head.headers.get(X_DYNAMO_EXPLAIN).is_some_and(asks);
@@ -140,7 +143,10 @@ impl Proxy {
             Ok((Answered::Refused(refusal), _permit)) => {
                 record.answered(refusal.status());
                 let Served { model, worker } = &refusal.served;
-                record.served(model, Some((&worker.url, refusal.namespace.as_ref())));
+                record.note(|told| {
+                    told.served(model);
+                    told.comes_from(&worker.url, refusal.namespace.as_ref());
+                });
                 debug!(request_id = ?id.value(), path = route.path(), status = refusal.status().as_u16(), "all refuse");
                 sent(refusal.into_response(), &mut record)
             }
@@ -181,7 +187,7 @@ impl Proxy {
         check_content_type(&head.headers)?;
         let coding = Coding::of(&head.headers)?;
         let body = self.limits.read(body).await?;
-        record.received(body.bytes.len());
+        record.note(|told| told.received(body.bytes.len()));
         let body = match coding {
             None => body,
             // Boxed, so that its state is not part of every request.
@@ -202,7 +208,7 @@ impl Proxy {
                 let session = || self.session(&head.headers, &asked);
                 let way = Way::find(table, lens, &asked.model, route, session);
                 if !matches!(way, Ok(None)) {
-                    record.asks(&asked.model, None, asked.stream);
+                    record.note(|told| told.asks(&asked.model, None, asked.stream));
                 }
                 way?
             }
@@ -245,7 +251,7 @@ impl Proxy {
                 let lookup = received.lookup(None);
                 let found = lookup.find();
                 let known = found.as_ref().ok().map(|targets| targets.shared_name());
-                record.asks(&asked.model, known, asked.stream);
+                record.note(|told| told.asks(&asked.model, known, asked.stream));
                 let targets = found?;
                 record.is_for(targets.series().clone(), asked.stream);
                 let path = received.path(&targets);
@@ -311,7 +317,7 @@ impl Proxy {
         let (mut parts, incoming) = response.into_parts();
         let worker = self.forwarder.fleet.series(place.upstream()).clone();
         record.begun(parts.status, worker);
-        record.served(&model, None);
+        record.note(|told| told.served(&model));
         if !parts.status.is_success() {
             place.fails();
         }
@@ -379,7 +385,7 @@ impl Proxy {
 
 /// Notes the size of a body that is there.
 fn sent(response: Response, record: &mut Record) -> Response {
-    record.sent(response.body().size_hint().lower() as usize);
+    record.note(|told| told.sent(response.body().size_hint().lower() as usize));
     response
 }
 

@@ -75,7 +75,7 @@ impl Passage {
         self.phase = Phase::Broke;
         match self.events.as_ref().and_then(|events| events.broken(&error)) {
             Some(event) => {
-                self.record.sent(event.len());
+                self.record.note(|told| told.sent(event.len()));
                 Poll::Ready(Some(Ok(Frame::data(event))))
             }
             None => self.let_flush(cx),
@@ -200,7 +200,7 @@ impl Body for Passage {
                     }
                     let Some(frame) = frame else { continue };
                     if let Some(data) = frame.data_ref() {
-                        this.record.sent(data.len());
+                        this.record.note(|told| told.sent(data.len()));
                         if let Some(keep_alive) = &mut this.keep_alive {
                             keep_alive.passed();
                         }
@@ -218,7 +218,7 @@ impl Body for Passage {
                     let at = Instant::now();
                     this.note(at);
                     if !rest.is_empty() {
-                        this.record.sent(rest.len());
+                        this.record.note(|told| told.sent(rest.len()));
                         if let Some(events) = &mut this.events {
                             events.pass(&rest);
                         }
@@ -236,7 +236,7 @@ impl Body for Passage {
                 }
                 Poll::Pending => {
                     let comment = std::task::ready!(this.poll_comment(cx));
-                    this.record.sent(comment.len());
+                    this.record.note(|told| told.sent(comment.len()));
                     return Poll::Ready(Some(Ok(Frame::data(comment))));
                 }
             }
