@@ -194,6 +194,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
         usage: config.usage,
         aliases: config.aliases.clone(),
         access_log: config.access_log.clone(),
+        wait_for_model: config.wait_for_model,
     }
 }
 
