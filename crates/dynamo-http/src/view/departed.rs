@@ -20,24 +20,32 @@ const MOST_NAMESPACES: usize = 64;
 pub(super) struct Departed(OrdMap<Arc<str>, Vec<(Namespace, Instant)>>);
 
 impl Departed {
-    /// Notes that the last instance of a model in a namespace has left. Of too many, those are forgotten
-    /// that have left first.
-    pub(super) fn note(&mut self, name: &Arc<str>, namespace: &Namespace, now: Instant) {
+    /// Notes that the last instance of a model in each of these namespaces has left. Of too many, those
+    /// are forgotten that have left first.
+    pub(super) fn note(
+        &mut self,
+        left: impl IntoIterator<Item = (Arc<str>, Namespace)>,
+        now: Instant,
+    ) {
         self.forget_old(now);
-        if !self.0.contains_key(name) && self.0.len() >= MOST_NAMES {
+        for (name, namespace) in left {
+            let all = self.0.entry(name).or_default();
+            all.retain(|(other, _)| *other != namespace);
+            if all.len() >= MOST_NAMESPACES {
+                all.remove(0);
+            }
+            all.push((namespace, now));
+        }
+        let excess = self.0.len().saturating_sub(MOST_NAMES);
+        if excess > 0 {
             let last = |all: &[(Namespace, Instant)]| all.iter().map(|(_, at)| *at).max();
-            let first =
-                self.0.iter().min_by_key(|(_, all)| last(all)).map(|(name, _)| name.clone());
-            if let Some(first) = first {
-                self.0.remove(&first);
+            let mut names: Vec<_> =
+                self.0.iter().map(|(name, all)| (last(all), name.clone())).collect();
+            names.sort();
+            for (_, name) in names.iter().take(excess) {
+                self.0.remove(name);
             }
         }
-        let all = self.0.entry(name.clone()).or_default();
-        all.retain(|(other, _)| other != namespace);
-        if all.len() >= MOST_NAMESPACES {
-            all.remove(0);
-        }
-        all.push((namespace.clone(), now));
     }
 
     /// Whether a model of this name has left, if only in part.
@@ -93,9 +101,10 @@ mod tests {
     fn a_model_is_remembered_by_its_namespaces_until_it_is_back_or_ten_minutes_have_passed() {
         let (mut departed, begin) = (Departed::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
-        let (m, a, b, c) = ("m".into(), namespace("a"), namespace("b"), namespace("c"));
-        departed.note(&m, &a, at(0));
-        departed.note(&m, &b, at(10));
+        let [a, b, c] = ["a", "b", "c"].map(namespace);
+        let left = |namespace: &Namespace| [(Arc::<str>::from("m"), namespace.clone())];
+        departed.note(left(&a), at(0));
+        departed.note(left(&b), at(10));
         let since = |departed: &Departed, namespace: Option<&Namespace>, now| {
             departed.since("m", namespace, at(now)).map(|ago| ago.as_secs())
         };
@@ -111,29 +120,31 @@ mod tests {
         assert_eq!((since(&departed, Some(&b), 30), since(&departed, None, 30)), (None, Some(30)));
         departed.is_back("m", &a);
         assert!(departed.0.is_empty());
-        departed.note(&m, &a, at(700));
-        departed.note(&m, &a, at(800));
+        departed.note(left(&a), at(700));
+        departed.note(left(&a), at(800));
         assert_eq!(since(&departed, None, 801), Some(1));
     }
 
     #[test]
     fn its_memory_is_bounded_and_what_left_first_is_forgotten_first() {
         let (mut departed, begin) = (Departed::default(), Instant::now());
-        let names: Vec<Arc<str>> = (0..2000).map(|number| format!("m{number}").into()).collect();
-        for (number, name) in names.iter().enumerate() {
-            departed.note(name, &namespace("a"), begin + Duration::from_millis(number as u64));
+        let left = |number: u64, namespace: &str| -> [(Arc<str>, Namespace); 1] {
+            [(format!("m{number}").into(), namespace.parse().unwrap())]
+        };
+        for number in 0..2000 {
+            departed.note(left(number, "a"), begin + Duration::from_millis(number));
         }
         assert_eq!(departed.0.len(), MOST_NAMES);
         let now = begin + Duration::from_secs(3);
-        assert!(
-            departed.since("m0", None, now).is_none()
-                && departed.since("m1999", None, now).is_some()
-        );
+        let is_known = |departed: &Departed, name| departed.since(name, None, now).is_some();
+        assert!(!is_known(&departed, "m975") && is_known(&departed, "m976"));
+        departed.note((0..5000).flat_map(|number| left(number, "a")), now);
+        assert_eq!(departed.0.len(), MOST_NAMES, "also if all leave at once");
         for number in 0..200 {
-            departed.note(&names[1999], &namespace(&format!("n{number}")), now);
+            departed.note(left(9999, &format!("n{number}")), now);
         }
-        assert_eq!(departed.0["m1999"].len(), MOST_NAMESPACES);
-        departed.note(&names[0], &namespace("a"), begin + REMEMBERED * 2);
+        assert_eq!(departed.0["m9999"].len(), MOST_NAMESPACES);
+        departed.note(left(0, "a"), begin + REMEMBERED * 2);
         assert_eq!(departed.0.len(), 1, "old ones go when another one leaves");
     }
 }

@@ -182,14 +182,10 @@ impl Draft {
 
     /// Notes which models have no instance left in a namespace, and which are back.
     fn note_departures(&mut self) {
-        let left = std::mem::take(&mut self.left);
+        let mut left = std::mem::take(&mut self.left);
+        left.retain(|(name, namespace)| self.instances_of(namespace, name).next().is_none());
         if !left.is_empty() {
-            let now = Instant::now();
-            for (name, namespace) in left {
-                if self.instances_of(&namespace, &name).next().is_none() {
-                    self.view.departed.note(&name, &namespace, now);
-                }
-            }
+            self.view.departed.note(left, Instant::now());
         }
         for (name, instances) in &self.touched {
             if self.view.departed.has(name) {
