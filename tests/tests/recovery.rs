@@ -42,7 +42,7 @@ async fn a_killed_worker_is_gone_after_its_lease_and_fails_no_request_before() {
 
     worker.signal(Signal::KILL);
     lists(&frontend, &["both"]).await;
-    assert_eq!(frontend.chat("alone").await.code(), "model_not_found");
+    assert_eq!(frontend.chat("alone").await.code(), "model_unavailable");
     let asked = survivor.engine.asked();
     load.flows(20).await;
     assert!(survivor.engine.asked() >= asked + 20 - 2, "the survivor has all of it");

@@ -70,7 +70,7 @@ async fn a_frontend_that_restarts_while_etcd_is_away_serves_what_it_knew_and_sti
     etcd.launch().await;
     // Its first answer is the truth: what left meanwhile is not held, though it answers.
     lists(&client, &["dead", "stays"]).await;
-    assert_eq!(client.chat("leaves").await.status, 404);
+    assert_eq!(client.chat("leaves").await.code(), "model_unavailable");
     assert_eq!(still_there.asked(), asked);
     assert_eq!(client.metric(metric).await, 0.0);
     let _late = space.worker("team-a", "late").await;

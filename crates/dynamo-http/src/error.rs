@@ -140,6 +140,17 @@ impl ApiError {
         .with_code("endpoint_disabled")
     }
 
+    /// The answer for a model that was here a moment ago, or for which a request has waited.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn model_unavailable(name: &str) -> Self {
+        let message =
+            format!("The model '{name}' is not available at the moment; try again shortly.");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+            .with_code("model_unavailable")
+            .with_param("model")
+            .with_retry_after(Duration::from_secs(5))
+    }
+
     /// The listener has as many connections as it takes.
     #[cfg_attr(not(feature = "serve"), expect(dead_code, reason = "a listener's answer"))]
     pub(crate) fn too_many_connections() -> Self {

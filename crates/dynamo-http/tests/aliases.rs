@@ -191,7 +191,7 @@ async fn a_target_with_a_namespace_is_asked_at_that_namespaces_servers_only() {
     assert_eq!(door.post(CHAT, &chat("b")).await.status(), 200);
     assert_eq!((old.asked(), new.asked()), (10, 1));
     door.remove(&instances[1]);
-    assert_eq!(door.post(CHAT, &chat("b")).await.code(), "model_not_found");
+    assert_eq!(door.post(CHAT, &chat("b")).await.code(), "model_unavailable");
     door.add(&instances[1]);
 
     // An alias of the model's own name hides the model.

@@ -189,7 +189,7 @@ async fn a_route_closes_when_its_last_model_leaves() {
     door.add(&one);
     door.add(&two);
     door.remove(&one);
-    assert_eq!(door.post(CHAT, &chat("one")).await.code(), "model_not_found");
+    assert_eq!(door.post(CHAT, &chat("one")).await.code(), "model_unavailable");
     assert_eq!(door.post(CHAT, &chat("two")).await.status(), 200);
     door.remove(&two);
     assert_eq!(door.post(CHAT, &chat("two")).await.code(), "endpoint_disabled");

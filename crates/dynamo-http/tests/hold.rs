@@ -96,5 +96,5 @@ async fn a_request_waits_until_the_worker_has_proven_to_be_there_and_is_served()
 #[tokio::test]
 async fn a_stranger_at_the_address_of_a_worker_that_is_gone_gets_no_prompt() {
     let (status, prompts) = chat_in_doubt(StatusCode::NOT_FOUND, "").await;
-    assert_eq!((status, prompts), (404, 1));
+    assert_eq!((status, prompts), (503, 1));
 }

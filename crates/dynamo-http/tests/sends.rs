@@ -291,7 +291,7 @@ async fn a_request_in_line_learns_at_once_that_its_model_has_gone() {
     .await;
     door.remove(&instance("a", "m", "Chat", Some(&busy.url)));
     let answer = soon(Answer::read(second)).await;
-    assert_eq!((answer.status(), &*answer.code()), (404, "model_not_found"));
+    assert_eq!((answer.status(), &*answer.code()), (503, "model_unavailable"));
 }
 
 /// An engine that answers 413 to the head of a request and does not read the body.

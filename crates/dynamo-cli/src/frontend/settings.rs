@@ -261,6 +261,7 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
         .with_worker_concurrency(*balancing.worker_concurrency)
         .with_queue_depth(*balancing.queue_depth)
         .with_queue_timeout(balancing.queue_timeout.0)
+        .with_wait_for_model(balancing.wait_for_model.0)
         .with_retry_budget(balancing.retry_budget.0)
         .with_panic_threshold(balancing.panic_threshold.0)
         .with_probe_interval((probe > Duration::ZERO).then_some(probe))
@@ -496,6 +497,7 @@ mod tests {
                 ["--worker-concurrency", "8"],
                 ["--queue-depth", "9"],
                 ["--queue-timeout", "1.5"],
+                ["--wait-for-model", "30s"],
                 ["--retry-budget", "30"],
                 ["--panic-threshold", "0"],
                 ["--worker-probe-interval", "0"],
@@ -510,6 +512,7 @@ mod tests {
         assert_eq!(*config.affinity_header(), "x-chat");
         assert_eq!(config.worker_concurrency().map(NonZeroUsize::get), Some(8));
         assert_eq!((*config.queue_depth(), config.queue_timeout().as_millis()), (9, 1500));
+        assert_eq!(config.wait_for_model().as_secs(), 30);
         assert_eq!((*config.retry_budget(), *config.panic_threshold()), (30, 0));
         assert_eq!(*config.probe_interval(), None);
         assert!(resolve(&["--retry-budget", "101"], []).is_err());

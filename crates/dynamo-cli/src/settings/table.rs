@@ -402,6 +402,10 @@ settings! {
         queue_depth: usize = flag("REQUESTS").default("256");
         /// How long a request may wait so; then 503
         queue_timeout: Timeout = flag("SECONDS").default("30");
+        /// How long a request waits for a model that may come: one that its client could see within the
+        /// last ten minutes, or an alias of the configuration file; then 503. The request is read and
+        /// waits even if its route is closed. 0: no request waits
+        wait_for_model: Seconds = flag("SECONDS").default("0");
         /// What share of the requests of the last seconds may be sent a second time, beside ten a
         /// second; 0: none is. A request of which no byte was written always goes elsewhere
         retry_budget: Percent = flag("PERCENT").default("20");

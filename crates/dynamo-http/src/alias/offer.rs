@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dynamo_discovery::{Kind, Kinds};
 
@@ -87,6 +88,35 @@ impl<'a, V: Deref<Target = View>> Offer<'a, V> {
         self.shown(self.table?.get(name)?)
     }
 
+    /// How long ago a model has left for which this name stands: the model itself, or the target of an
+    /// alias.
+    pub(crate) fn left_since(&self, name: &str) -> Option<Duration> {
+        let by_name = self.sight.left_since(name, name, None);
+        let targets = self.possible(name);
+        let by_target =
+            targets.filter_map(|one| self.sight.left_since(name, one.model(), one.namespace()));
+        by_target.chain(by_name).min()
+    }
+
+    /// Whether this name is that of an alias that has a target in the caller's scope, or will have one as
+    /// soon as somebody serves it there.
+    pub(crate) fn may_come(&self, name: &str) -> bool {
+        self.possible(name).next().is_some()
+    }
+
+    /// The targets of the alias of this name, if there is one, that can exist in the caller's scope.
+    fn possible(&self, name: &str) -> impl Iterator<Item = &'a AliasTarget> {
+        let alias = self.table.and_then(|table| table.get(name));
+        let alias = alias.filter(|alias| self.sight.may_use(alias.name()));
+        let all = alias.into_iter().flat_map(|alias| alias.targets.iter().chain(&alias.fallback));
+        all.filter(|target| self.exists(target))
+    }
+
+    /// Whether a target can exist in the caller's scope.
+    fn exists(&self, target: &AliasTarget) -> bool {
+        target.namespace().is_none_or(|namespace| self.sight.scope().contains(namespace))
+    }
+
     /// What the caller gets for this name. An alias wins over a model.
     pub(crate) fn get(&self, name: &str) -> Option<Offered<'a>> {
         let alias = self.alias(name).map(Offered::Alias);
@@ -113,9 +143,7 @@ impl<'a, V: Deref<Target = View>> Offer<'a, V> {
         if !self.sight.may_use(alias.name()) {
             return None;
         }
-        let exists = |target: &&'a AliasTarget| {
-            target.namespace().is_none_or(|namespace| self.sight.scope().contains(namespace))
-        };
+        let exists = |target: &&'a AliasTarget| self.exists(target);
         let seen = |target: &'a AliasTarget| {
             let model = self.sight.model_behind(alias.name(), target.model())?;
             let is_there = !model.part(target.namespace()).kinds.is_empty();

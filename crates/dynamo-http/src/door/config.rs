@@ -87,6 +87,10 @@ config! {
         /// How long a request may wait for a worker that is below its limit; then it gets 503.
         /// Default 30 s.
         queue_timeout, with_queue_timeout: Duration = Duration::from_secs(30);
+        /// How long a request waits for a model that may come: for one that its caller's scope had
+        /// within the last ten minutes, and for an alias with a target in that scope; then it gets
+        /// 503. Default zero: no request waits.
+        wait_for_model, with_wait_for_model: Duration = Duration::ZERO;
         /// The share of the requests of the last seconds that may be sent a second time, in
         /// percent, beside ten a second; with 0, none may. A request of which no byte was written
         /// does not count. Default 20.

@@ -195,6 +195,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
         aliases: config.aliases.clone(),
         access_log: config.access_log.clone(),
         traces: config.traces.clone(),
+        wait_for_model: config.wait_for_model,
     }
 }
 

@@ -19,6 +19,10 @@ use crate::view::{Lens, Model, Sight, View};
 /// an answer within a second, or none.
 const DOUBT: Duration = Duration::from_secs(2);
 
+/// For so long a model that has left is said to be unavailable, and after that to be unknown. Clients try
+/// again after a 503, and give up after a 404.
+pub(super) const MISSED: Duration = Duration::from_secs(60);
+
 /// The model, the route and the view of a request. The servers are looked up again after a wait,
 /// since they may have changed.
 #[derive(Clone, Copy)]
@@ -40,8 +44,7 @@ impl Lookup<'_> {
     /// 404 when the caller sees no such model, or the model does not serve the route.
     pub(crate) fn find(&self) -> Result<Arc<Targets>, ApiError> {
         self.lens.read(|sight| {
-            let unknown = || unknown(sight.is_ready(), self.asked);
-            let model = self.model(sight).ok_or_else(unknown)?;
+            let model = self.model(sight).ok_or_else(|| self.absent(sight))?;
             let kinds = model.part(self.namespace()).kinds;
             if !kinds.contains(self.route.kind()) {
                 return Err(not_served(self.asked, kinds, self.route));
@@ -68,6 +71,16 @@ impl Lookup<'_> {
     /// to wait for.
     pub(crate) fn is_unroutable(&self, targets: &Targets) -> bool {
         targets.upstreams(self.route.kind()).next().is_none() && !self.is_in_doubt()
+    }
+
+    /// The answer for a model that the caller does not see: it may have left a moment ago.
+    fn absent(&self, sight: &Sight<&View>) -> ApiError {
+        let name = self.target.map_or(self.asked, AliasTarget::model);
+        let since = sight.left_since(self.asked, name, self.namespace());
+        match since.is_some_and(|ago| ago < MISSED) {
+            true => ApiError::model_unavailable(self.asked),
+            false => unknown(sight.is_ready(), self.asked),
+        }
     }
 
     fn model<'v>(&self, sight: &'v Sight<&View>) -> Option<&'v Arc<Model>> {

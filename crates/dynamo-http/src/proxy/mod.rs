@@ -2,6 +2,7 @@
 
 mod aliased;
 mod answer;
+mod awaited;
 mod body;
 mod coding;
 mod dialect;
@@ -40,8 +41,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body;
 use tracing::debug;
 
-use self::aliased::Way;
 use self::answer::{Answer, Head};
+use self::awaited::{Found, Wanted};
 pub(crate) use self::body::{BodyLimits, Memory};
 use self::coding::Coding;
 use self::dialect::EventStream;
@@ -99,6 +100,8 @@ pub(crate) struct Proxy {
     pub(crate) aliases: Aliases,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) traces: Option<Traces>,
+    /// How long a request waits for a model that may come.
+    pub(crate) wait_for_model: Duration,
 }
 
 impl Proxy {
@@ -181,9 +184,14 @@ impl Proxy {
     {
         let lens = self.lens(caller);
         let aliases = self.aliases.load();
-        lens.read(|sight| Offer::new(sight, aliases.as_deref()).admit(route.kind()))?;
+        let admitted = lens.read(|sight| Offer::new(sight, aliases.as_deref()).admit(route.kind()));
         // A table that was replaced must not be kept for as long as a body takes.
         drop(aliases);
+        // A request for a model that may come is read although its route is closed.
+        let closed = match admitted {
+            Err(closed) if self.wait_for_model.is_zero() => return Err(closed),
+            admitted => admitted.err(),
+        };
         check_content_type(&head.headers)?;
         let coding = Coding::of(&head.headers)?;
         let body = self.limits.read(body).await?;
@@ -202,16 +210,25 @@ impl Proxy {
             Some(_) => peek::peek_and(&body.bytes, |name, value| output.read(name, value))?,
         };
         // The view may have changed while the body arrived.
-        let way = match self.aliases.load().as_deref() {
-            None => None,
-            Some(table) => {
-                let session = || self.session(&head.headers, &asked);
-                let way = Way::find(table, lens, &asked.model, route, session);
-                if !matches!(way, Ok(None)) {
-                    record.note(|told| told.asks(&asked.model, None, asked.stream));
-                }
-                way?
-            }
+        let wanted = Wanted {
+            lens,
+            fleet: &self.forwarder.fleet,
+            aliases: &self.aliases,
+            name: &asked.model,
+            route,
+            session: || self.session(&head.headers, &asked),
+        };
+        let found = wanted.find();
+        let known = match &found {
+            Ok(Found::Model(targets)) => Some(targets.shared_name()),
+            _ => None,
+        };
+        record.note(|told| told.asks(&asked.model, known, asked.stream));
+        let found = match found {
+            Err(error) if self.wait_for_model.is_zero() => return Err(error),
+            // Boxed, so that the state of this rare wait is not part of every request.
+            Err(_) => Box::pin(wanted.find_within(self.wait_for_model, closed)).await?,
+            Ok(found) => found,
         };
         let mut headers = std::mem::take(&mut head.headers);
         let mode = self.forwarder.balancer.mode;
@@ -246,21 +263,16 @@ impl Proxy {
             by_prompt: mode == RouterMode::CacheAware && route.continues_a_prompt(),
             reservation: None,
         };
-        match way {
-            None => {
-                let lookup = received.lookup(None);
-                let found = lookup.find();
-                let known = found.as_ref().ok().map(|targets| targets.shared_name());
-                record.note(|told| told.asks(&asked.model, known, asked.stream));
-                let targets = found?;
+        match found {
+            Found::Model(targets) => {
                 record.is_for(targets.series().clone(), asked.stream);
                 let path = received.path(&targets);
                 let reservation = reserve(path.as_ref())?;
-                let ask = Ask { reservation, ..received.ask(lookup, path.as_ref()) };
+                let ask = Ask { reservation, ..received.ask(received.lookup(None), path.as_ref()) };
                 self.forwarder.forward(targets, &ask, record).await
             }
             // Boxed, so that its state is not part of every request.
-            Some(way) => {
+            Found::Alias(way) => {
                 let received = Received { reservation: reserve(None)?, ..received };
                 Box::pin(self.forwarder.by_alias(way, &received, record)).await
             }

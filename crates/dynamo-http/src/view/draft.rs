@@ -1,7 +1,8 @@
 //! The next view of one scope: the published view with the staged updates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use dynamo_discovery::{ByKey, Instance, Key, Kinds, ModelUpdate};
 use dynamo_namespace::{Namespace, NamespaceScope};
@@ -21,6 +22,8 @@ pub(super) struct Draft {
     /// built when its first instance is staged, so that a long first list leaves little to do at
     /// its end.
     touched: BTreeMap<Arc<str>, Vec<Arc<Instance>>>,
+    /// The models that have lost an instance since the last publication, with its namespace.
+    left: BTreeSet<(Arc<str>, Namespace)>,
     changed: bool,
 }
 
@@ -30,6 +33,7 @@ impl Draft {
             view: View::empty(scope.clone()),
             live: LiveView::empty(scope),
             touched: BTreeMap::new(),
+            left: BTreeSet::new(),
             changed: false,
         }
     }
@@ -74,6 +78,16 @@ impl Draft {
                     && let Ok(position) = position(instances, old)
                 {
                     instances.remove(position);
+                    // An instance that another one replaces nearly always stays in its namespace.
+                    let namespace = old.endpoint().namespace();
+                    let takes_its_place = |new: &Arc<Instance>| {
+                        new.endpoint().namespace() == namespace && new.model() == old.model()
+                    };
+                    if !new.is_some_and(takes_its_place)
+                        && let Some((name, _)) = self.view.models.get_key_value(old.model())
+                    {
+                        self.left.insert((name.clone(), namespace.clone()));
+                    }
                 }
             }
             if let Some(new) = new {
@@ -85,6 +99,10 @@ impl Draft {
                             Err(position) => instances.insert(position, new.clone()),
                         },
                         None => {
+                            if self.view.departed.has(new.model()) {
+                                let namespace = new.endpoint().namespace();
+                                self.view.departed.is_back(new.model(), namespace);
+                            }
                             let (name, instances) = (new.model().into(), vec![new.clone()]);
                             self.put(Model::new(name, instances, None, now));
                         }
@@ -149,6 +167,7 @@ impl Draft {
     /// Builds the models that the staged updates touch.
     fn build(&mut self) {
         let now = unix_now();
+        self.note_departures();
         let published = self.live.load();
         for (name, instances) in std::mem::take(&mut self.touched) {
             if instances.is_empty() {
@@ -157,6 +176,22 @@ impl Draft {
             } else {
                 let before = published.models.get(&name).map(Arc::as_ref);
                 self.put(Model::new(name, instances, before, now));
+            }
+        }
+    }
+
+    /// Notes which models have no instance left in a namespace, and which are back.
+    fn note_departures(&mut self) {
+        let mut left = std::mem::take(&mut self.left);
+        left.retain(|(name, namespace)| self.instances_of(namespace, name).next().is_none());
+        if !left.is_empty() {
+            self.view.departed.note(left, Instant::now());
+        }
+        for (name, instances) in &self.touched {
+            if self.view.departed.has(name) {
+                for instance in instances {
+                    self.view.departed.is_back(name, instance.endpoint().namespace());
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use dynamo_discovery::{Kind, Kinds};
@@ -122,6 +123,19 @@ impl<V: Deref<Target = View>> Sight<V> {
     /// Whether an instance of a model is in doubt; with a namespace, whether one of that is.
     pub(crate) fn is_in_doubt(&self, model: &Model, namespace: Option<&Namespace>) -> bool {
         self.view.is_in_doubt(model, namespace)
+    }
+
+    /// How long ago a model that stood behind the name `asked` has left the view; with a namespace, how
+    /// long ago its last instance there has. None if the caller may not use the name, and if that was
+    /// long ago.
+    pub(crate) fn left_since(
+        &self,
+        asked: &str,
+        name: &str,
+        namespace: Option<&Namespace>,
+    ) -> Option<Duration> {
+        let departed = self.may_use(asked).then(|| &self.view.departed)?;
+        departed.since(name, namespace, Instant::now())
     }
 
     /// Whether the caller may use models of this name.

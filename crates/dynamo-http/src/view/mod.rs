@@ -4,6 +4,7 @@
 //! so two readers of one switchboard share the facts and nothing else.
 
 mod change;
+mod departed;
 mod draft;
 mod gate;
 mod lens;

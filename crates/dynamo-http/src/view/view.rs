@@ -7,6 +7,7 @@ use dynamo_discovery::{ByKey, Instance, Key, Kind, Kinds};
 use dynamo_namespace::{Namespace, NamespaceScope};
 use imbl::{OrdMap, OrdSet};
 
+use super::departed::Departed;
 use super::model::Model;
 
 /// Everything that one scope sees at one moment.
@@ -30,6 +31,8 @@ pub struct View {
     /// The keys of the instances that serve although the store has lost them, and since when, in unix
     /// seconds.
     pub(super) held: OrdMap<Key, u64>,
+    /// The models that were here a short while ago.
+    pub(super) departed: Departed,
 }
 
 impl View {
@@ -44,6 +47,7 @@ impl View {
             instances: OrdSet::new(),
             since: [unix_now(); Kind::ALL.len()],
             held: OrdMap::new(),
+            departed: Departed::default(),
         }
     }
 

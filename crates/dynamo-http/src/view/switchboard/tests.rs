@@ -251,3 +251,108 @@ proptest! {
         }
     }
 }
+
+/// What a test does to a switchboard.
+#[derive(Clone, Debug)]
+enum Step {
+    Add(&'static str, u8, &'static str),
+    Remove(&'static str, u8, &'static str),
+    Publish,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let part = || {
+        let namespaces = proptest::sample::select(vec!["a", "a-0f3c9a1b", "b"]);
+        (namespaces, 0..2_u8, proptest::sample::select(vec!["m", "n"]))
+    };
+    prop_oneof![
+        part().prop_map(|(namespace, number, model)| Step::Add(namespace, number, model)),
+        part().prop_map(|(namespace, number, model)| Step::Remove(namespace, number, model)),
+        Just(Step::Publish),
+    ]
+}
+
+/// A switchboard of one scope after these steps, without those in namespaces for which `but` holds.
+fn after(scope: &NamespaceScope, steps: &[Step], but: impl Fn(&str) -> bool) -> Arc<View> {
+    let (switchboard, mut writer) = Switchboard::new([scope.clone()]);
+    let mut there = HashSet::new();
+    for step in steps {
+        let update = match step {
+            Step::Publish => {
+                writer.publish();
+                continue;
+            }
+            Step::Add(namespace, ..) | Step::Remove(namespace, ..) if but(namespace) => continue,
+            Step::Add(namespace, number, model) => {
+                let one = instance(namespace, *number, model, "Chat");
+                if !there.insert((namespace, number, model)) {
+                    continue;
+                }
+                added(&one)
+            }
+            Step::Remove(namespace, number, model) => {
+                if !there.remove(&(namespace, number, model)) {
+                    continue;
+                }
+                removed(&instance(namespace, *number, model, "Chat"))
+            }
+        };
+        writer.stage(&[update]);
+    }
+    writer.publish();
+    switchboard.view(scope)
+}
+
+proptest! {
+    #[test]
+    fn a_scope_remembers_what_has_left_it_and_nothing_of_others(
+        steps in proptest::collection::vec(any_step(), 0..30),
+    ) {
+        let scope = NamespaceScope::Generations("a".parse().unwrap());
+        let view = after(&scope, &steps, |_| false);
+        let alone = after(&scope, &steps, |namespace| namespace == "b");
+        let now = std::time::Instant::now();
+        let left = |view: &View, model: &str, namespace: Option<&str>| {
+            let namespace = namespace.map(|name| name.parse().unwrap());
+            view.departed.since(model, namespace.as_ref(), now).is_some()
+        };
+        for model in ["m", "n"] {
+            for namespace in ["a", "a-0f3c9a1b", "b"] {
+                let has_left = left(&view, model, Some(namespace));
+                prop_assert_eq!(has_left, left(&alone, model, Some(namespace)));
+                let is_there = view.instances().any(|one| {
+                    one.model() == model && one.endpoint().namespace().as_str() == namespace
+                });
+                prop_assert!(!(has_left && is_there), "{} {}", model, namespace);
+                prop_assert!(!has_left || namespace != "b");
+                // Whoever was published and is not there has left.
+                let was_there = steps.iter().any(|step| {
+                    matches!(step, Step::Remove(name, _, of) if *name == namespace && *of == model)
+                });
+                prop_assert!(was_there || !has_left);
+            }
+            prop_assert_eq!(left(&view, model, None), left(&alone, model, None));
+        }
+    }
+}
+
+#[test]
+fn a_model_that_moves_to_another_namespace_has_left_the_first_and_one_that_changes_has_not() {
+    let (switchboard, mut writer) = Switchboard::new([NamespaceScope::All]);
+    let (one, other) = (instance("a", 1, "m", "Chat"), instance("b", 1, "m", "Chat"));
+    update_http_endpoints(&mut writer, &[added(&one)]);
+    let left = |model: &str, namespace: Option<&str>| {
+        let namespace = namespace.map(|name| name.parse().unwrap());
+        let view = switchboard.view(&NamespaceScope::All);
+        view.departed.since(model, namespace.as_ref(), std::time::Instant::now()).is_some()
+    };
+    let new = instance("a", 1, "m", "Chat | Embedding");
+    update_http_endpoints(&mut writer, &[ModelUpdate::Changed { old: one, new: new.clone() }]);
+    assert!(!left("m", None));
+    update_http_endpoints(&mut writer, &[added(&other), removed(&new)]);
+    assert!(left("m", Some("a")) && !left("m", Some("b")));
+    update_http_endpoints(&mut writer, &[removed(&other)]);
+    assert!(left("m", Some("b")) && left("m", None));
+    update_http_endpoints(&mut writer, &[added(&other)]);
+    assert!(!left("m", Some("b")) && left("m", Some("a")));
+}
