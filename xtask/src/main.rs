@@ -9,6 +9,7 @@ mod compat;
 mod contents;
 mod coverage;
 mod demo;
+mod dist;
 mod docs;
 mod downstream;
 mod etcd;
@@ -43,6 +44,8 @@ enum Command {
     Demo(demo::Args),
     /// Run real engines and real clients through our programs, and print what works
     Compat(compat::Args),
+    /// Build what people install into target/dist
+    Dist(dist::Args),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -69,6 +72,7 @@ fn run(command: Command) -> Result<()> {
         Command::Chaos(args) => chaos::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Compat(args) => compat::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Bench(bench) => bench::run(&bench),
         Command::EtcdImage => {
             println!("built {}", etcd::build_image()?);
