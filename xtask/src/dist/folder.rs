@@ -1,7 +1,7 @@
 //! `target/dist`, and the facts about the release that all artefacts share.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -25,6 +25,9 @@ pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 /// What Docker's images and Debian's packages call that platform.
 pub(crate) const ARCHITECTURE: &str = "amd64";
 
+/// The variable that tells the programs their commit when they are compiled.
+pub(crate) const COMMIT_VAR: &str = "DYNAMO_COMMIT";
+
 #[derive(Debug)]
 pub(crate) struct Dist {
     /// `target/dist`.
@@ -44,16 +47,14 @@ impl Dist {
         let folder = workspace::target()?.join("dist");
         let tree = folder.join("tree");
         fs::create_dir_all(&tree)?;
-        let git = |arguments: &[&str]| {
-            let mut command = Command::new("git");
-            capture(command.current_dir(workspace::root()).args(arguments))
-                .map(|printed| printed.trim().to_owned())
-        };
         Ok(Self {
             tree,
             version: version()?,
-            commit: git(&["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])?,
-            time: git(&["log", "-1", "--format=%ct"])?,
+            commit: told(
+                COMMIT_VAR,
+                &["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            )?,
+            time: told("SOURCE_DATE_EPOCH", &["log", "-1", "--format=%ct"])?,
             folder,
         })
     }
@@ -72,6 +73,16 @@ impl Dist {
         fs::create_dir_all(&place)?;
         Ok(place)
     }
+}
+
+/// A fact by its variable, which builds from an archive of the sources need, else as git tells it.
+fn told(variable: &str, git: &[&str]) -> Result<String> {
+    if let Some(told) = env::var(variable).ok().filter(|told| !told.is_empty()) {
+        return Ok(told);
+    }
+    let printed = capture(Command::new("git").current_dir(workspace::root()).args(git));
+    let printed = printed.with_context(|| format!("without git, {variable} must be set"))?;
+    Ok(printed.trim().to_owned())
 }
 
 /// The version of the workspace, which all crates share.

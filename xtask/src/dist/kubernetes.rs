@@ -1,9 +1,6 @@
 //! `deploy/kubernetes`: kustomize renders it, and it is valid by the published schemas.
 
-use std::{
-    path::PathBuf,
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
 

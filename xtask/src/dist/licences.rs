@@ -67,17 +67,20 @@ fn folders() -> Result<BTreeMap<String, PathBuf>> {
 
 /// The files of a package that are about its licence.
 fn texts(folder: &Path) -> Result<Vec<String>> {
-    let mut paths: Vec<_> =
-        fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let mut paths: Vec<_> = fs::read_dir(folder)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
     paths.sort();
     let is_about_it = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_uppercase();
         let begins = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
         path.is_file() && begins.iter().any(|begin| name.starts_with(begin))
     };
-    paths.into_iter().filter(is_about_it).map(|path| {
-        Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
-    }).collect()
+    paths
+        .into_iter()
+        .filter(is_about_it)
+        .map(|path| Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned()))
+        .collect()
 }
 
 #[cfg(test)]

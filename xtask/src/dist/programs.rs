@@ -1,15 +1,11 @@
 //! The static programs, their man pages and their completions: what every artefact holds.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    folder::{Dist, PROGRAMS, TARGET, copy, write},
+    folder::{COMMIT_VAR, Dist, PROGRAMS, TARGET, copy, write},
     licences,
 };
 use crate::{
@@ -21,7 +17,7 @@ use crate::{
 pub(crate) fn build(dist: &Dist) -> Result<()> {
     toolchain()?;
     let mut cargo = workspace::cargo(["build", "--release", "--locked", "--package", "dynamo-cli"]);
-    cargo.args(["--bins", "--target", TARGET]).env("DYNAMO_COMMIT", &dist.commit);
+    cargo.args(["--bins", "--target", TARGET]).env(COMMIT_VAR, &dist.commit);
     println!("$ {}", process::shown(&cargo));
     process::run(&mut cargo)?;
     fs::remove_dir_all(&dist.tree)?;

@@ -50,7 +50,8 @@ pub(crate) fn run(dist: &Dist, place: &dyn Place) -> Result<String> {
     }
     let etcd = etcd::provision(&etcd::Source::of(Mode::Local))?;
     let [port] = http::free_ports()?.map(|port: u16| port.to_string());
-    let store = ["--namespace", "team-a", "--etcd-endpoints", &etcd.endpoints, "--drain-grace", "0"];
+    let store =
+        ["--namespace", "team-a", "--etcd-endpoints", &etcd.endpoints, "--drain-grace", "0"];
     let worker = ["--echo", "--model", MODEL, "--echo-delay-ms", "100"];
     let worker = start(place, "dynamo-worker", &[&worker[..], &store].concat())?;
     let frontend = ["--http-host", "127.0.0.1", "--http-port", &port];

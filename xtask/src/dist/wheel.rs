@@ -16,8 +16,7 @@ use super::{
 use crate::{process::capture, workspace};
 
 /// Static programs need no particular libc: the oldest platforms that pip knows of.
-const TAG: &str =
-    "py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.musllinux_1_1_x86_64";
+const TAG: &str = "py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.musllinux_1_1_x86_64";
 
 const MAKER: &str = include_str!("wheel.py");
 
