@@ -176,7 +176,9 @@ impl Machine {
         let folder = tempfile::Builder::new().prefix("dyn-debian-").tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let mut copy = Command::new("cp");
-        capture(copy.arg("--archive").arg(clean.join(".")).arg(folder.path()))?;
+        capture(
+            copy.args(["--archive", "--one-file-system"]).arg(clean.join(".")).arg(folder.path()),
+        )?;
         Ok(Self { folder })
     }
 
