@@ -10,8 +10,8 @@ use anyhow::{Result, ensure};
 use rustix::process::geteuid;
 
 use super::{
-    Outcome,
-    folder::{Dist, NAME, PROGRAMS, TARGET, copy_all, made},
+    folder::{Dist, NAME, PROGRAMS, TARGET, copy_all},
+    outcome::{Outcome, made},
     trial,
 };
 use crate::{process::capture, workspace};

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Outcome, folder::Dist, image};
+use super::{folder::Dist, image, outcome::Outcome};
 use crate::{apt, etcd, http, poll, process::capture, workspace};
 
 /// The deadline of each step; Prometheus scrapes each 15 s.
@@ -69,7 +69,7 @@ fn scraped(port: u16) -> Result<usize> {
             let of = |target: &&Value| target["labels"]["instance"] == *address;
             targets.iter().find(of).is_some_and(|target| target["health"] == "up")
         };
-        Ok(wanted.iter().all(|address| is_up(&address)).then_some(()))
+        Ok(wanted.iter().all(is_up).then_some(()))
     })?;
     let rules = read("rules")?;
     let groups = rules["data"]["groups"].as_array().map_or(0, Vec::len);

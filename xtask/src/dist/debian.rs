@@ -14,8 +14,8 @@ use rustix::process::geteuid;
 use tempfile::TempDir;
 
 use super::{
-    Outcome,
-    folder::{ARCHITECTURE, Dist, NAME, PROGRAMS, copy, copy_all, made, write},
+    folder::{ARCHITECTURE, Dist, NAME, PROGRAMS, copy, copy_all, write},
+    outcome::{Outcome, made},
     trial,
 };
 use crate::{process::capture, workspace};

@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::Outcome;
 use crate::{process::capture, workspace};
 
 /// The programs of a release.
@@ -117,11 +116,4 @@ pub(crate) fn copy_all(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// An artefact that was made: its name and size.
-pub(crate) fn made(path: &Path) -> Result<Outcome> {
-    let megabytes = fs::metadata(path)?.len() as f64 / 1e6;
-    let name = path.file_name().unwrap_or_default().display();
-    Ok(Outcome::Done(format!("{name}, {megabytes:.1} MB")))
 }

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Outcome,
-    folder::{ARCHITECTURE, Dist, NAME, PROGRAMS, copy, made, write},
+    folder::{ARCHITECTURE, Dist, NAME, PROGRAMS, copy, write},
+    outcome::{Outcome, made},
     trial,
 };
 use crate::{

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::Result;
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::{process::capture, workspace};
 
 const FOLDERS: [&str; 3] = ["etcd-roles", "overlays/team-a", "overlays/team-b"];

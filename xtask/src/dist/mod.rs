@@ -9,6 +9,7 @@ mod folder;
 mod image;
 mod kubernetes;
 mod licences;
+mod outcome;
 mod programs;
 mod trial;
 mod wheel;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use self::folder::Dist;
+use self::{folder::Dist, outcome::Outcome};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -45,13 +46,6 @@ enum Artefact {
     Debian,
     /// A Python wheel
     Wheel,
-}
-
-/// How a step ended: with an artefact or a finding, or left out for a reason.
-#[derive(Debug)]
-enum Outcome {
-    Done(String),
-    LeftOut(String),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use super::{
-    Outcome,
-    folder::{Dist, NAME, made},
+    folder::{Dist, NAME},
+    outcome::{Outcome, made},
     trial,
 };
 use crate::{process::capture, workspace};
