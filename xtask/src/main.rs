@@ -9,6 +9,7 @@ mod compat;
 mod contents;
 mod coverage;
 mod demo;
+mod dist;
 mod docs;
 mod downstream;
 mod etcd;
@@ -48,6 +49,8 @@ enum Command {
     /// Try what operators use on a live frontend: the status page in Chromium, dashboards and alerts in
     /// Prometheus
     Operators(operators::Args),
+    /// Build what people install into target/dist
+    Dist(dist::Args),
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Compat(args) => compat::run(&args),
         Command::Operators(args) => operators::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Bench(bench) => bench::run(&bench),
         Command::EtcdImage => {
             println!("built {}", etcd::build_image()?);

@@ -34,6 +34,7 @@ pub mod reference;
 mod runtime;
 mod settings;
 mod tools;
+mod version;
 pub mod worker;
 pub mod worker_config;
 

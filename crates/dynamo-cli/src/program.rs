@@ -18,6 +18,7 @@ use crate::settings::strangers;
 use crate::settings::table::{CONFIG, Config, Logs, Program, QuietLogs, instead_of};
 use crate::settings::value::YesNo;
 use crate::tools;
+use crate::version;
 
 const HOW_SETTINGS_RANK: &str = "A flag wins over its variable, a variable over the configuration \
                                  file, and the file over the default. A blank variable counts as \
@@ -168,7 +169,8 @@ fn parse(command: Command, arguments: &[OsString]) -> Result<Parsed, Failure> {
 pub(crate) fn command(program: &Program) -> Command {
     let mut command = Command::new(program.name)
         .about(program.about)
-        .version(env!("CARGO_PKG_VERSION"))
+        .version(version::RELEASE)
+        .long_version(version::with_build())
         .override_usage(program.usage.join("\n       "));
     for group in program.groups {
         let arguments = group.settings.iter().filter_map(|setting| setting.argument());

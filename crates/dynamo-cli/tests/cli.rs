@@ -26,8 +26,11 @@ fn help_mentions_the_variables() {
         for variable in variables {
             assert!(ended.stdout.contains(variable), "{variable}");
         }
-        let version = finish(program, &["--version"], &[]);
-        assert!(version.stdout.ends_with(concat!(env!("CARGO_PKG_VERSION"), "\n")));
+        let short = finish(program, &["-V"], &[]).stdout;
+        assert!(short.ends_with(concat!(env!("CARGO_PKG_VERSION"), "\n")));
+        let version = finish(program, &["--version"], &[]).stdout;
+        let build = version.strip_prefix(short.trim_end()).unwrap_or_default();
+        assert!(build.starts_with(" (commit ") && build.ends_with("TLS by rustls with ring)\n"));
     }
     let help = finish(FRONTEND, &["--help"], &[]).stdout;
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -52,7 +52,7 @@ pub(crate) fn ready_to_run() -> bool {
 }
 
 /// The command: `docker compose`, else the older `docker-compose`.
-fn compose_command() -> Result<&'static [&'static str]> {
+pub(crate) fn compose_command() -> Result<&'static [&'static str]> {
     let spellings: [&[&str]; 2] = [&["docker", "compose"], &["docker-compose"]];
     for spelling in spellings {
         if capture(command(spelling).arg("version")).is_ok() {

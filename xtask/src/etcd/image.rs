@@ -18,23 +18,28 @@ const PLACE: &str = "usr/local/bin/etcd";
 /// Builds the image under the tag of the compose file, and returns the tag.
 pub(crate) fn build() -> Result<String> {
     ensure!(compose::engine_runs(), "no Docker engine answers");
-    let binary = binary::provision(None)?;
     let image = compose::image()?;
+    of(&binary::provision(None)?, PLACE, &image)?;
+    Ok(image)
+}
+
+/// Builds an image of one program, which stands at this place below the root.
+pub(crate) fn of(binary: &Path, place: &str, image: &str) -> Result<()> {
     let context = tempfile::tempdir()?;
     let root = context.path().join("root");
-    let place = root.join(PLACE);
-    copy(&binary, &place)?;
+    let path = root.join(place);
+    copy(binary, &path)?;
     // A fetched binary may lack the executable bit.
-    fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
-    for library in libraries(&binary)? {
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    for library in libraries(binary)? {
         copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
     }
     fs::write(
         context.path().join("Dockerfile"),
-        format!("FROM scratch\nCOPY root/ /\nENTRYPOINT []\nCMD [\"/{PLACE}\"]\n"),
+        format!("FROM scratch\nCOPY root/ /\nENTRYPOINT []\nCMD [\"/{place}\"]\n"),
     )?;
-    capture(Command::new("docker").args(["build", "--tag", &image]).arg(context.path()))?;
-    Ok(image)
+    capture(Command::new("docker").args(["build", "--tag", image]).arg(context.path()))?;
+    Ok(())
 }
 
 /// Builds the image unless the engine has it.

@@ -11,8 +11,8 @@ use clap::ValueEnum;
 
 pub(crate) use self::{
     binary::{BINARY_VAR, provision as binary},
-    compose::engine_runs,
-    image::{build as build_image, build_if_absent as build_image_if_absent},
+    compose::{compose_command, engine_runs},
+    image::{build as build_image, build_if_absent as build_image_if_absent, of as image_of},
 };
 use self::{compose::Compose, local::Local};
 

@@ -56,6 +56,7 @@ const CRATES: [Crate; 3] = [
         root: "xtask/src/main.rs",
         order: &[
             "ci",
+            "dist",
             "chaos",
             "itest",
             "demo",
