@@ -31,14 +31,14 @@ impl Admin {
         host: Value<String>,
         port: Option<u16>,
         key_file: Value<Option<PathBuf>>,
-        open_metrics: Value<bool>,
+        open_metrics: &Value<bool>,
         hosts: Value<Vec<String>>,
     ) -> Result<Option<Self>, Failure> {
         let Some(port) = port else {
             let lonely = [
                 (host.origin == Origin::Flag).then_some(host.setting),
                 key_file.is_some().then_some(key_file.setting),
-                (*open_metrics).then_some(open_metrics.setting),
+                (**open_metrics).then_some(open_metrics.setting),
                 (!hosts.is_empty()).then_some(hosts.setting),
             ];
             return match lonely.into_iter().flatten().next() {
@@ -53,7 +53,7 @@ impl Admin {
             host: host.take(),
             port,
             key_file: key_file.take(),
-            open_metrics: *open_metrics,
+            open_metrics: **open_metrics,
             hosts: hosts.take(),
         }))
     }

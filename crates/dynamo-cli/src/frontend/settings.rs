@@ -170,7 +170,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         listening.admin_host,
         *listening.admin_port,
         listening.admin_key_file,
-        listening.admin_metrics_open,
+        &listening.admin_metrics_open,
         listening.admin_allowed_host,
     )?;
     let threads = listening.threads.or_else(|| thread::available_parallelism().ok());
