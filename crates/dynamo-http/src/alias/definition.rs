@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dynamo_namespace::Namespace;
 use http::HeaderValue;
 
-use super::share::hash;
+use twox_hash::XxHash3_64;
 
 /// A name that clients ask for, and the models that answer.
 ///
@@ -210,4 +210,9 @@ impl AliasTarget {
 
 fn json(text: &str) -> Bytes {
     serde_json::Value::from(text).to_string().into()
+}
+
+/// The hash of bytes. It is the same in every process, so several frontends share sessions out alike.
+pub(super) fn hash(seed: u64, bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot_with_seed(seed, bytes)
 }

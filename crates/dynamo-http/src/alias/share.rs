@@ -4,14 +4,7 @@
 //! lowest lot wins. So a change of weights moves a session only to a target whose share grows, and
 //! no session between two targets whose weights keep their ratio.
 
-use twox_hash::XxHash3_64;
-
-use super::definition::AliasTarget;
-
-/// The hash of bytes. It is the same in every process, so several frontends share sessions out alike.
-pub(super) fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    XxHash3_64::oneshot_with_seed(seed, bytes)
-}
+use super::definition::{AliasTarget, hash};
 
 /// The lot of a target for a session.
 fn lot(target: &AliasTarget, session: u64) -> f64 {

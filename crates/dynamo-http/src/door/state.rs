@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::config::FrontendConfig;
 use super::page::Page;
 use super::program_metrics::ProgramMetrics;
-use super::status::Status;
+use super::status::shared::Status;
 use crate::access::ApiKeys;
 use crate::feed::DiscoveryStatus;
 use crate::proxy::Proxy;

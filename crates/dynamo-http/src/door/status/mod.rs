@@ -7,10 +7,11 @@ mod page;
 mod problems;
 mod query;
 mod report;
+pub(super) mod shared;
 mod snapshot;
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,45 +22,21 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::{HeaderValue, StatusCode, header};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use self::history::{History, Sample};
+use self::history::Sample;
 use self::query::Query;
+use self::shared::STREAMS;
 use self::snapshot::Snapshot;
-use super::page::Page;
 use super::state::State;
 use crate::error::ApiError;
 
 pub(super) use self::history::EVERY;
 
-/// How many streams of events there may be at once.
-const STREAMS: usize = 16;
 /// The time between two events of a stream.
 const EVENT_EVERY: Duration = Duration::from_secs(2);
-
-/// What the status needs beside the state of the front door.
-pub(super) struct Status {
-    history: Mutex<History>,
-    snapshot: Page<Option<Arc<Snapshot>>>,
-    streams: Arc<Semaphore>,
-}
-
-impl Status {
-    pub(super) fn new() -> Self {
-        Self {
-            history: Mutex::default(),
-            snapshot: Page::default(),
-            streams: Arc::new(Semaphore::new(STREAMS)),
-        }
-    }
-
-    fn history(&self) -> MutexGuard<'_, History> {
-        // A note is one call, so a panic elsewhere leaves the history whole.
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Notes what was counted so far, beside the threads that serve clients.
 pub(super) async fn note(state: Arc<State>) {
@@ -120,7 +97,12 @@ async fn events(
 /// The part of the status that is asked for, made beside the threads that serve clients.
 async fn text(state: &Arc<State>, query: &Query) -> Bytes {
     let of = state.clone();
-    let take = move || Some(Arc::new(Snapshot::take(&of)));
+    let take = move || {
+        let forwarder = &of.proxy.forwarder;
+        let now = Sample::of(&forwarder.metrics, Instant::now());
+        let recent = of.status.history().until(&now);
+        Some(Arc::new(Snapshot::take(of.all.load(), &forwarder.fleet, recent)))
+    };
     let snapshot = state.status.snapshot.read(state.all.load().size(), take).await;
     let (state, query) = (state.clone(), query.clone());
     let render =

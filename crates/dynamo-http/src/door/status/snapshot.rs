@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dynamo_discovery::{Instance, WorkerUrl};
-use tokio::time::Instant;
 
-use super::history::{Recent, Sample};
-use crate::door::state::State;
-use crate::fleet::{Outage, outage};
+use super::history::Recent;
+use crate::fleet::{Fleet, Outage, outage};
 use crate::meter::Totals;
 use crate::view::View;
 
@@ -96,9 +94,7 @@ impl Row {
 }
 
 impl Snapshot {
-    pub(super) fn take(state: &State) -> Self {
-        let view = state.all.load();
-        let fleet = &state.proxy.forwarder.fleet;
+    pub(super) fn take(view: Arc<View>, fleet: &Fleet, recent: Recent) -> Self {
         let mut rows: Vec<Row> = view
             .instances()
             .map(|instance| {
@@ -125,8 +121,7 @@ impl Snapshot {
             .map(|server| (server.url.to_string(), server.load.in_flight()))
             .filter(|(_, in_flight)| *in_flight > 0)
             .collect();
-        let now = Sample::of(&state.proxy.forwarder.metrics, Instant::now());
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Self { at: at.as_secs(), leaving, recent: state.status.history().until(&now), rows, view }
+        Self { at: at.as_secs(), leaving, recent, rows, view }
     }
 }
