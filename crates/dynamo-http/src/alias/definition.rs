@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dynamo_namespace::Namespace;
 use http::HeaderValue;
 
-use super::share::hash;
+use super::share::{Ticket, hash};
 
 /// A name that clients ask for, and the models that answer.
 ///
@@ -198,8 +198,9 @@ impl AliasTarget {
         self.header.as_ref()
     }
 
-    pub(super) fn hash(&self) -> u64 {
-        self.hash
+    /// What it draws its lots by.
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket { hash: self.hash, weight: self.weight }
     }
 
     /// Whether both mean the same instances.
