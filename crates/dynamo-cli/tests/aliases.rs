@@ -351,3 +351,24 @@ fn a_fallback_answers_while_the_target_fails_and_a_broken_file_changes_nothing()
     assert_eq!(check.code, 2);
     assert!(check.stderr.contains(":1: models[0].on: expected 429"), "{}", check.stderr);
 }
+
+#[test]
+fn an_alias_wins_over_a_model_of_its_name_and_the_log_says_so_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frontend.yaml");
+    write(&path, &json!([{ "name": "llama", "targets": generations(1, 1) }]));
+    let ([_old, _new, other], mut workers) = teams();
+    workers.push(other.worker("llama", "team-a"));
+    let (frontend, address) = frontend(&path, &workers);
+    until("both are served", || {
+        chat(&address, A, "llama").model.is_some() && chat(&address, B, "llama").status == 200
+    });
+    for _ in 0..5 {
+        assert_eq!(chat(&address, A, "llama").model.as_deref(), Some("qwen"));
+        let theirs = chat(&address, B, "llama");
+        assert_eq!((theirs.status, theirs.model), (200, None), "there the alias has no target");
+    }
+    let told = || frontend.logged().matches("an alias hides the model of its name").count();
+    until("it is told", || told() > 0);
+    assert_eq!(told(), 1);
+}

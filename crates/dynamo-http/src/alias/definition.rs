@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dynamo_namespace::Namespace;
 use http::HeaderValue;
 
-use twox_hash::XxHash3_64;
+use super::share::{Ticket, hash};
 
 /// A name that clients ask for, and the models that answer.
 ///
@@ -198,8 +198,9 @@ impl AliasTarget {
         self.header.as_ref()
     }
 
-    pub(super) fn hash(&self) -> u64 {
-        self.hash
+    /// What it draws its lots by.
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket { hash: self.hash, weight: self.weight }
     }
 
     /// Whether both mean the same instances.
@@ -210,9 +211,4 @@ impl AliasTarget {
 
 fn json(text: &str) -> Bytes {
     serde_json::Value::from(text).to_string().into()
-}
-
-/// The hash of bytes. It is the same in every process, so several frontends share sessions out alike.
-pub(super) fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    XxHash3_64::oneshot_with_seed(seed, bytes)
 }

@@ -198,7 +198,8 @@ impl Shown<'_> {
         let mut targets: Vec<_> =
             self.targets.iter().filter(serves).map(|seen| seen.target).collect();
         if targets.len() > 1 {
-            share::sort(&mut targets, session.map_or_else(|| fastrand::u64(..), share::session));
+            let session = session.map_or_else(|| fastrand::u64(..), share::session);
+            share::sort(&mut targets, session, |target| target.ticket());
         }
         let fallback = self.fallback.iter().filter(serves).map(|seen| seen.target);
         let step =

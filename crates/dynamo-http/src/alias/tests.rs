@@ -84,7 +84,8 @@ fn shared_out(weights: &[u32]) -> Vec<String> {
         .collect();
     let first = |session: u32| {
         let mut order: Vec<_> = targets.iter().filter(|target| target.weight() > 0).collect();
-        share::sort(&mut order, share::session(format!("session-{session}").as_bytes()));
+        let session = share::session(format!("session-{session}").as_bytes());
+        share::sort(&mut order, session, |target| target.ticket());
         order[0].model().to_owned()
     };
     (0..100_000).map(first).collect()
