@@ -12,7 +12,10 @@ use common::keyed::{self, A, B, key, with_key};
 use common::{
     Act, Answer, Door, STREAM_HEAD, Worker, chat, chunk, nowhere, post, send, soon, whole,
 };
-use dynamo_http::{AccessEnd, AccessLog, AccessRecord, FrontendConfig, RouterMode, ServeOptions};
+use dynamo_http::{
+    AccessEnd, AccessLog, AccessRecord, Alias, AliasTable, AliasTarget, Aliases, FrontendConfig,
+    RouterMode, ServeOptions,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, mpsc};
 
@@ -383,4 +386,27 @@ async fn a_server_that_was_not_asked_for_addresses_tells_none() {
     stream.flush().await.unwrap();
     soon(Answer::read(stream)).await;
     assert_eq!(told.next().await.client, None);
+}
+
+#[tokio::test]
+async fn an_alias_is_told_as_it_was_asked_for_and_as_it_was_served() {
+    let (config, mut told) = logged();
+    let aliases = Aliases::default();
+    let target = |model: &str| AliasTarget::new(model);
+    let failing = Alias::new("failing", [target("gone")]).with_fallback([target("real")]);
+    let table = [Alias::new("asked", [target("real")]), failing];
+    aliases.replace(AliasTable::new(table).unwrap());
+    let worker = Worker::start([whole(r#"{"model":"real"}"#)]).await;
+    let mut door = door(&config.with_aliases(aliases)).await;
+    door.add(&worker.instance("a", "real"));
+    let nobody = nowhere().await;
+    door.add(&common::instance("a", "gone", "Chat", Some(&nobody)));
+    for (asked, attempts) in [("asked", 1), ("failing", 2)] {
+        assert_eq!(door.post(CHAT, &chat(asked)).await.status(), 200);
+        let record = told.next().await;
+        assert_eq!(record.model_asked.as_deref(), Some(asked));
+        assert_eq!(record.model_served.as_deref(), Some("real"));
+        assert_eq!(record.worker.as_ref().unwrap().as_str(), worker.url);
+        assert_eq!(record.attempts, attempts, "{asked}");
+    }
 }

@@ -14,7 +14,7 @@ mod tests;
 ///
 /// Every field is there in each line, `null` where there is nothing to tell. The names of the fields
 /// are written as they are, since serde would look at each of their bytes for each line; each text goes
-/// through `serde_json`, which escapes it.
+/// through `serde_json` if it has anything to escape.
 pub(super) fn append(line: &mut Vec<u8>, record: &AccessRecord) {
     let AccessRecord { method, path, status, error, stream, .. } = record;
     line.extend_from_slice(b"{\"time\":\"");
@@ -58,7 +58,16 @@ fn field(line: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
 
 /// A text, escaped. It was cut where a client chose it.
 fn text(line: &mut Vec<u8>, text: Option<&str>) {
-    json(line, &text);
+    let Some(text) = text else { return line.extend_from_slice(b"null") };
+    // Most texts have nothing to escape. To see that without a branch for each byte, and to copy the
+    // text whole, takes a fraction of the time of an escape.
+    let needs_escape = |byte: &u8| (*byte < b' ') | (*byte == b'"') | (*byte == b'\\');
+    if text.as_bytes().iter().fold(false, |needs, byte| needs | needs_escape(byte)) {
+        return json(line, &text);
+    }
+    line.push(b'"');
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'"');
 }
 
 fn json(line: &mut Vec<u8>, value: &impl Serialize) {
