@@ -60,7 +60,7 @@ pub(crate) fn build(dist: &Dist) -> Result<Outcome> {
     modes(&root)?;
     let package = file(dist);
     let mut command = Command::new("dpkg-deb");
-    command.args(["--root-owner-group", "-Zxz", "--build"]).arg(&root).arg(&package);
+    command.args(["--root-owner-group", "-Zgzip", "--build"]).arg(&root).arg(&package);
     capture(command.env("SOURCE_DATE_EPOCH", &dist.time))?;
     fs::remove_dir_all(&root)?;
     made(&package)
@@ -137,6 +137,12 @@ fn units(root: &Path) -> Result<String> {
     };
     if capture(Command::new("systemd-analyze").arg("--version")).is_err() {
         return Ok("no systemd-analyze here".into());
+    }
+    // A machine that boots has procps, and the smallest Debian does not.
+    let kill = root.join("bin/kill");
+    if !kill.exists() {
+        write(&kill, "")?;
+        fs::set_permissions(&kill, fs::Permissions::from_mode(0o755))?;
     }
     let mut told = Vec::new();
     for unit in UNITS {
