@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{folder::Dist, image, outcome::Outcome};
 use crate::{apt, etcd, http, poll, process::capture, workspace};
 
-/// The deadline of each step; Prometheus scrapes each 15 s.
+/// The deadline of each step; Prometheus scrapes each 5 s.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 const PROMETHEUS: &str = "dynamo-prometheus:dist";
@@ -23,6 +23,9 @@ pub(crate) fn check(_dist: &Dist) -> Result<Outcome> {
     let Ok(spelling) = etcd::compose_command() else {
         return Ok(Outcome::LeftOut("no docker-compose here".into()));
     };
+    if let Some(reason) = image::engine_fails()? {
+        return Ok(Outcome::LeftOut(reason));
+    }
     etcd::build_image_if_absent()?;
     let prometheus = apt::find_or_fetch("prometheus", "prometheus")?;
     etcd::image_of(prometheus.path(), "bin/prometheus", PROMETHEUS)?;
@@ -61,7 +64,7 @@ fn scraped(port: u16) -> Result<usize> {
         let answer = http::get(&format!("http://127.0.0.1:{port}/api/v1/{path}"))?;
         Ok(serde_json::from_str(&answer.body)?)
     };
-    let wanted = ["192.0.2.10:9090", "192.0.2.20:9091"];
+    let wanted = ["frontend:9090", "worker-a:9091", "worker-b:9091"];
     poll::until(&format!("{wanted:?} are up"), PATIENCE, || {
         let Ok(known) = read("targets") else { return Ok(None) };
         let targets = known["data"]["activeTargets"].as_array().cloned().unwrap_or_default();

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     etcd::engine_runs,
-    process::{Group, Service, capture},
+    process::{Group, Service, capture, output},
     workspace,
 };
 
@@ -62,14 +62,26 @@ pub(crate) fn check(dist: &Dist) -> Result<Outcome> {
     if !engine_runs() {
         return Ok(Outcome::LeftOut(NO_ENGINE.into()));
     }
+    if let Some(reason) = engine_fails()? {
+        return Ok(Outcome::LeftOut(reason));
+    }
     let inspect = ["image", "inspect", "--format", "{{.Config.User}} {{.Config.StopSignal}}", TAG];
     let told = capture(Command::new("docker").args(inspect))?;
     ensure!(told.trim() == "65532:65532 SIGTERM", "user and signal of the image: {told}");
-    // Docker says why when it cannot find a program.
     let shell = Command::new("docker").args(["run", "--rm", TAG, "sh", "-c", "true"]).output()?;
     ensure!(!shell.status.success(), "the image has a shell");
     let told = trial::run(dist, &Containers)?;
     Ok(Outcome::Done(format!("read-only, no capability, by `docker stop`: {told}")))
+}
+
+/// Why the engine cannot run containers, though it builds images: some machines lack what its
+/// storage needs. Docker's own failures have an exit code of their own.
+pub(crate) fn engine_fails() -> Result<Option<String>> {
+    let mut command = Command::new("docker");
+    let output = output(command.args(["run", "--rm", TAG, PROGRAMS[0], "-V"]))?;
+    let reason = output.stderr.lines().next().unwrap_or_default();
+    let fails = output.status.code() == Some(125);
+    Ok(fails.then(|| format!("the Docker engine runs no container: {reason}")))
 }
 
 /// Each program in a container of its own, with no right that it could do without.
