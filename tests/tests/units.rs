@@ -1,11 +1,15 @@
-//! The units of systemd in `deploy`: settings that the programs take, and no more rights than needed.
+//! The files in `deploy`: settings that the programs take, and units with no more rights than needed.
 
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dynamo_tests::Program;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
 
 /// A unit, with long lines joined.
 struct Unit {
@@ -16,8 +20,7 @@ struct Unit {
 impl Unit {
     fn all() -> [Self; 2] {
         ["dynamo-frontend.service", "dynamo-worker.service"].map(|name| {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd");
-            let text = std::fs::read_to_string(folder.join(name)).unwrap();
+            let text = std::fs::read_to_string(deploy().join("systemd").join(name)).unwrap();
             Self { name, text: text.replace("\\\n", "") }
         })
     }
@@ -67,6 +70,33 @@ fn the_units_run_without_the_rights_of_root_and_end_in_order() {
     let state = frontend.values("StateDirectory").next().unwrap();
     assert!(frontend.has(&format!("Environment=DYN_STATE_FILE=%S/{state}/models.state")));
     assert!(worker.has("KillMode=mixed"), "the worker ends its engine itself");
+}
+
+#[test]
+fn the_default_settings_can_be_used() {
+    for program in ["dynamo-frontend", "dynamo-worker"] {
+        let name = program.trim_start_matches("dynamo-");
+        let file = deploy().join("etc/dynamo").join(format!("{name}.yaml"));
+        let mut command = Command::new(Program::path(program));
+        let checked = command.args(["config", "check"]).arg(file).output().unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+    }
+}
+
+#[test]
+fn the_pods_of_kubernetes_name_flags_that_the_programs_take() {
+    for program in ["dynamo-frontend", "dynamo-worker"] {
+        let name = program.trim_start_matches("dynamo-");
+        let file = deploy().join("kubernetes/base").join(format!("{name}.yaml"));
+        let text = std::fs::read_to_string(file).unwrap();
+        let flags = text.lines().filter_map(|line| line.trim().strip_prefix("- --"));
+        let flags: Vec<_> =
+            flags.take_while(|flag| !flag.is_empty()).map(|flag| format!("--{flag}")).collect();
+        assert!(flags.len() > 2, "{flags:?}");
+        let help = Command::new(Program::path(program)).args(&flags).arg("--help").output();
+        let help = help.unwrap();
+        assert!(help.status.success(), "{flags:?}: {help:?}");
+    }
 }
 
 /// systemd's own opinion, where it is there.

@@ -25,6 +25,7 @@ mod process;
 mod pypi;
 mod row;
 mod signals;
+mod version;
 mod workspace;
 
 use std::process::ExitCode;
@@ -54,6 +55,8 @@ enum Command {
     /// Measure
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Put a new version everywhere it stands, and into the changelog
+    Version(version::Args),
     /// Build the compose file's etcd image from the machine's own binary, without a registry
     EtcdImage,
 }
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<()> {
         Command::Operators(args) => operators::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Version(args) => version::run(&args),
         Command::EtcdImage => {
             println!("built {}", etcd::build_image()?);
             Ok(())

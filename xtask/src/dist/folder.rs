@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{process::capture, workspace};
+use crate::{process::capture, version, workspace};
 
 /// The programs of a release.
 pub(crate) const PROGRAMS: [&str; 4] =
@@ -48,7 +48,7 @@ impl Dist {
         fs::create_dir_all(&tree)?;
         Ok(Self {
             tree,
-            version: version()?,
+            version: version::current()?,
             commit: told(
                 COMMIT_VAR,
                 &["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -82,13 +82,6 @@ fn told(variable: &str, git: &[&str]) -> Result<String> {
     let printed = capture(Command::new("git").current_dir(workspace::root()).args(git));
     let printed = printed.with_context(|| format!("without git, {variable} must be set"))?;
     Ok(printed.trim().to_owned())
-}
-
-/// The version of the workspace, which all crates share.
-fn version() -> Result<String> {
-    let manifest = fs::read_to_string(workspace::root().join("Cargo.toml"))?;
-    let line = manifest.lines().find_map(|line| line.strip_prefix("version = "));
-    Ok(line.context("Cargo.toml has no version")?.trim_matches('"').to_owned())
 }
 
 /// Copies a file, and makes its directory.

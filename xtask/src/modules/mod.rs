@@ -63,6 +63,7 @@ const CRATES: [Crate; 3] = [
             "compat",
             "operators",
             "bench",
+            "version",
             "layering",
             "docs",
             "pages",
