@@ -83,7 +83,8 @@ pub(super) fn read(entry: &Value, pointer: &str, report: &mut Report<'_>) -> Opt
         }
     }
     let Some(group) = members.get("model_name").and_then(Value::as_str) else {
-        report.tell(pointer, "it has no `model_name`, so no client could ask for it");
+        report
+            .tell(pointer, "it has no `model_name` that is a text, so no client could ask for it");
         return None;
     };
     let at = below(pointer, "litellm_params");
@@ -108,7 +109,7 @@ pub(super) fn read(entry: &Value, pointer: &str, report: &mut Report<'_>) -> Opt
     }
     let text = |name: &str| params.get(name).and_then(Value::as_str);
     let Some(model) = text("model") else {
-        report.tell(&at, "it has no `model`, so nothing is known of the server");
+        report.tell(&at, "it has no `model` that is a text, so nothing is known of the server");
         return None;
     };
     let at_model = below(&at, "model");

@@ -20,3 +20,6 @@ pub(crate) struct Translated {
     /// The variables that the configuration file names in place of URLs.
     pub(crate) variables: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,16 +141,18 @@ fn share(deployment: &Deployment, all: &[Deployment]) -> f64 {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "the numbers are positive and at most a million, or are whole and small"
+    reason = "the numbers are whole, positive and below a billion"
 )]
 fn whole(shares: &[f64]) -> Vec<u64> {
     let largest = shares.iter().copied().fold(0.0, f64::max);
-    let are_whole = shares.iter().all(|share| share.fract() == 0.0) && largest < 1e9;
-    let weights: Vec<u64> = shares
-        .iter()
-        .map(|share| if are_whole { *share } else { (share / largest * 1e6).round().max(1.0) })
-        .map(|share| share as u64)
-        .collect();
+    let is_whole = |share: f64| (share - share.round()).abs() < 1e-6;
+    // Shares such as 0.9 and 0.1, else parts of a million.
+    let factor = [1.0, 10.0, 100.0, 1000.0].into_iter().find(|factor| {
+        largest * factor < 1e9 && shares.iter().all(|share| is_whole(share * factor))
+    });
+    let factor = factor.unwrap_or(1e6 / largest);
+    let weights: Vec<u64> =
+        shares.iter().map(|share| (share * factor).round().max(1.0) as u64).collect();
     let divisor = weights.iter().copied().fold(0, greatest_common_divisor).max(1);
     weights.into_iter().map(|weight| weight / divisor).collect()
 }
