@@ -56,7 +56,7 @@ const FILES: [&str; 4] = [
 fn files_in_different_shapes_become_files_that_can_be_used() {
     let directory = tempfile::tempdir().unwrap();
     let made = directory.path().join("frontend.yaml");
-    for (text, told) in FILES.into_iter().zip([1, 4, 6, 7]) {
+    for (text, told) in FILES.into_iter().zip([1, 4, 6, 8]) {
         let Ended { code, stdout, stderr } = import(directory.path(), text);
         assert_eq!(code, 0, "{stderr}");
         assert!(!format!("{stdout}{stderr}").contains("secret"), "{stdout}\n{stderr}");
@@ -74,16 +74,21 @@ fn files_in_different_shapes_become_files_that_can_be_used() {
 #[test]
 fn a_translated_file_is_served() {
     let (_big, big) = echo("Qwen/big");
+    let (_second, second) = echo("Qwen/big");
     let (_small, small) = echo("Qwen/small");
     let directory = tempfile::tempdir().unwrap();
     let text = format!(
         "model_list:\n- model_name: gpt-4o\n  litellm_params: {{model: hosted_vllm/Qwen/big, api_base: \
-         '{big}/v1', weight: 1}}\n- model_name: gone\n  litellm_params: {{model: openai/lost, api_base: \
+         '{big}/v1', weight: 3}}\n- model_name: gpt-4o\n  litellm_params: {{model: \
+         hosted_vllm/Qwen/big, api_base: '{second}', weight: 1}}\n- model_name: gone\n  litellm_params: {{model: openai/lost, api_base: \
          'http://127.0.0.1:1'}}\n- model_name: mini\n  litellm_params: {{model: openai/Qwen/small, \
          api_base: '{small}'}}\nrouter_settings: {{fallbacks: [{{gone: [mini]}}]}}\n"
     );
     let ended = import(directory.path(), &text);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
+    for share in ["litellm-1, weight: 3}", "litellm-2, weight: 1}"] {
+        assert!(ended.stdout.contains(share), "{}", ended.stdout);
+    }
     let made = directory.path().join("frontend.yaml");
     fs::write(&made, &ended.stdout).unwrap();
     let flags =

@@ -145,7 +145,7 @@ fn share(deployment: &Deployment, all: &[Deployment]) -> f64 {
 )]
 fn whole(shares: &[f64]) -> Vec<u64> {
     let largest = shares.iter().copied().fold(0.0, f64::max);
-    let is_whole = |share: f64| (share - share.round()).abs() < 1e-6;
+    let is_whole = |share: f64| share > 0.5 && (share - share.round()).abs() < 1e-6;
     // Shares such as 0.9 and 0.1, else parts of a million.
     let factor = [1.0, 10.0, 100.0, 1000.0].into_iter().find(|factor| {
         largest * factor < 1e9 && shares.iter().all(|share| is_whole(share * factor))

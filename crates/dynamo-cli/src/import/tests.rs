@@ -113,6 +113,7 @@ fn shares_are_whole_numbers_whatever_they_were() {
         ("tpm: 100000", "tpm: 300000", ["1", "3"]),
         ("weight: 1, rpm: 7", "weight: 2, rpm: 9", ["1", "2"]),
         ("weight: 1e300", "weight: 1e-300", ["1000000", "1"]),
+        ("weight: 1", "weight: 1e-9", ["1000000", "1"]),
         ("rpm: 5", "rpm: 5", ["1", "1"]),
     ] {
         let two = [
