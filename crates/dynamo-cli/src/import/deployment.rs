@@ -139,7 +139,8 @@ pub(super) fn read(entry: &Value, pointer: &str, report: &mut Report<'_>) -> Opt
     };
     let url = match base.strip_prefix("os.environ/") {
         Some(name) if is_variable(name) => Url::Variable(name.to_owned()),
-        _ => Url::Plain(base.to_owned()),
+        // The routes have the version themselves.
+        _ => Url::Plain(without_version(base).to_owned()),
     };
     let model = if model == "*" { None } else { Some(model) };
     if let Some(fault) = fault(group, model, &url) {
@@ -198,6 +199,11 @@ fn fault(group: &str, model: Option<&str>, url: &Url) -> Option<String> {
     let text = model.map_or_else(|| base.to_owned(), |model| format!("{model}={base}"));
     let same = text.parse::<StaticWorker>().is_ok_and(|worker| worker.model.as_deref() == model);
     (!same).then(|| "`model` is no name that `worker_url` can have".to_owned())
+}
+
+fn without_version(url: &str) -> &str {
+    let url = url.trim_end_matches('/');
+    url.strip_suffix("/v1").unwrap_or(url)
 }
 
 fn is_variable(name: &str) -> bool {

@@ -55,8 +55,8 @@ fn servers_of_one_model_and_one_name_need_no_name_of_their_own() {
         [
             "discovery_backend: memory",
             "worker_url:",
-            r#"- "m=http://192.0.2.1:8000/v1""#,
-            r#"- "m=http://192.0.2.2:8000/v1""#,
+            r#"- "m=http://192.0.2.1:8000""#,
+            r#"- "m=http://192.0.2.2:8000""#,
         ]
     );
     assert!(translated.left.is_empty(), "{:?}", translated.left);
@@ -68,7 +68,7 @@ fn a_name_that_is_not_the_models_becomes_an_alias() {
     assert_eq!(
         lines(&translated.text)[2..],
         [
-            r#"- "Qwen/Q=http://192.0.2.1:8000/v1""#,
+            r#"- "Qwen/Q=http://192.0.2.1:8000""#,
             "models:",
             r#"- name: "gpt-4o""#,
             "targets:",
@@ -92,10 +92,10 @@ fn weights_become_shares_also_of_one_model() {
         [
             "all_namespaces: true",
             "worker_url:",
-            r#"- "m=http://192.0.2.1:8000/v1;namespace=litellm-1""#,
-            r#"- "m=http://192.0.2.2:8000/v1;namespace=litellm-1""#,
-            r#"- "m=http://192.0.2.3:8000/v1;namespace=litellm-2""#,
-            r#"- "m=http://192.0.2.4:8000/v1;namespace=litellm-3""#,
+            r#"- "m=http://192.0.2.1:8000;namespace=litellm-1""#,
+            r#"- "m=http://192.0.2.2:8000;namespace=litellm-1""#,
+            r#"- "m=http://192.0.2.3:8000;namespace=litellm-2""#,
+            r#"- "m=http://192.0.2.4:8000;namespace=litellm-3""#,
             "models:",
             r#"- name: "m""#,
             "targets:",
@@ -138,7 +138,7 @@ fn servers_with_different_names_or_keys_are_kept_apart() {
     ];
     for two in [names, keys] {
         let translated = translate(&list(&two));
-        for part in ["1:8000/v1;namespace=litellm-1", "2:8000/v1;namespace=litellm-2"] {
+        for part in ["1:8000;namespace=litellm-1", "2:8000;namespace=litellm-2"] {
             assert!(translated.text.contains(part), "{}", translated.text);
         }
         for line in &translated.left {
