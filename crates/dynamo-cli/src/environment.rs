@@ -14,6 +14,12 @@ impl Environment {
         Self(std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
     }
 
+    /// The same with one more variable.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// The names of the variables that are set.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str).filter(|name| self.get(name).is_some())

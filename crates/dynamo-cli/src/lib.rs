@@ -11,6 +11,7 @@
 //! - `hash_key`: the subcommand of the frontend that makes keys.
 //! - `process_metrics`: the standard metrics of a process.
 //! - `cgroup`: how much memory the process may have.
+//! - `import`: files of other gateways, translated into a configuration file.
 //! - `tools`: what every program can do beside its work.
 //! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `key_file`, `descriptors`,
 //!   `queue`: shared by the programs.
@@ -24,6 +25,7 @@ mod failure;
 mod followed_file;
 pub mod frontend;
 mod hash_key;
+mod import;
 mod key_file;
 mod logging;
 pub mod models;

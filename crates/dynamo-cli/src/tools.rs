@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -14,14 +14,17 @@ use serde_json::{Map, Value, json};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::frontend;
+use crate::import::{self, Translated};
+use crate::logging;
 use crate::program::{self, Main};
 use crate::settings::Setting;
 use crate::settings::file::ConfigFile;
 use crate::settings::given::{Given, Origin, is_hidden};
-use crate::settings::table::{CONFIG, Program};
+use crate::settings::table::{CONFIG, MODELS_SECTION, Program};
 
 const SHELL: &str = "SHELL";
 const FILE: &str = "FILE";
+const FROM: &str = "FROM";
 
 /// The subcommands of a program.
 pub(crate) fn commands(program: &'static Program) -> Vec<Command> {
@@ -35,6 +38,17 @@ pub(crate) fn commands(program: &'static Program) -> Vec<Command> {
     if has_file(program) {
         let file = Arg::new(FILE).required(true).value_parser(value_parser!(PathBuf));
         let print = program::command(program).name("print");
+        let import = Command::new("import")
+            .about("Translates the file of another gateway, and tells on stderr what it could not")
+            .arg(
+                Arg::new(FROM)
+                    .long("from")
+                    .value_name("GATEWAY")
+                    .required(true)
+                    .value_parser(["litellm"])
+                    .help("The gateway whose file it is"),
+            )
+            .arg(file.clone().help("The file"));
         commands.push(
             Command::new("config")
                 .about("Checks, shows or describes the configuration file")
@@ -53,7 +67,8 @@ pub(crate) fn commands(program: &'static Program) -> Vec<Command> {
                 .subcommand(
                     Command::new("schema")
                         .about("Prints the JSON schema of the file, which editors understand"),
-                ),
+                )
+                .subcommands(program.sections.contains(&MODELS_SECTION).then_some(import)),
         );
     }
     commands
@@ -78,6 +93,7 @@ pub(crate) fn run(
         ("completions", _) => completions(main, flags.get_one::<Shell>(SHELL))?,
         ("man", _) => man(main)?,
         (_, Some(("check", flags))) => check(main, flags, &environment)?,
+        (_, Some(("import", flags))) => import(main, flags, environment)?,
         (_, Some(("print", flags))) => {
             let given = program::given(main.program, flags.clone(), environment)?;
             (main.check)(&given)?;
@@ -113,13 +129,32 @@ fn text(bytes: Vec<u8>) -> Result<String, Failure> {
 fn check(main: &Main, flags: &ArgMatches, environment: &Environment) -> Result<String, Failure> {
     let Some(path) = flags.get_one::<PathBuf>(FILE) else { return Ok(String::new()) };
     let file = ConfigFile::read(path, main.program, environment)?;
-    // Flags and variables of the service are not known here: the file is judged by itself.
+    judge(main, file)?;
+    Ok(format!("{}: it can be used\n", path.display()))
+}
+
+/// Judges a file by itself: flags and variables of the service are not known here.
+fn judge(main: &Main, file: ConfigFile) -> Result<(), Failure> {
     let nothing = program::command(main.program)
         .try_get_matches_from([main.program.name])
         .map_err(|error| Failure::Running(error.into()))?;
     let given = Given::new(nothing, Environment::default()).with_file(file);
-    (main.check)(&given)?;
-    Ok(format!("{}: it can be used\n", path.display()))
+    (main.check)(&given)
+}
+
+/// Translates a file. What is printed is a file that `check` takes, once the variables are set that
+/// it names.
+fn import(main: &Main, flags: &ArgMatches, environment: Environment) -> Result<String, Failure> {
+    let Some(path) = flags.get_one::<PathBuf>(FILE) else { return Ok(String::new()) };
+    let Translated { text, left, variables } = import::litellm(path)?;
+    let with = |all: Environment, name: &String| all.with(name, import::PLACEHOLDER);
+    let environment = variables.iter().fold(environment, with);
+    let made = Path::new("the translation");
+    judge(main, ConfigFile::parse(made, &text, main.program, &environment)?)?;
+    if !left.is_empty() {
+        logging::last_line(&left.join("\n"));
+    }
+    Ok(text)
 }
 
 /// The settings in force, as a configuration file with the source of each.

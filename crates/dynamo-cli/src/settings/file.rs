@@ -12,13 +12,11 @@ use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use super::Setting;
+use super::document::{self, at, said};
 use super::node::Node;
 use super::table::{CONFIG, Program};
 use crate::environment::Environment;
-use crate::failure::{Failure, one_line};
-
-/// The largest file that is read: more than anybody writes.
-const LARGEST: u64 = 16 << 20;
+use crate::failure::Failure;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +47,7 @@ pub(crate) struct Section {
     /// The section, with the values of variables.
     pub(crate) value: Value,
     /// The line of each member and element, by its JSON pointer.
-    lines: BTreeMap<String, u64>,
+    pub(super) lines: BTreeMap<String, u64>,
 }
 
 impl Section {
@@ -78,13 +76,7 @@ impl ConfigFile {
         program: &Program,
         environment: &Environment,
     ) -> Result<Self, Failure> {
-        let text = || {
-            if std::fs::metadata(path)?.len() > LARGEST {
-                return Err(std::io::Error::other("it is larger than 16 MiB"));
-            }
-            std::fs::read_to_string(path)
-        };
-        let text = text()
+        let text = document::text(path)
             .with_context(|| format!("{}: cannot read {}", CONFIG.label(), path.display()))
             .map_err(Failure::Usage)?;
         Self::parse(path, &text, program, environment)
@@ -131,25 +123,15 @@ impl ConfigFile {
         self.sections.get(name)
     }
 
+    /// How a message calls a line of a file.
+    pub(crate) fn place(path: &Path, line: u64) -> String {
+        at(path, Some(line))
+    }
+
     /// How a message calls a line of the file.
     pub(crate) fn at(&self, line: u64) -> String {
         at(&self.path, Some(line))
     }
-}
-
-fn at(path: &Path, line: Option<u64>) -> String {
-    match line {
-        Some(line) => format!("{}:{line}", path.display()),
-        None => path.display().to_string(),
-    }
-}
-
-/// What the parser says of a fault, without the place, which is told before it.
-fn said(error: &serde_saphyr::Error) -> String {
-    let said = one_line(&error.to_string());
-    let end = said.rfind(" at line ").unwrap_or(said.len());
-    let said = said[..end].strip_suffix(", set DuplicateKeyPolicy in Options if acceptable");
-    said.map_or_else(|| one_line(&error.to_string())[..end].to_owned(), str::to_owned)
 }
 
 /// Why a file is refused.

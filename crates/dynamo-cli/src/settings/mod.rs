@@ -3,6 +3,7 @@
 //! The [`table`] holds the declarations. The command line, the help, `docs/reference` and the types
 //! of the values are made from them. A new flag is a declaration there, and its use.
 
+mod document;
 pub(crate) mod file;
 pub(crate) mod given;
 pub(crate) mod identity;
