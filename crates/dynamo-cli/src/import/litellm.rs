@@ -306,13 +306,15 @@ fn without_chains(mut names: Vec<Name>, report: &mut Report<'_>) -> Vec<Name> {
             list.retain(|target| {
                 let is_chain = target.model != *name && all.contains(&target.model);
                 if is_chain {
+                    let written = written_target(target, false);
                     report.tell(
                         pointer,
                         &format!(
                             "{name:?} cannot have the model {:?} as a target or a fallback, since \
-                             that name has targets or fallbacks of its own: give that name of \
-                             `models` another one, and add the target",
-                            target.model
+                             that is a name with targets of its own: rename that one in `models`, \
+                             and add {} here",
+                            target.model,
+                            written.trim_start_matches([' ', '-'])
                         ),
                     );
                 }

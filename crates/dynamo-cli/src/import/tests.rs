@@ -201,6 +201,17 @@ fn a_name_that_has_fallbacks_is_no_fallback_and_this_is_told() {
     let translated = translate(&text);
     assert_eq!(translated.left.len(), 1);
     assert!(translated.left[0].contains(r#""a" cannot have the model "b""#));
+
+    let translated =
+        translate(&list(&[server("m", "openai/m", 1, ""), server("x", "openai/m", 2, "")]));
+    assert!(!translated.text.contains(r#"name: "x""#), "{}", translated.text);
+    for (line, part) in translated.left.iter().zip([
+        r#"add {model: "m", namespace: litellm-2} here"#,
+        r#""x" has no target, so it is left out"#,
+    ]) {
+        assert!(line.starts_with("3: model_list[1].litellm_params: "), "{line}");
+        assert!(line.contains(part), "{line}");
+    }
 }
 
 #[test]
