@@ -89,7 +89,7 @@ pub use meter::{
     UnknownUsageMode, UsageMode,
 };
 #[cfg(feature = "proxy")]
-pub use proxy::Served;
+pub use proxy::{Isolation, Served, ShortSecret};
 #[cfg(feature = "serve")]
 pub use serve::{Connections, ServeOptions, serve};
 #[cfg(feature = "serve")]

@@ -51,6 +51,13 @@ impl Route {
         matches!(self, Self::ChatCompletions | Self::Responses | Self::Messages | Self::Completions)
     }
 
+    /// Whether engines may keep what they computed for a text on this route, and share it among
+    /// requests.
+    #[cfg(feature = "proxy")]
+    pub(crate) const fn shares_prefixes(self) -> bool {
+        !matches!(self, Self::ImageGenerations | Self::AudioSpeech)
+    }
+
     /// Every route. A later version may add routes at any place.
     pub const ALL: &'static [Self] = &[
         Self::ChatCompletions,

@@ -6,6 +6,7 @@ mod apart;
 mod api_keys;
 mod budget;
 mod cors;
+mod isolation;
 mod keys;
 mod models;
 mod reload;

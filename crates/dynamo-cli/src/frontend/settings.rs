@@ -12,6 +12,7 @@ use dynamo_namespace::{Namespace, NamespaceScope};
 use serde_json::Value as Json;
 
 use super::admin::Admin;
+use super::isolation;
 use super::keys::ClientKeys;
 use super::models;
 use super::traces::TraceSettings;
@@ -152,6 +153,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
     let mut config = config(Balancing::read(given)?, &limits);
     config.aliases().replace(models::read(given)?);
     config = config.with_usage(*Usage::read(given)?.usage);
+    config = config.with_isolation(isolation::read(given)?);
     let label = workers.worker_network.setting.label();
     let (shared, own) = split(workers.worker_network.take());
     ensure_discovered(own.keys(), &scope.scope, &label)?;

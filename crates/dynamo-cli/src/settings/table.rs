@@ -14,8 +14,8 @@ use super::scoped::Scoped;
 use super::static_worker::StaticWorker;
 use super::store::Endpoints;
 use super::value::{
-    Backend, EntryFormat, Format, Kibibytes, LeaseTtl, Mebibytes, ModelName, OtlpProtocol, Percent,
-    Sampler, Seconds, Share, Timeout, TracesExporter, UsageStore, YesNo,
+    Backend, EntryFormat, Format, IsolationMode, Kibibytes, LeaseTtl, Mebibytes, ModelName,
+    OtlpProtocol, Percent, Sampler, Seconds, Share, Timeout, TracesExporter, UsageStore, YesNo,
 };
 use super::{Group, Setting, flag, settings, switch, variable};
 use crate::failure::Failure;
@@ -79,6 +79,7 @@ pub(crate) const FRONTEND: Program = Program {
         Keys::GROUP,
         Workers::GROUP,
         Balancing::GROUP,
+        Isolating::GROUP,
         Store::GROUP,
         Usage::GROUP,
         Counted::GROUP,
@@ -380,6 +381,17 @@ settings! {
         /// serves what it knew, each worker once its control port has answered. One file for each
         /// frontend
         state_file: Option<PathBuf> = flag("FILE").or("DYN_STATE_FILE");
+    }
+
+    Isolating "Isolation" {
+        /// Keep clients apart in the prefix caches of engines, which tell by their timing what others
+        /// have asked: with `cache_salt`, each request for a text gets a salt of its client, and only
+        /// workers get it that accept `cache_salt` (`dynamo-worker --accepts`); with `best_effort`,
+        /// the others get it as well, without a salt. `none` changes nothing
+        isolation: IsolationMode = flag("MODE").default("none");
+        /// File with the secret of which salts are made: at least 32 bytes, the same for all frontends
+        /// of the same workers. One line end at the end does not count
+        cache_salt_secret_file: Option<PathBuf> = flag("FILE");
     }
 
     Balancing "Balancing" {

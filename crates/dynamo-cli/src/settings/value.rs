@@ -161,6 +161,7 @@ from_name! {
     ClientAuth { "required" => Self::Required, "optional" => Self::Optional } "required or optional"
     EntryFormat { "table" => Self::Table, "wide" => Self::Wide, "json" => Self::Json } "table, wide or json"
     Format { "json" => Self::Json, "env" => Self::Env } "json or env"
+    IsolationMode { "none" => Self::None, "cache_salt" => Self::CacheSalt, "best_effort" => Self::BestEffort } "none, cache_salt or best_effort"
     UsageStore { "none" => Self::None, "etcd" => Self::Etcd } "none or etcd"
     OtlpProtocol { "http/protobuf" => Self::HttpProtobuf } "http/protobuf"
     TracesExporter { "otlp" => Self::Otlp, "none" => Self::None } "otlp or none"
@@ -203,6 +204,14 @@ pub(crate) enum Sampler {
 pub(crate) enum Format {
     Json,
     Env,
+}
+
+/// How clients are kept apart in the caches of engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IsolationMode {
+    None,
+    CacheSalt,
+    BestEffort,
 }
 
 /// Where frontends share what keys have used.

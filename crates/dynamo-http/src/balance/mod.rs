@@ -10,14 +10,13 @@ use std::hash::{DefaultHasher, Hasher as _};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use dynamo_discovery::Kind;
 use tokio::time::Instant;
 use tracing::debug;
 
 pub(crate) use self::budget::RetryBudget;
 pub use self::mode::{RouterMode, UnknownRouterMode};
 pub(crate) use self::queue::{QueueLimits, Queued};
-use crate::fleet::{Out, Place, Targets, Upstream};
+use crate::fleet::{Need, Out, Place, Targets, Upstream};
 use crate::placement::{Candidate, Request};
 
 /// The rules by which servers are chosen.
@@ -103,16 +102,17 @@ impl Circle {
 }
 
 impl Balancer {
-    /// Chooses a server of a model for a kind, among those that were not tried.
+    /// Chooses a server of a model that meets a need, among those that were not tried.
     pub(crate) fn pick(
         &self,
         targets: &Targets,
-        kind: Kind,
+        need: impl Into<Need>,
         wish: Wish<'_>,
         tried: &[Arc<Upstream>],
     ) -> Pick {
+        let need = need.into();
         let untried = || {
-            targets.upstreams(kind).filter(|one| !tried.iter().any(|tried| Arc::ptr_eq(one, tried)))
+            targets.upstreams(need).filter(|one| !tried.iter().any(|tried| Arc::ptr_eq(one, tried)))
         };
         let circles =
             untried().map(|one| Circle::of(one)).fold([0_usize; 5], |mut counts, circle| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dynamo_discovery::{Instance, Key, Kinds, ModelEntry};
+use dynamo_discovery::{Instance, Key, Kind, Kinds, ModelEntry};
 use dynamo_namespace::NamespaceScope;
 use http::StatusCode;
 

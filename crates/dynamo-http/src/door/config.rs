@@ -15,6 +15,7 @@ use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of};
 use crate::meter::{AccessLog, Traces, UsageMode};
+use crate::proxy::Isolation;
 use crate::serve::Connections;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
@@ -110,6 +111,9 @@ config! {
         /// Whether answers are read for the tokens that they used. Default
         /// [`Observe`](UsageMode::Observe).
         usage, with_usage: UsageMode = UsageMode::default();
+        /// What keeps callers apart in the prefix caches of engines. Default nothing: bodies stay as
+        /// clients send them.
+        isolation, with_isolation: Option<Isolation> = None;
         /// What is told of each request that has ended. Default nothing, and then nothing is collected.
         access_log, with_access_log: Option<AccessLog> = None;
         /// Where the spans of requests go. Default nowhere, and then no span is made.

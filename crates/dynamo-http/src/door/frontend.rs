@@ -192,6 +192,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
         idle_stream: config.idle_stream_timeout,
         sse_keepalive: config.sse_keepalive,
         usage: config.usage,
+        isolation: config.isolation.as_ref().map(|one| one.within(all.scope())),
         aliases: config.aliases.clone(),
         access_log: config.access_log.clone(),
         traces: config.traces.clone(),

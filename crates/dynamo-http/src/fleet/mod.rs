@@ -52,7 +52,7 @@ pub(crate) use self::rotation::Outage;
 #[cfg(test)]
 pub(crate) use self::standing::FAILURES;
 pub(crate) use self::standing::Out;
-pub(crate) use self::targets::{Lasting, Origin, Targets};
+pub(crate) use self::targets::{Lasting, Need, Origin, Targets};
 pub(crate) use self::tenants::Tenants;
 pub(crate) use self::terms::{key_of, networks_of};
 pub(crate) use self::upkeep::MAX_IDLE;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use dynamo_discovery::{Accepts, Instance, Kind, Kinds};
+use dynamo_discovery::{Accepts, Instance, Kind, Kinds, RequestField};
 use dynamo_namespace::Namespace;
 
 use super::claims::{Claim, Claimed};
@@ -13,6 +13,20 @@ use super::upstream::{Servers, Upstream};
 use crate::meter::{Metrics, ModelSeries, NamespaceSeries};
 use crate::placement::{Knowledge, Seed};
 use crate::view::Model;
+
+/// What a request needs of a server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need {
+    pub(crate) kind: Kind,
+    /// An optional field without which the request must not be sent.
+    pub(crate) field: Option<RequestField>,
+}
+
+impl From<Kind> for Need {
+    fn from(kind: Kind) -> Self {
+        Self { kind, field: None }
+    }
+}
 
 /// The servers of one version of a model.
 #[derive(Debug)]
@@ -32,6 +46,8 @@ pub(crate) struct Lasting {
     pub(crate) waiting: AtomicUsize,
     /// Whether there was a request since this was last asked.
     used: AtomicBool,
+    /// Whether it was told that no server accepts a field that requests need.
+    told: AtomicBool,
     series: Arc<ModelSeries>,
     /// What the servers of the model have in their caches.
     knowledge: Arc<Knowledge>,
@@ -87,6 +103,12 @@ impl Target {
             .any(|one| one.kinds.contains(kind) && !one.claimed.as_ref().is_some_and(is_denied))
     }
 
+    /// Whether the server may get a request of this need.
+    fn meets(&self, need: Need) -> bool {
+        let accepts = |field| self.origin.accepts.contains(field);
+        need.field.is_none_or(accepts) && self.serves(need.kind)
+    }
+
     /// The claims of the instances that name it.
     pub(super) fn claims(&self) -> impl Iterator<Item = &Arc<Claimed>> {
         self.entries.iter().filter_map(|one| one.claimed.as_ref())
@@ -99,6 +121,7 @@ impl Lasting {
             next: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             used: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             series,
             knowledge,
             seed,
@@ -242,9 +265,15 @@ impl Targets {
     }
 
     /// The servers of a kind, each once, always in the same order. A server that its workers' control
-    /// ports deny is none of them.
-    pub(crate) fn upstreams(&self, kind: Kind) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.targets.iter().filter(move |target| target.serves(kind)).map(|target| &target.upstream)
+    /// ports deny is none of them, nor is one that does not accept a needed field.
+    pub(crate) fn upstreams(&self, need: impl Into<Need>) -> impl Iterator<Item = &Arc<Upstream>> {
+        let need = need.into();
+        self.targets.iter().filter(move |target| target.meets(need)).map(|target| &target.upstream)
+    }
+
+    /// Whether this is the first call for the model: what is told of it once.
+    pub(crate) fn is_to_be_told(&self) -> bool {
+        !self.lasting.told.swap(true, Relaxed)
     }
 
     /// A server among these, whether its workers' control ports deny it or not.
@@ -253,8 +282,8 @@ impl Targets {
     }
 
     /// Whether a server is one for a kind. It may have been denied since it was chosen.
-    pub(crate) fn has(&self, upstream: &Arc<Upstream>, kind: Kind) -> bool {
-        self.target(upstream).is_some_and(|target| target.serves(kind))
+    pub(crate) fn has(&self, upstream: &Arc<Upstream>, need: impl Into<Need>) -> bool {
+        self.target(upstream).is_some_and(|target| target.meets(need.into()))
     }
 
     /// Whether a worker of a server answers. That is a sign of life of the server.

@@ -77,9 +77,9 @@ impl Way {
                 targets.push((step, found));
             }
         }
-        let kind = received.route.kind();
+        let need = received.need();
         let is_out = |targets: &Targets| {
-            !targets.upstreams(kind).any(|upstream| upstream.rotation.out().is_none())
+            !targets.upstreams(need).any(|upstream| upstream.rotation.out().is_none())
         };
         targets.sort_by_cached_key(|(_, targets)| is_out(targets));
         targets

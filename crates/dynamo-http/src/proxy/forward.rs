@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use super::answer::Head;
 use super::edit::Edits;
 use super::headers::{self, RequestId, X_REQUEST_ID};
+use super::isolation::{self, Salt};
 use super::lookup::Lookup;
 use super::refusal::{Refusal, is_full_for, is_refusal};
 use super::sends::{End, Next, Reason, Resends, Sends};
@@ -23,8 +24,8 @@ use crate::access::Reservation;
 use crate::balance::{Balancer, Pick, QueueLimits, Queued, RetryBudget, Wish};
 use crate::error::ApiError;
 use crate::fleet::{
-    ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Origin, Out, Place, Targets,
-    Upstream, Wait,
+    ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Need, Origin, Out, Place,
+    Targets, Upstream, Wait,
 };
 use crate::meter::{Ending, Metrics, ModelSeries, Record, TRACEPARENT};
 use crate::route::Route;
@@ -49,6 +50,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) id: &'a RequestId,
     /// The edits that ask for the usage of a stream, where the client has not asked.
     pub(crate) usage: Option<&'a Edits>,
+    /// What keeps the request apart from those of others in an engine's cache.
+    pub(crate) salt: Option<&'a Salt>,
     /// The name of the model and its place in the body, where the client has asked for another name.
     pub(crate) rename: Option<(&'a Range<usize>, &'a Bytes)>,
     /// Whether the answer will be edited, so that it must be readable.
@@ -62,6 +65,17 @@ impl Ask<'_> {
         self.lookup.route.kind()
     }
 
+    /// What the request needs of a server.
+    fn need(&self) -> Need {
+        Need { kind: self.kind(), field: self.salt.and_then(Salt::needs) }
+    }
+
+    /// The salt for this server, if it accepts one.
+    fn salts(&self, origin: Option<&Origin>) -> Option<&Salt> {
+        let accepts = origin?.accepts.contains(RequestField::CacheSalt);
+        self.salt.filter(|_| accepts)
+    }
+
     /// The edits that ask this server for the usage of a stream.
     fn asks_usage(&self, origin: Option<&Origin>) -> Option<&Edits> {
         let accepts = origin?.accepts.contains(RequestField::IncludeUsage);
@@ -69,16 +83,18 @@ impl Ask<'_> {
     }
 
     /// The body of an attempt.
-    fn body(&self, usage: Option<&Edits>) -> Bytes {
-        match (self.rename, usage) {
-            (None, None) => self.body.clone(),
-            (None, Some(edits)) => edits.apply(self.body),
-            (Some((place, name)), usage) => {
-                let mut edits = usage.cloned().unwrap_or_default();
-                edits.replace(place.clone(), name.clone());
-                edits.apply(self.body)
-            }
+    fn body(&self, usage: Option<&Edits>, salt: Option<&Salt>) -> Bytes {
+        if self.rename.is_none() && salt.is_none() {
+            return usage.map_or_else(|| self.body.clone(), |edits| edits.apply(self.body));
         }
+        let mut edits = usage.cloned().unwrap_or_default();
+        if let Some((place, name)) = self.rename {
+            edits.replace(place.clone(), name.clone());
+        }
+        if let Some(salt) = salt {
+            salt.put_into(&mut edits);
+        }
+        edits.apply(self.body)
     }
 }
 
@@ -125,7 +141,7 @@ struct Elsewhere<'a> {
     fleet: &'a Fleet,
     upstream: &'a Arc<Upstream>,
     targets: &'a Targets,
-    kind: Kind,
+    need: Need,
     /// `None` where the request may not be sent again.
     budget: Option<&'a RetryBudget>,
     reservation: Option<&'a Reservation>,
@@ -135,7 +151,7 @@ impl Elsewhere<'_> {
     /// Whether another server is in rotation.
     fn is_there(&self) -> bool {
         self.targets
-            .upstreams(self.kind)
+            .upstreams(self.need)
             .any(|other| !Arc::ptr_eq(other, self.upstream) && other.rotation.out().is_none())
     }
 }
@@ -155,7 +171,7 @@ impl Judge for Elsewhere<'_> {
     }
 
     fn confirms(&self) -> BoxFuture<'_, bool> {
-        self.fleet.confirm(self.targets, self.upstream, self.kind).boxed()
+        self.fleet.confirm(self.targets, self.upstream, self.need.kind).boxed()
     }
 }
 
@@ -190,7 +206,7 @@ impl Forwarder {
         loop {
             let (place, max_idle) = match decided.take() {
                 Some(decided) => decided,
-                None => match self.balancer.pick(&targets, ask.kind(), ask.wish, &tried) {
+                None => match self.balancer.pick(&targets, ask.need(), ask.wish, &tried) {
                     Pick::Place(place) => (place, Some(MAX_IDLE)),
                     // The store may have lost all servers, and the workers are being asked whether
                     // they are there. Boxed, so that the state of this rare wait is not part of
@@ -212,10 +228,10 @@ impl Forwarder {
             };
             let upstream = place.upstream();
             let budget = sends.may_resend().then_some(&self.resends.budget);
-            let (fleet, kind) = (&self.fleet, ask.kind());
+            let (fleet, need) = (&self.fleet, ask.need());
             let reservation = ask.reservation;
             let elsewhere =
-                Elsewhere { fleet, upstream, targets: &targets, kind, budget, reservation };
+                Elsewhere { fleet, upstream, targets: &targets, need, budget, reservation };
             let wait = Wait { limit: self.first_byte, judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
 
@@ -277,9 +293,7 @@ impl Forwarder {
             return Ok(Answered::Refused(refused));
         }
         Err(match failed {
-            None | Some(AttemptError::Exchange(ExchangeError::Gone)) => {
-                no_instances(&targets, &ask.lookup)
-            }
+            None | Some(AttemptError::Exchange(ExchangeError::Gone)) => no_instances(&targets, ask),
             Some(AttemptError::Exchange(ExchangeError::Silent)) => ApiError::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "The worker did not begin to answer in time.",
@@ -314,11 +328,11 @@ impl Forwarder {
         sends: &mut Sends,
     ) -> Option<Place> {
         let is_tried = |one: &Arc<Upstream>| tried.iter().any(|other| Arc::ptr_eq(one, other));
-        let mut untried = targets.upstreams(ask.kind()).filter(|one| !is_tried(one));
+        let mut untried = targets.upstreams(ask.need()).filter(|one| !is_tried(one));
         if !sends.may_resend() || !untried.any(|one| one.rotation.out().is_none()) {
             return None;
         }
-        let Pick::Place(place) = self.balancer.pick(targets, ask.kind(), ask.wish, tried) else {
+        let Pick::Place(place) = self.balancer.pick(targets, ask.need(), ask.wish, tried) else {
             return None;
         };
         let next = sends.after(End::Sent(Reason::Refused), |reason| self.resends.pay(reason));
@@ -334,7 +348,7 @@ impl Forwarder {
         record: &mut Record,
     ) -> Result<Place, ApiError> {
         let Some(limit) = self.balancer.limit else {
-            return Err(no_instances(targets, &ask.lookup));
+            return Err(no_instances(targets, ask));
         };
         let queued = Queued::join(targets, self.metrics.queued(), self.queue)?;
         let series = targets.series().clone();
@@ -343,22 +357,22 @@ impl Forwarder {
             let untried =
                 |one: &&Arc<Upstream>| !tried.iter().any(|other| Arc::ptr_eq(*one, other));
             let mut places: Vec<_> =
-                targets.upstreams(ask.kind()).filter(untried).cloned().collect();
+                targets.upstreams(ask.need()).filter(untried).cloned().collect();
             if places.iter().any(|one| one.rotation.out().is_none()) {
                 places.retain(|one| one.rotation.out().is_none());
             }
             let changed = ask.lookup.moved_on_from(targets);
             if let Some(mut place) = queued.wait(places, limit, changed).await?
-                && targets.has(place.upstream(), ask.kind())
+                && targets.has(place.upstream(), ask.need())
             {
                 self.balancer.begun(targets, ask.wish, &mut place);
                 return Ok(place);
             }
             *targets = ask.lookup.find()?;
-            match self.balancer.pick(targets, ask.kind(), ask.wish, tried) {
+            match self.balancer.pick(targets, ask.need(), ask.wish, tried) {
                 Pick::Place(place) => return Ok(place),
                 Pick::Full => {}
-                Pick::None => return Err(no_instances(targets, &ask.lookup)),
+                Pick::None => return Err(no_instances(targets, ask)),
             }
         }
     }
@@ -374,8 +388,9 @@ impl Forwarder {
         max_idle: Option<Duration>,
         wait: Wait<'_>,
     ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
-        let asks_usage = ask.asks_usage(targets.origin(upstream));
-        let body = ask.body(asks_usage);
+        let origin = targets.origin(upstream);
+        let asks_usage = ask.asks_usage(origin);
+        let body = ask.body(asks_usage, ask.salts(origin));
         let mut request = http::Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         let target = upstream.pool().target(ask.lookup.route, ask.query);
@@ -498,13 +513,23 @@ impl std::fmt::Display for AttemptError {
     }
 }
 
-fn no_instances(targets: &Targets, lookup: &Lookup<'_>) -> ApiError {
-    let name = lookup.asked;
+fn no_instances(targets: &Targets, ask: &Ask<'_>) -> ApiError {
+    let name = ask.lookup.asked;
     let error =
         |message| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code("no_instances");
-    if lookup.is_unroutable(targets) {
+    if ask.lookup.is_unroutable(targets) {
         let why = "its instances are registered without the URL of a server";
         return error(format!("The model '{name}' cannot be served: {why}.")).without_retry_after();
+    }
+    let there = |need: Need| targets.upstreams(need).next().is_some();
+    if ask.need().field.is_some() && !there(ask.need()) && there(ask.kind().into()) {
+        if targets.is_to_be_told() {
+            warn!(
+                model = targets.name(),
+                "no worker of the model accepts cache_salt: its requests are refused"
+            );
+        }
+        return isolation::none_accepts(name);
     }
     error(format!("The model '{name}' has no reachable instance at the moment."))
 }

@@ -11,6 +11,7 @@ mod estimate;
 mod forward;
 mod headers;
 mod include_usage;
+mod isolation;
 mod json;
 mod keep_alive;
 mod lookup;
@@ -52,6 +53,7 @@ pub(crate) use self::forward::Forwarder;
 use self::forward::{Answered, Ask};
 pub(crate) use self::headers::RequestId;
 use self::headers::{Media, X_REQUEST_ID};
+pub use self::isolation::{Isolation, ShortSecret};
 use self::keep_alive::KeepAlive;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
@@ -97,6 +99,8 @@ pub(crate) struct Proxy {
     /// How long an event stream may be silent before it gets a comment.
     pub(crate) sse_keepalive: Option<Duration>,
     pub(crate) usage: UsageMode,
+    /// What keeps callers apart in the caches of engines.
+    pub(crate) isolation: Option<Isolation>,
     pub(crate) aliases: Aliases,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) traces: Option<Traces>,
@@ -209,6 +213,12 @@ impl Proxy {
             None => peek::peek(&body.bytes)?,
             Some(_) => peek::peek_and(&body.bytes, |name, value| output.read(name, value))?,
         };
+        let salt = match &self.isolation {
+            Some(isolation) if route.shares_prefixes() => {
+                Some(isolation.salt(caller.key(), &body.bytes, &asked.places)?)
+            }
+            _ => None,
+        };
         // The view may have changed while the body arrived.
         let wanted = Wanted {
             lens,
@@ -259,6 +269,7 @@ impl Proxy {
             body: &body.bytes,
             id,
             usage: usage.as_ref(),
+            salt: salt.as_ref(),
             session: session.as_deref(),
             by_prompt: mode == RouterMode::CacheAware && route.continues_a_prompt(),
             reservation: None,

@@ -51,6 +51,10 @@ pub(crate) struct Places {
     /// The raw value of `stream_options`, if the body has that member. Of several it is the last,
     /// which is the one that engines take.
     pub(crate) stream_options: Option<Range<usize>>,
+    /// The raw value of `cache_salt`, if the body has that member.
+    pub(crate) cache_salt: Option<Range<usize>>,
+    /// Whether the body has several of them, of which the last is the place above.
+    pub(crate) repeats_salt: bool,
     /// Just behind the opening brace. The body has a model, so a comma must follow each member that
     /// is inserted here.
     pub(crate) first_member: usize,
@@ -75,6 +79,7 @@ pub(crate) fn peek_and<'a>(
 
     let (mut model, mut stream, mut stream_options) = (None, None, None);
     let mut prompt = Prompt::default();
+    let (mut cache_salt, mut repeats_salt) = (None, false);
     let mut sessions = [None; 3];
     let mut name_session = |rank: usize, place: Range<usize>| {
         let value = &text[place];
@@ -96,7 +101,10 @@ pub(crate) fn peek_and<'a>(
         Some("messages" | "prompt" | "input") if prompt.input.is_empty() => {
             prompt.input = &text[place];
         }
-        Some("cache_salt") => prompt.cache_salt = &text[place],
+        Some("cache_salt") => {
+            prompt.cache_salt = &text[place.clone()];
+            repeats_salt |= cache_salt.replace(place).is_some();
+        }
         Some("prompt_cache_key") => name_session(0, place),
         Some("conversation") => name_session(1, place),
         Some("previous_response_id") => name_session(2, place),
@@ -123,7 +131,7 @@ pub(crate) fn peek_and<'a>(
         stream: stream.is_some_and(|place| &text[place] == "true"),
         session: sessions.into_iter().flatten().next(),
         prompt,
-        places: Places { model: place, stream_options, first_member },
+        places: Places { model: place, stream_options, cache_salt, repeats_salt, first_member },
     })
 }
 

@@ -6,12 +6,13 @@ use http::HeaderMap;
 use super::edit::Edits;
 use super::forward::Ask;
 use super::headers::RequestId;
+use super::isolation::Salt;
 use super::lookup::Lookup;
 use super::peek::{Peeked, Prompt};
 use crate::access::Reservation;
 use crate::alias::AliasTarget;
 use crate::balance::{AffinityKey, Wish};
-use crate::fleet::{Fleet, Targets};
+use crate::fleet::{Fleet, Need, Targets};
 use crate::placement::{Path, Request, Seed};
 use crate::route::Route;
 use crate::view::Lens;
@@ -29,6 +30,8 @@ pub(super) struct Received<'a> {
     pub(super) id: &'a RequestId,
     /// The edits that ask for the usage of a stream.
     pub(super) usage: Option<&'a Edits>,
+    /// What keeps the request apart from those of others in an engine's cache.
+    pub(super) salt: Option<&'a Salt>,
     pub(super) session: Option<&'a [u8]>,
     /// Whether the worker is chosen by the prompt.
     pub(super) by_prompt: bool,
@@ -43,9 +46,14 @@ impl<'a> Received<'a> {
         Lookup { lens, fleet, asked, target, route: self.route }
     }
 
+    /// What the request needs of a server.
+    pub(super) fn need(&self) -> Need {
+        Need { kind: self.route.kind(), field: self.salt.and_then(Salt::needs) }
+    }
+
     /// The path of the prompt at a model's servers, where the worker is chosen by it.
     pub(super) fn path(&self, targets: &Targets) -> Option<Path> {
-        self.by_prompt.then(|| path(targets.seed(), &self.asked.prompt))
+        self.by_prompt.then(|| path(targets.seed(), &self.asked.prompt, self.salt))
     }
 
     /// The request as it asks for a model. The body and the answer are not edited for an alias.
@@ -67,6 +75,7 @@ impl<'a> Received<'a> {
             body: self.body,
             id: self.id,
             usage: self.usage,
+            salt: self.salt,
             rename: None,
             edits_answer: false,
             reservation: self.reservation,
@@ -74,11 +83,12 @@ impl<'a> Received<'a> {
     }
 }
 
-/// The path of a prompt in its scope and model.
-fn path(seed: Seed, prompt: &Prompt<'_>) -> Path {
-    let seed = match prompt.cache_salt {
-        "" => seed,
-        salt => seed.and(salt.as_bytes()),
+/// The path of a prompt in its scope and model. The salt that an engine gets takes the place of the
+/// client's own.
+fn path(seed: Seed, prompt: &Prompt<'_>, salt: Option<&Salt>) -> Path {
+    let seed = match salt.map_or(prompt.cache_salt.as_bytes(), Salt::text) {
+        b"" => seed,
+        salt => seed.and(salt),
     };
     let rest = [prompt.system, prompt.instructions, prompt.input];
     Path::of(seed, prompt.tools.as_bytes(), rest.map(str::as_bytes))

@@ -116,7 +116,8 @@ fn the_session_and_the_prompt_are_found_in_the_same_pass() {
 #[test]
 fn the_places_are_those_of_the_outermost_members_in_bytes() {
     let place = |body: &'static str| {
-        let Places { model, stream_options, first_member } = peek(body.as_bytes()).unwrap().places;
+        let Places { model, stream_options, first_member, .. } =
+            peek(body.as_bytes()).unwrap().places;
         (&body[model], stream_options.map(|at| &body[at]), &body[..first_member])
     };
     assert_eq!(place(r#"{"model":"m"}"#), (r#""m""#, None, "{"));
