@@ -111,7 +111,7 @@ proptest! {
         let body = format!("{{{}}}", others.join(","));
         let places = peek(body.as_bytes()).unwrap().places;
         let mut edits = include_usage::edits(body.as_bytes(), &places).unwrap_or_default();
-        edits.replace(places.model.clone(), br#""n""#.as_slice());
+        edits.replace(places.model, br#""n""#.as_slice());
         let salt = salt(Some("k"), &body).unwrap();
         salt.put_into(&mut edits);
         let edited: Value = serde_json::from_slice(&edits.copy(body.as_bytes())).unwrap();
