@@ -209,12 +209,14 @@ async fn a_dropped_watch_is_canceled_at_the_server() {
     // The member that is asked for its metrics.
     let store = store_at(vec![endpoints().remove(0)]);
     let cursor = etcd.cursor().await;
+    // Watches of earlier tests may still be among these, and end while this test runs. There are fewer
+    // of them than this test opens.
     let before = watchers().await;
     let mut open = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..100 {
         open.push(store.watch(&etcd.range(), &cursor).await.unwrap());
     }
-    assert_eq!(watchers().await, before + 10);
+    assert!(watchers().await > before, "etcd has the watchers");
     drop(open);
     let canceled = async {
         while watchers().await > before {
