@@ -4,8 +4,7 @@
 
 mod common;
 
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use common::keyed::{self, A, B, both, key, with_key};
 use common::{Door, Worker, chat, nowhere, post, whole};
@@ -14,8 +13,6 @@ use dynamo_http::{
     Alias, AliasTable, AliasTarget, Aliases, FrontendConfig, Isolation, ServeOptions, UsageMode,
 };
 use serde_json::Value;
-use tracing::field::{Field, Visit};
-use tracing::span;
 
 const CHAT: &str = "/v1/chat/completions";
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -227,61 +224,4 @@ async fn where_prompts_were_placed_is_known_by_the_salt_that_engines_get() {
     assert_eq!(known(A).await, 0.0);
     assert_eq!(known(B).await, 0.0, "another salt");
     assert!(known(A).await > 0.0);
-}
-
-/// Keeps all that is logged on this thread.
-struct Lines(Arc<Mutex<String>>);
-
-impl Visit for Lines {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        writeln!(self.0.lock().unwrap(), "{field}={value:?}").unwrap();
-    }
-}
-
-impl tracing::Subscriber for Lines {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
-        attributes.record(&mut Self(self.0.clone()));
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, values: &span::Record<'_>) {
-        values.record(&mut Self(self.0.clone()));
-    }
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        event.record(&mut Self(self.0.clone()));
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
-
-#[tokio::test]
-async fn no_line_of_any_level_shows_a_salt_or_the_secret_and_a_deaf_model_is_told_once() {
-    let lines = Arc::new(Mutex::new(String::new()));
-    let _logged = tracing::subscriber::set_default(Lines(lines.clone()));
-    let worker = Worker::start([whole("{}")]).await;
-    let config = isolated();
-    let instances = [salted(&worker, "team-a", "m"), worker.instance("team-a", "deaf")];
-    let door = door("team-a", &config, &instances).await;
-    let body = r#"{"model":"m","cache_salt":"chat-7"}"#;
-    assert_eq!(door.post(CHAT, body).await.status(), 200);
-    for _ in 0..3 {
-        assert_eq!(door.post(CHAT, &chat("deaf")).await.status(), 503);
-    }
-    let lines = lines.lock().unwrap();
-    assert!(lines.contains("message=sending"), "{lines}");
-    assert_eq!(lines.matches("no worker of the model accepts cache_salt").count(), 1, "{lines}");
-    let secret = str::from_utf8(SECRET).unwrap();
-    for hidden in [secret, OF_TEAM_A_7, OF_TEAM_A, "chat-7"] {
-        assert!(!lines.contains(hidden), "{hidden}");
-    }
-    assert!(!format!("{config:?}").contains(secret));
 }
