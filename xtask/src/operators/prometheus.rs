@@ -7,7 +7,11 @@ use serde_json::Value;
 use ureq::Agent;
 
 use super::stage::{PATIENCE, Stage};
-use crate::{apt, http, poll, process::Service, workspace};
+use crate::{
+    apt, http, poll,
+    process::{self, Service},
+    workspace,
+};
 
 /// The alerts that the stage gives cause for.
 const PROVOKED: [&str; 5] = [
@@ -34,6 +38,9 @@ pub(super) fn check(stage: &mut Stage) -> Result<usize> {
     expressions.extend(queries);
 
     let program = apt::find_or_fetch("prometheus", "prometheus")?;
+    let mut promtool = program.beside("promtool").command();
+    promtool.args(["test", "rules", "rules.test.yaml"]);
+    process::capture(promtool.current_dir(deploy.join("prometheus")))?;
     let [port] = http::free_ports()?;
     let place = stage.place.clone();
     // Alerts fire as soon as they are true.

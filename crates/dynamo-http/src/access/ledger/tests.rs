@@ -1,3 +1,5 @@
+//! What a key may reserve, what is settled, and when buckets and windows have room again.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;

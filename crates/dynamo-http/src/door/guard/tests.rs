@@ -1,3 +1,5 @@
+//! Who reads which page of the admin port: by its address, its key and its name.
+
 use axum::body::Body;
 
 use super::*;

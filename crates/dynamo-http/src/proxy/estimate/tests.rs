@@ -1,3 +1,5 @@
+//! What requests are estimated at.
+
 use serde_json::{Value, json};
 
 use super::*;

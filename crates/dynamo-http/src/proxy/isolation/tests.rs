@@ -1,3 +1,5 @@
+//! The salt of a caller, and its place in a body.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
