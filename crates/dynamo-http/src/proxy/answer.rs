@@ -14,6 +14,9 @@ use crate::fleet::{Connection, Origin, Place};
 
 /// The largest frame into which smaller frames are joined, in bytes.
 const JOINED: usize = 64 * 1024;
+/// The room for frames that are joined, in bytes, before there are more: as much as a burst mostly has,
+/// since a buffer that grows is copied.
+const ROOM: usize = 16 * 1024;
 
 /// The head of an answer, with the model, the connection and the place of its request. The body is
 /// still to be read from the connection.
@@ -123,8 +126,8 @@ impl Body for Answer {
                     let more = frame.into_data().unwrap_or_default();
                     joined
                         .get_or_insert_with(|| {
-                            let mut joined =
-                                BytesMut::with_capacity((first.len() + more.len()) * 4);
+                            let both = first.len() + more.len();
+                            let mut joined = BytesMut::with_capacity(ROOM.max(both * 2));
                             joined.extend_from_slice(&first);
                             joined
                         })

@@ -65,17 +65,15 @@ pub(crate) fn pass_events(headers: &mut HeaderMap) {
 }
 
 /// Turns a client's headers into those for a worker, but for `Host`, `Content-Length` and
-/// `x-request-id`, which each attempt has of its own.
+/// `x-request-id`: each attempt replaces them by its own.
 ///
 /// An engine may refuse an id that is in use, so a client's id goes on under another name.
 pub(crate) fn for_upstream(headers: &mut HeaderMap, id: &RequestId) {
     drop_hop_by_hop(headers);
-    headers.remove(header::HOST);
     // The whole body has been read, so a worker is not asked for `100 Continue`.
     headers.remove(header::EXPECT);
     // The body was unpacked.
     headers.remove(header::CONTENT_ENCODING);
-    headers.remove(X_REQUEST_ID);
     if let RequestId::Given(id) = id {
         headers.entry(X_CLIENT_REQUEST_ID).or_insert_with(|| id.clone());
     }
@@ -190,7 +188,6 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("upgrade", "websocket"),
             ("expect", "100-continue"),
-            ("host", "front"),
             ("content-length", "7"),
             ("authorization", "Bearer k"),
             ("accept-encoding", "gzip"),
@@ -209,10 +206,10 @@ mod tests {
         let id = RequestId::Given(HeaderValue::from_static("1"));
         let mut headers = map(&[("x-request-id", "1")]);
         for_upstream(&mut headers, &id);
-        assert_eq!(headers, map(&[("x-client-request-id", "1")]));
+        assert_eq!(headers, map(&[("x-request-id", "1"), ("x-client-request-id", "1")]));
         let mut headers = map(&[("x-request-id", "1"), ("x-client-request-id", "2")]);
         for_upstream(&mut headers, &id);
-        assert_eq!(headers, map(&[("x-client-request-id", "2")]));
+        assert_eq!(headers, map(&[("x-request-id", "1"), ("x-client-request-id", "2")]));
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod refusal;
 mod rename;
 mod sends;
 mod served;
+mod session;
 mod stage;
 mod tokens;
 #[cfg(feature = "decompress")]
@@ -76,7 +77,7 @@ use crate::route::Route;
 use crate::view::Lens;
 
 /// With the value 1 in a request, asks how its worker was chosen; in the answer it says so.
-const X_DYNAMO_EXPLAIN: &str = "x-dynamo-explain";
+const X_DYNAMO_EXPLAIN: HeaderName = HeaderName::from_static("x-dynamo-explain");
 
 /// A request on a proxied route, beside its head and its body.
 struct Call<'a> {
@@ -226,7 +227,7 @@ impl Proxy {
             aliases: &self.aliases,
             name: &asked.model,
             route,
-            session: || self.session(&head.headers, &asked),
+            session: || session::of(&head.headers, &self.affinity_header, asked.session),
         };
         let found = wanted.find();
         let known = match &found {
@@ -243,7 +244,7 @@ impl Proxy {
         let mut headers = std::mem::take(&mut head.headers);
         let mode = self.forwarder.balancer.mode;
         let session = match mode.asks_for_sessions() {
-            true => self.session(&headers, &asked),
+            true => session::of(&headers, &self.affinity_header, asked.session),
             false => None,
         };
         headers::for_upstream(&mut headers, id);
@@ -303,28 +304,6 @@ impl Proxy {
             && asked.stream
             && matches!(route, Route::ChatCompletions | Route::Completions);
         may.then(|| include_usage::edits(body, &asked.places))?
-    }
-
-    /// The name of a request's session: the value of a header, else of a member of the body. A request
-    /// id or a trace id names no session, nor does `user`.
-    fn session(&self, headers: &HeaderMap, asked: &Peeked<'_>) -> Option<Vec<u8>> {
-        /// Headers in which clients name their sessions, beside the configured one.
-        const HEADERS: [&str; 9] = [
-            "x-session-id",
-            "x-session-affinity",
-            "x-claude-code-session-id",
-            "session_id",
-            "session-id",
-            "thread-id",
-            "x-opencode-session",
-            "x-dynamo-session-id",
-            "x-smg-routing-key",
-        ];
-        let configured = headers.get(&self.affinity_header);
-        let others = HEADERS.iter().filter_map(|name| headers.get(*name));
-        let by_header = configured.into_iter().chain(others).map(HeaderValue::as_bytes);
-        let by_body = asked.session.map(str::as_bytes);
-        by_header.chain(by_body).find(|name| !name.is_empty()).map(<[u8]>::to_vec)
     }
 
     /// Answers with a worker's status and headers, and streams its body.

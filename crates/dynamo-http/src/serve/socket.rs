@@ -4,6 +4,7 @@
 //! down; after a failure it drops the socket. Both ways need more than the kernel does by itself.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,7 +19,7 @@ use super::http2::PREFACE;
 /// `http.client` reads no answer before it has sent the whole body.
 const MOST_READ_ON: usize = 1 << 30;
 /// How many of them are read at one time.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 16 << 10;
 
 /// The socket of one connection.
 pub(super) struct Socket {
@@ -29,18 +30,12 @@ pub(super) struct Socket {
     /// How many of them were read, and how many of those were passed on.
     first_read: usize,
     first_passed: usize,
-    /// There once the socket was shut down while the client may still send.
-    reading_on: Option<ReadingOn>,
-}
-
-/// What is left of a request that was answered before all of it was read.
-///
-/// A socket that is closed while bytes come in resets the connection, and a reset takes the answer
-/// away from a client that has not read it yet (RFC 9112, section 9.6).
-struct ReadingOn {
-    piece: Box<[u8]>,
-    /// How many more bytes are read.
-    left: usize,
+    /// How many more bytes are read of a request that was answered before all of it was read. There
+    /// once the socket was shut down while the client may still send.
+    ///
+    /// A socket that is closed while bytes come in resets the connection, and a reset takes the answer
+    /// away from a client that has not read it yet (RFC 9112, section 9.6).
+    reading_on: Option<usize>,
 }
 
 impl Socket {
@@ -113,8 +108,8 @@ impl AsyncWrite for Socket {
     /// Closes the side that writes, and then reads on while the client may still send.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { stream, clock, reading_on, .. } = self.get_mut();
-        let rest = match reading_on {
-            Some(rest) => rest,
+        let left = match reading_on {
+            Some(left) => left,
             None => {
                 ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
                 clock.answers_are_whole();
@@ -122,15 +117,16 @@ impl AsyncWrite for Socket {
                     return Poll::Ready(Ok(()));
                 }
                 clock.reads_on();
-                reading_on.insert(ReadingOn { piece: vec![0; PIECE].into(), left: MOST_READ_ON })
+                reading_on.insert(MOST_READ_ON)
             }
         };
+        let mut piece = [MaybeUninit::uninit(); PIECE];
         loop {
-            let mut buf = ReadBuf::new(&mut rest.piece);
+            let mut buf = ReadBuf::uninit(&mut piece);
             let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf));
             let length = buf.filled().len();
-            rest.left = rest.left.saturating_sub(length);
-            if read.is_err() || length == 0 || rest.left == 0 {
+            *left = left.saturating_sub(length);
+            if read.is_err() || length == 0 || *left == 0 {
                 return Poll::Ready(Ok(()));
             }
             clock.read_more();
