@@ -39,6 +39,8 @@ mod meter;
 #[cfg(feature = "proxy")]
 pub mod placement;
 #[cfg(feature = "proxy")]
+mod priority;
+#[cfg(feature = "proxy")]
 mod proxy;
 mod quiet;
 mod route;
@@ -88,6 +90,8 @@ pub use meter::{
     AccessEnd, AccessLog, AccessRecord, SpanId, Trace, TraceId, TracedAttempt, Traces,
     UnknownUsageMode, UsageMode,
 };
+#[cfg(feature = "proxy")]
+pub use priority::{Priority, PriorityMode, UnknownPriority};
 #[cfg(feature = "proxy")]
 pub use proxy::{Isolation, Served, ShortSecret};
 #[cfg(feature = "serve")]

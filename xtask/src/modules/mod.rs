@@ -44,6 +44,7 @@ const CRATES: [Crate; 3] = [
             "tls",
             "config",
             "route",
+            "priority",
             "threads",
             "quiet",
             "tcp",

@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use dynamo_discovery::{Accepts, ControlUrl, GroupName, Kinds, WatchScope, WorkerUrl};
-use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
+use dynamo_http::{ClientAuth, Network, PriorityMode, RouterMode, UsageMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
 
@@ -414,6 +414,12 @@ settings! {
         queue_depth: usize = flag("REQUESTS").default("256");
         /// How long a request may wait so; then 503
         queue_timeout: Timeout = flag("SECONDS").default("30");
+        /// What decides the priority of requests (interactive, default, bulk), by which those that wait
+        /// are ordered: with `keys`, each key has one, and may let requests name theirs in the header
+        /// `x-dynamo-priority`; with `header`, clients without a key may do so as well. Engines that
+        /// accept `priority` (`dynamo-worker --accepts`) are told, and a client's own field of that
+        /// name goes to none. `none` changes nothing
+        priority: PriorityMode = flag("MODE").default("none");
         /// How long a request waits for a model that may come: one that its client could see within the
         /// last ten minutes, or an alias of the configuration file; then 503. The request is read and
         /// waits even if its route is closed. 0: no request waits

@@ -20,7 +20,7 @@ use super::status;
 use crate::balance::{Balancer, QueueLimits, RetryBudget};
 use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
-use crate::fleet::{Connector, Fleet, Tenants};
+use crate::fleet::{ConcurrencyLimit, Connector, Fleet, Tenants};
 use crate::meter::Metrics;
 use crate::placement::{Limits, Placement};
 use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy, Resends, Via};
@@ -174,7 +174,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
             ),
             balancer: Balancer {
                 mode: config.router_mode,
-                limit: config.worker_concurrency,
+                limit: Arc::new(ConcurrencyLimit::new(config.worker_concurrency)),
                 panic_threshold: config.panic_threshold,
             },
             queue: QueueLimits { depth: config.queue_depth, timeout: config.queue_timeout },
@@ -193,6 +193,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
         sse_keepalive: config.sse_keepalive,
         usage: config.usage,
         isolation: config.isolation.as_ref().map(|one| one.within(all.scope())),
+        priority: config.priority,
         aliases: config.aliases.clone(),
         access_log: config.access_log.clone(),
         traces: config.traces.clone(),

@@ -15,10 +15,12 @@ mod isolation;
 mod json;
 mod keep_alive;
 mod lookup;
+mod member;
 mod naming;
 mod outline;
 mod passage;
 pub(crate) mod peek;
+mod priority;
 mod reading;
 mod received;
 mod refusal;
@@ -59,6 +61,7 @@ use self::keep_alive::KeepAlive;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
 use self::peek::Peeked;
+use self::priority::{Ranked, X_DYNAMO_PRIORITY};
 use self::reading::Reading;
 use self::received::Received;
 #[cfg(feature = "fuzzing")]
@@ -73,6 +76,7 @@ use crate::error::ApiError;
 use crate::fleet::Patience;
 use crate::meter::{AccessLog, AccessRecord, Record, Traces, UsageMode};
 use crate::placement::Path;
+use crate::priority::PriorityMode;
 use crate::route::Route;
 use crate::view::Lens;
 
@@ -102,6 +106,8 @@ pub(crate) struct Proxy {
     pub(crate) usage: UsageMode,
     /// What keeps callers apart in the caches of engines.
     pub(crate) isolation: Option<Isolation>,
+    /// What decides the classes of requests.
+    pub(crate) priority: PriorityMode,
     pub(crate) aliases: Aliases,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) traces: Option<Traces>,
@@ -220,6 +226,12 @@ impl Proxy {
             }
             _ => None,
         };
+        let ranked = Ranked::of(self.priority, caller, &head.headers, &asked.places)?;
+        if let Some(ranked) = &ranked {
+            // It is for this front door alone.
+            head.headers.remove(X_DYNAMO_PRIORITY);
+            record.note(|told| told.is_of(ranked.class));
+        }
         // The view may have changed while the body arrived.
         let wanted = Wanted {
             lens,
@@ -271,6 +283,7 @@ impl Proxy {
             id,
             usage: usage.as_ref(),
             salt: salt.as_ref(),
+            ranked: ranked.as_ref(),
             session: session.as_deref(),
             by_prompt: mode == RouterMode::CacheAware && route.continues_a_prompt(),
             reservation: None,
