@@ -35,6 +35,8 @@ pub mod fuzzing;
 #[cfg(feature = "proxy")]
 mod hold;
 #[cfg(feature = "proxy")]
+mod live;
+#[cfg(feature = "proxy")]
 mod meter;
 #[cfg(feature = "proxy")]
 pub mod placement;

@@ -109,7 +109,7 @@ impl Balancer {
         wish: Wish<'_>,
         tried: &[Arc<Upstream>],
     ) -> Pick {
-        let (need, limit) = (need.into(), self.limit.most());
+        let (need, limit) = (need.into(), self.limit.now());
         let untried = || {
             targets.upstreams(need).filter(|one| !tried.iter().any(|tried| Arc::ptr_eq(one, tried)))
         };
@@ -176,7 +176,7 @@ impl Balancer {
         let (knowledge, now) = (targets.knowledge(), std::time::Instant::now());
         let choice = knowledge.choose(prompt, &candidates, now)?;
         let chosen = among[choice.server];
-        let mut place = Place::take(chosen, self.limit.most())?;
+        let mut place = Place::take(chosen, self.limit.now())?;
         debug!(
             model = targets.name(),
             url = %chosen.url,

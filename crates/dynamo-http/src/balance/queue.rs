@@ -11,14 +11,16 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::ApiError;
 use crate::fleet::{ConcurrencyLimit, Lasting, Place, Targets, Turn, Upstream};
+use crate::live::Live;
 use crate::priority::Priority;
 
 /// The limits of each model's queue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct QueueLimits {
     /// How many requests may wait for one model.
-    pub(crate) depth: usize,
-    pub(crate) timeout: Duration,
+    pub(crate) depth: Live<usize>,
+    /// How long a request may wait. One that waits already keeps its time.
+    pub(crate) timeout: Live<Duration>,
 }
 
 /// A request's place in the queue of its model. Dropping it leaves the queue.
@@ -51,9 +53,10 @@ impl Queued {
         targets: &Targets,
         gauges: Gauges,
         class: Priority,
-        limits: QueueLimits,
+        limits: &QueueLimits,
     ) -> Result<Self, ApiError> {
-        let join = |waiting: usize| (waiting < limits.depth).then_some(waiting + 1);
+        let depth = limits.depth.now();
+        let join = |waiting: usize| (waiting < depth).then_some(waiting + 1);
         targets.lasting().waiting.fetch_update(Relaxed, Relaxed, join).map_err(|_| {
             ApiError::new(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -67,7 +70,7 @@ impl Queued {
             lasting: targets.lasting().clone(),
             gauges,
             turn: Turn { class, since },
-            until: since + limits.timeout,
+            until: since + limits.timeout.now(),
         })
     }
 

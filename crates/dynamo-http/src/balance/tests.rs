@@ -28,7 +28,7 @@ fn targets(servers: usize) -> Arc<Targets> {
 }
 
 fn balancer(mode: RouterMode) -> Balancer {
-    Balancer { mode, limit: Arc::default(), panic_threshold: 50 }
+    Balancer { mode, limit: Arc::new(ConcurrencyLimit::new(None)), panic_threshold: 50 }
 }
 
 fn by_key(text: &[u8]) -> Wish<'static> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::limit::ConcurrencyLimit;
 use super::line::{Line, Ticket, Turn};
+use crate::live::Live;
 
 /// What has had no request for so long is not in use, and nobody asks about it.
 pub(super) const UNUSED: Duration = Duration::from_secs(300);
@@ -18,6 +18,9 @@ pub(super) const UNUSED: Duration = Duration::from_secs(300);
 const BEGUN: u64 = 1 << 32 | IN_FLIGHT;
 /// A request in flight.
 const IN_FLIGHT: u64 = 1;
+
+/// How many requests each server may have in flight; `None` for any number.
+pub(crate) type ConcurrencyLimit = Live<Option<NonZeroUsize>>;
 
 /// The requests in flight at one server, and those that wait for a place there.
 ///
@@ -127,7 +130,7 @@ impl Load {
     }
 
     /// Has those begin whose turn it is, while they fit.
-    pub(super) fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         if self.waiting.load(SeqCst) == 0 {
             return;
         }
@@ -135,7 +138,7 @@ impl Load {
         let mut waiting = lock(line);
         let Waiting { limit, line } = &mut *waiting;
         let now = Instant::now();
-        let fits = || match limit.most() {
+        let fits = || match limit.now() {
             Some(limit) => self.begins_within(limit),
             None => self.begins(None),
         };

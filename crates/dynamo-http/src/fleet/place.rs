@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::limit::ConcurrencyLimit;
 use super::line::{Ticket, Turn};
+use super::load::ConcurrencyLimit;
 use super::upstream::Upstream;
 use crate::placement::{Choice, Sent};
 
@@ -171,6 +171,27 @@ mod tests {
         assert!((&mut interactive).now_or_never().is_none());
         drop(bulk.now_or_never().expect("it has risen"));
         drop(interactive.now_or_never().unwrap());
+        assert_eq!(upstream.load.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn those_that_fit_under_a_new_limit_begin_at_once_and_nobody_is_cut_under_a_lower_one() {
+        let (upstream, (limit, most)) = (upstream(), limit(1));
+        let first = Place::take(&upstream, most).unwrap();
+        let mut others = [(); 3].map(|()| Box::pin(wait(&upstream, &limit, Priority::Default)));
+        assert!(others.iter_mut().all(|other| other.now_or_never().is_none()));
+        limit.set(NonZeroUsize::new(3));
+        upstream.load.go_on();
+        let [second, third, mut fourth] = others;
+        let (second, third) = (second.now_or_never().unwrap(), third.now_or_never().unwrap());
+        assert!((&mut fourth).now_or_never().is_none());
+        limit.set(NonZeroUsize::new(1));
+        assert_eq!(upstream.load.in_flight(), 3);
+        drop((first, second));
+        assert!((&mut fourth).now_or_never().is_none() && !upstream.load.has_room(limit.now()));
+        limit.set(None);
+        upstream.load.go_on();
+        drop((fourth.now_or_never().unwrap(), third));
         assert_eq!(upstream.load.in_flight(), 0);
     }
 

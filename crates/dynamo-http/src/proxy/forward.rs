@@ -28,6 +28,7 @@ use crate::fleet::{
     ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Need, Origin, Out, Place,
     Targets, Upstream, Wait,
 };
+use crate::live::Live;
 use crate::meter::{Ending, Metrics, ModelSeries, Record, TRACEPARENT};
 use crate::route::Route;
 
@@ -37,7 +38,7 @@ pub(crate) struct Forwarder {
     pub(crate) balancer: Balancer,
     pub(crate) queue: QueueLimits,
     pub(crate) resends: Resends,
-    pub(crate) first_byte: Duration,
+    pub(crate) first_byte: Live<Duration>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -240,7 +241,7 @@ impl Forwarder {
             let reservation = ask.reservation;
             let elsewhere =
                 Elsewhere { fleet, upstream, targets: &targets, need, budget, reservation };
-            let wait = Wait { limit: self.first_byte, judge: &elsewhere };
+            let wait = Wait { limit: self.first_byte.now(), judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
 
             let traceparent = record.note(|told| {
@@ -360,7 +361,7 @@ impl Forwarder {
             all: self.metrics.queued().clone(),
             of_class: class.map(|class| self.metrics.queued_of(class)),
         };
-        let queued = Queued::join(targets, gauges, class.unwrap_or_default(), self.queue)?;
+        let queued = Queued::join(targets, gauges, class.unwrap_or_default(), &self.queue)?;
         let series = targets.series().clone();
         let _waiting = Waiting { series, route: ask.lookup.route, since: Instant::now(), record };
         loop {

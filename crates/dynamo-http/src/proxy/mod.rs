@@ -74,6 +74,7 @@ use crate::alias::{Aliases, Offer};
 use crate::balance::RouterMode;
 use crate::error::ApiError;
 use crate::fleet::Patience;
+use crate::live::Live;
 use crate::meter::{AccessLog, AccessRecord, Record, Traces, UsageMode};
 use crate::placement::Path;
 use crate::priority::PriorityMode;
@@ -100,7 +101,7 @@ pub(crate) struct Proxy {
     pub(crate) limits: BodyLimits,
     pub(crate) via: Via,
     pub(crate) affinity_header: HeaderName,
-    pub(crate) idle_stream: Duration,
+    pub(crate) idle_stream: Live<Duration>,
     /// How long an event stream may be silent before it gets a comment.
     pub(crate) sse_keepalive: Option<Duration>,
     pub(crate) usage: UsageMode,
@@ -112,7 +113,7 @@ pub(crate) struct Proxy {
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) traces: Option<Traces>,
     /// How long a request waits for a model that may come.
-    pub(crate) wait_for_model: Duration,
+    pub(crate) wait_for_model: Live<Duration>,
 }
 
 impl Proxy {
@@ -199,8 +200,9 @@ impl Proxy {
         // A table that was replaced must not be kept for as long as a body takes.
         drop(aliases);
         // A request for a model that may come is read although its route is closed.
+        let wait_for_model = self.wait_for_model.now();
         let closed = match admitted {
-            Err(closed) if self.wait_for_model.is_zero() => return Err(closed),
+            Err(closed) if wait_for_model.is_zero() => return Err(closed),
             admitted => admitted.err(),
         };
         check_content_type(&head.headers)?;
@@ -248,9 +250,9 @@ impl Proxy {
         };
         record.note(|told| told.asks(&asked.model, known, asked.stream));
         let found = match found {
-            Err(error) if self.wait_for_model.is_zero() => return Err(error),
+            Err(error) if wait_for_model.is_zero() => return Err(error),
             // Boxed, so that the state of this rare wait is not part of every request.
-            Err(_) => Box::pin(wanted.find_within(self.wait_for_model, closed)).await?,
+            Err(_) => Box::pin(wanted.find_within(wait_for_model, closed)).await?,
             Ok(found) => found,
         };
         let mut headers = std::mem::take(&mut head.headers);
@@ -391,7 +393,7 @@ impl Proxy {
             bytes: 0,
             settled: false,
             request_id: id.clone(),
-            patience: Patience::new(self.idle_stream),
+            patience: Patience::new(self.idle_stream.now()),
             phase: Phase::Flowing,
         };
         Response::from_parts(parts, axum::body::Body::new(passage))
