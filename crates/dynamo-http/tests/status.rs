@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use common::{
@@ -232,4 +234,16 @@ async fn an_operator_sees_for_each_scope_of_a_key_which_routes_are_open_and_sinc
     let status = keyed::ask(&door.admin, keyed::get("/status.json", None)).await.json();
     let names: Vec<_> = status["keys"].as_array().unwrap().iter().map(|key| &key["key"]).collect();
     assert_eq!(names.len(), 2, "{names:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rates_cover_the_last_minute_however_many_routers_operators_have() {
+    let (switchboard, writer) = Switchboard::new([scope("team-a")]);
+    let feed = Feed::new(writer, Vec::new());
+    let frontend =
+        Frontend::new(&switchboard, &scope("team-a"), feed.status(), &FrontendConfig::new());
+    let [admin, _second] = [(), ()].map(|()| frontend.admin_router(local_admin()));
+    tokio::time::sleep(Duration::from_secs(125)).await;
+    let window = status(&admin, "").await["window_seconds"].as_u64().unwrap();
+    assert!((50..=60).contains(&window), "{window}");
 }

@@ -124,10 +124,10 @@ impl Frontend {
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime: a task notes what was counted, so that `/status` has rates. It
-    /// ends with the frontend.
+    /// Outside of a tokio runtime: a task notes what was counted, so that `/status` has rates. The
+    /// first router starts it, further ones share it, and it ends with the frontend.
     pub fn admin_router(&self, access: AdminAccess) -> Router {
-        tokio::spawn(note(Arc::downgrade(&self.state)));
+        status::note_while(&self.state);
         let pages = probes().merge(reports(Reader::Operator)).merge(status::routes());
         self.complete(pages).layer(from_fn_with_state(access, guard))
     }
@@ -242,16 +242,6 @@ async fn age(state: Weak<State>) {
         if second % 60 == 0 {
             state.proxy.forwarder.metrics.sweep(now);
         }
-    }
-}
-
-/// Notes what was counted, as often as rates need it, for as long as the front door lives.
-async fn note(state: Weak<State>) {
-    let mut ticks = interval(status::EVERY);
-    loop {
-        ticks.tick().await;
-        let Some(state) = state.upgrade() else { return };
-        status::note(state).await;
     }
 }
 

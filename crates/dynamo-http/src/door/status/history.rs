@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::meter::{Metrics, Totals};
 
 /// How often the counts are noted.
-pub(in crate::door) const EVERY: Duration = Duration::from_secs(10);
+pub(super) const EVERY: Duration = Duration::from_secs(10);
 /// How many notes are kept: rates are those of the last minute.
 const KEPT: usize = 6;
 

@@ -26,20 +26,41 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use self::history::Sample;
+use self::history::{EVERY, Sample};
 use self::query::Query;
 use self::shared::STREAMS;
 use self::snapshot::Snapshot;
 use super::state::State;
 use crate::error::ApiError;
 
-pub(super) use self::history::EVERY;
-
 /// The time between two events of a stream.
 const EVENT_EVERY: Duration = Duration::from_secs(2);
 
+/// Has a task note what was counted, as often as rates need it, for as long as the front door lives.
+///
+/// A front door has one such task, however many routers ask for it: the history keeps a number of notes,
+/// and more frequent ones would cover less time.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime.
+pub(super) fn note_while(state: &Arc<State>) {
+    if !state.status.is_first_to_note() {
+        return;
+    }
+    let state = Arc::downgrade(state);
+    tokio::spawn(async move {
+        let mut ticks = interval(EVERY);
+        loop {
+            ticks.tick().await;
+            let Some(state) = state.upgrade() else { return };
+            note(state).await;
+        }
+    });
+}
+
 /// Notes what was counted so far, beside the threads that serve clients.
-pub(super) async fn note(state: Arc<State>) {
+async fn note(state: Arc<State>) {
     let note = move || {
         let sample = Sample::of(&state.proxy.forwarder.metrics, Instant::now());
         state.status.history().note(sample);
