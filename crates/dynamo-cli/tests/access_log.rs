@@ -9,37 +9,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use process::{FRONTEND, Running, WORKER, finish, until};
+use process::{FRONTEND, agent, echo_engine, finish, get, ready_frontend, sample, until};
 use serde_json::{Value, json};
-
-/// An echo engine with one model.
-fn engine() -> (Running, String) {
-    let nowhere = ["--etcd-endpoints", "http://127.0.0.1:1"];
-    let echo = ["--echo", "--echo-delay-ms", "0", "--model", "m"];
-    let worker = Running::start(WORKER, &[&echo[..], &nowhere].concat(), &[]);
-    let url = worker.wait_for_field("the echo engine listens", "url");
-    (worker, url)
-}
-
-/// A frontend with one worker, the URL of its main port, and that of its admin port.
-fn frontend(engine: &str, arguments: &[&str]) -> (Running, String, String) {
-    let local = ["--http-host", "127.0.0.1", "--http-port", "0", "--admin-port", "0"];
-    let rest = ["--worker-url", engine, "--drain-grace", "0"];
-    let frontend = Running::start(FRONTEND, &[&local[..], &rest, arguments].concat(), &[]);
-    let url = |line| format!("http://{}", frontend.wait_for_field(line, "address"));
-    let (admin, base) = (url("the admin port listens"), url(" listening "));
-    until("the frontend is ready", || get(&format!("{base}/ready")).0 == 200);
-    (frontend, base, admin)
-}
-
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().http_status_as_error(false).build().into()
-}
-
-fn get(url: &str) -> (u16, String) {
-    let mut answer = agent().get(url).call().unwrap();
-    (answer.status().into(), answer.body_mut().read_to_string().unwrap())
-}
 
 /// The status and the whole body of an answer.
 fn chat(base: &str, key: &str, stream: bool) -> (u16, String) {
@@ -65,12 +36,6 @@ fn until_lines(path: &Path, count: usize) -> Vec<Value> {
     lines(path)
 }
 
-fn sample(admin: &str, name: &str) -> u64 {
-    let page = get(&format!("{admin}/metrics")).1;
-    let line = page.lines().find(|line| line.starts_with(name)).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 const LOST: &str = "dynamo_frontend_access_log_lost_total{reason=\"queue_full\"}";
 const FAILED: &str = "dynamo_frontend_access_log_lost_total{reason=\"write_failed\"}";
 
@@ -87,9 +52,9 @@ fn each_request_leaves_a_line_and_a_rotation_loses_none() {
         json!([{ "name": "team-a", "hash": hash, "namespace": "global" }]).to_string(),
     )
     .unwrap();
-    let (_worker, engine) = engine();
+    let (_worker, engine) = echo_engine();
     let arguments = ["--access-log", path.to_str().unwrap(), "--api-keys", keys.to_str().unwrap()];
-    let (frontend, base, admin) = frontend(&engine, &arguments);
+    let (frontend, base, admin) = ready_frontend(&engine, &arguments, &[]);
     assert_eq!((sample(&admin, LOST), sample(&admin, FAILED)), (0, 0), "they exist from the start");
 
     assert_eq!(chat(&base, key, true).0, 200);
@@ -131,9 +96,9 @@ fn a_reader_that_stands_still_and_a_full_disk_delay_no_request_and_no_end() {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let (_worker, engine) = engine();
+    let (_worker, engine) = echo_engine();
     for (output, counted) in [(pipe.to_str().unwrap(), None), ("/dev/full", Some(FAILED))] {
-        let (frontend, base, admin) = frontend(&engine, &["--access-log", output]);
+        let (frontend, base, admin) = ready_frontend(&engine, &["--access-log", output], &[]);
         // More than a pipe takes.
         for _ in 0..300 {
             assert_eq!(get(&format!("{base}/v1/models")).0, 200);
@@ -149,8 +114,8 @@ fn a_reader_that_stands_still_and_a_full_disk_delay_no_request_and_no_end() {
 
 #[test]
 fn lines_go_to_stdout_and_nothing_else_does() {
-    let (_worker, engine) = engine();
-    let (frontend, base, _) = frontend(&engine, &["--access-log", "-"]);
+    let (_worker, engine) = echo_engine();
+    let (frontend, base, _) = ready_frontend(&engine, &["--access-log", "-"], &[]);
     assert_eq!(chat(&base, "", false).0, 200);
     assert_eq!(get(&format!("{base}/v1/nothing")).0, 404);
     frontend.signal("HUP");

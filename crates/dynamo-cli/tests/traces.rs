@@ -13,7 +13,7 @@ use std::thread;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
-use process::{FRONTEND, Running, WORKER, finish, until};
+use process::{FRONTEND, agent, echo_engine, finish, ready_frontend, sample, until};
 use prost::Message as _;
 use serde_json::json;
 
@@ -68,40 +68,6 @@ fn read(stream: &mut TcpStream) -> (String, ExportTraceServiceRequest) {
     (head, ExportTraceServiceRequest::decode(&body[..]).unwrap())
 }
 
-/// An echo engine with one model.
-fn engine() -> (Running, String) {
-    let nowhere = ["--etcd-endpoints", "http://127.0.0.1:1"];
-    let echo = ["--echo", "--echo-delay-ms", "0", "--model", "m"];
-    let worker = Running::start(WORKER, &[&echo[..], &nowhere].concat(), &[]);
-    let url = worker.wait_for_field("the echo engine listens", "url");
-    (worker, url)
-}
-
-/// A frontend with one worker, the URL of its main port, and that of its admin port.
-fn frontend(engine: &str, variables: &[(&str, &str)]) -> (Running, String, String) {
-    let arguments = [
-        ["--http-host", "127.0.0.1"],
-        ["--http-port", "0"],
-        ["--admin-port", "0"],
-        ["--worker-url", engine],
-        ["--drain-grace", "0"],
-    ];
-    let frontend = Running::start(FRONTEND, &arguments.concat(), variables);
-    let url = |line| format!("http://{}", frontend.wait_for_field(line, "address"));
-    let (admin, base) = (url("the admin port listens"), url(" listening "));
-    until("the frontend is ready", || get(&format!("{base}/ready")).0 == 200);
-    (frontend, base, admin)
-}
-
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().http_status_as_error(false).build().into()
-}
-
-fn get(url: &str) -> (u16, String) {
-    let mut answer = agent().get(url).call().unwrap();
-    (answer.status().into(), answer.body_mut().read_to_string().unwrap())
-}
-
 fn chat(base: &str, flags: &str) -> u16 {
     let body =
         json!({ "model": "m", "messages": [{ "role": "user", "content": "a secret word" }] });
@@ -111,12 +77,6 @@ fn chat(base: &str, flags: &str) -> u16 {
     let mut answer = request.send_json(body).unwrap();
     answer.body_mut().read_to_string().unwrap();
     answer.status().into()
-}
-
-fn sample(admin: &str, name: &str) -> u64 {
-    let page = get(&format!("{admin}/metrics")).1;
-    let line = page.lines().find(|line| line.starts_with(name)).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -140,13 +100,13 @@ const LOST: &str = "dynamo_frontend_traced_requests_lost_total{reason=\"export_f
 #[test]
 fn a_sampled_request_reaches_the_collector_with_its_attempt() {
     let collector = Collector::start();
-    let (_worker, engine) = engine();
+    let (_worker, engine) = echo_engine();
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-team=a%20b"),
         ("OTEL_SERVICE_NAME", "door"),
     ];
-    let (frontend, base, admin) = frontend(&engine, &variables);
+    let (frontend, base, admin) = ready_frontend(&engine, &[], &variables);
     assert_eq!(sample(&admin, LOST), 0, "it exists from the start");
     assert_eq!((chat(&base, "00"), chat(&base, "01")), (200, 200));
     let spans = collector.spans(2);
@@ -182,7 +142,7 @@ fn a_sampled_request_reaches_the_collector_with_its_attempt() {
 
 #[test]
 fn a_collector_that_is_away_or_stands_still_costs_nothing_but_the_traces() {
-    let (_worker, engine) = engine();
+    let (_worker, engine) = echo_engine();
     let nobody =
         format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
     // It takes connections, and answers nothing.
@@ -195,7 +155,7 @@ fn a_collector_that_is_away_or_stands_still_costs_nothing_but_the_traces() {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", timeout),
         ];
-        let (frontend, base, admin) = frontend(&engine, &variables);
+        let (frontend, base, admin) = ready_frontend(&engine, &[], &variables);
         (0..50).for_each(|_| assert_eq!(chat(&base, "01"), 200));
         if timeout != "600000" {
             until("they are counted", || sample(&admin, LOST) == 50);

@@ -156,6 +156,53 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A client that takes an error's status as an answer.
+pub(crate) fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).build().into()
+}
+
+/// The status and the whole body of an answer.
+pub(crate) fn get(url: &str) -> (u16, String) {
+    let mut answer = agent().get(url).call().unwrap();
+    (answer.status().into(), answer.body_mut().read_to_string().unwrap())
+}
+
+/// The value of a series on a frontend's admin port, if it is there.
+pub(crate) fn series(admin: &str, name: &str) -> Option<u64> {
+    let page = get(&format!("{admin}/metrics")).1;
+    let line = page.lines().find(|line| line.starts_with(name))?;
+    line.rsplit(' ').next().unwrap().parse().ok()
+}
+
+/// The value of a series that a frontend's admin port has.
+pub(crate) fn sample(admin: &str, name: &str) -> u64 {
+    series(admin, name).unwrap()
+}
+
+/// An echo engine with one model, and its URL.
+pub(crate) fn echo_engine() -> (Running, String) {
+    let nowhere = ["--etcd-endpoints", "http://127.0.0.1:1"];
+    let echo = ["--echo", "--echo-delay-ms", "0", "--model", "m"];
+    let worker = Running::start(WORKER, &[&echo[..], &nowhere].concat(), &[]);
+    let url = worker.wait_for_field("the echo engine listens", "url");
+    (worker, url)
+}
+
+/// A frontend that is ready, with one worker: the URLs of its main port and of its admin port.
+pub(crate) fn ready_frontend(
+    engine: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> (Running, String, String) {
+    let local = ["--http-host", "127.0.0.1", "--http-port", "0", "--admin-port", "0"];
+    let rest = ["--worker-url", engine, "--drain-grace", "0"];
+    let frontend = Running::start(FRONTEND, &[&local[..], &rest, arguments].concat(), variables);
+    let url = |line| format!("http://{}", frontend.wait_for_field(line, "address"));
+    let (admin, base) = (url("the admin port listens"), url(" listening "));
+    until("the frontend is ready", || get(&format!("{admin}/ready")).0 == 200);
+    (frontend, base, admin)
+}
+
 /// Whether a process runs; one that only waits to be reaped does not.
 pub(crate) fn is_running(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
