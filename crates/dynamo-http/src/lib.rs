@@ -79,7 +79,10 @@ pub use client_address::ClientAddress;
 #[cfg(feature = "serve")]
 pub use client_name::{ClientName, InvalidClientName};
 #[cfg(feature = "proxy")]
-pub use door::{AdminAccess, AdminKey, Frontend, FrontendConfig, FrontendService, ProgramMetrics};
+pub use door::{
+    AdminAccess, AdminKey, Frontend, FrontendConfig, FrontendService, ProgramMetrics,
+    ProgramProblems,
+};
 #[cfg(feature = "proxy")]
 pub use fleet::{
     Fleet, InvalidNetwork, InvalidWorkerKey, Network, Networks, Resolve, ResolveError, Resolving,

@@ -12,7 +12,9 @@ use common::{
     Act, Door, Worker, chat, instance, keyed, local_admin, nowhere, scope, send, soon, whole,
 };
 use dynamo_discovery::ModelUpdate;
-use dynamo_http::{Feed, Frontend, FrontendConfig, Switchboard, update_http_endpoints};
+use dynamo_http::{
+    Feed, Frontend, FrontendConfig, ProgramProblems, Switchboard, update_http_endpoints,
+};
 use futures_util::StreamExt as _;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
@@ -246,4 +248,22 @@ async fn rates_cover_the_last_minute_however_many_routers_operators_have() {
     tokio::time::sleep(Duration::from_secs(125)).await;
     let window = status(&admin, "").await["window_seconds"].as_u64().unwrap();
     assert!((50..=60).contains(&window), "{window}");
+}
+
+#[tokio::test]
+async fn a_problem_of_the_program_is_shown_with_the_time_at_which_it_began() {
+    let problems = ProgramProblems::default();
+    let config = FrontendConfig::new().with_program_problems(problems.clone());
+    let (switchboard, writer) = Switchboard::new([scope("team-a")]);
+    let feed = Feed::new(writer, Vec::new());
+    let frontend = Frontend::new(&switchboard, &scope("team-a"), feed.status(), &config);
+    let admin = frontend.admin_router(local_admin());
+    let text = "The configuration file <b>f.yaml</b> cannot be used: line 3\nline 4";
+    problems.tell("the configuration file", text);
+    let status = status(&admin, "").await;
+    let told = &status["problems"][0];
+    assert_eq!(told["text"], text.replace('\n', "\\n"));
+    assert_eq!(told["weight"], "note");
+    let now = status["time"].as_u64().unwrap();
+    assert!((now - 60..=now + 60).contains(&told["since"].as_u64().unwrap()), "{told}");
 }

@@ -9,6 +9,7 @@ use dynamo_namespace::Namespace;
 use http::HeaderName;
 
 use super::program_metrics::ProgramMetrics;
+use super::program_problems::ProgramProblems;
 use crate::access::ApiKeys;
 use crate::alias::Aliases;
 use crate::balance::RouterMode;
@@ -125,6 +126,8 @@ config! {
         traces, with_traces: Option<Traces> = None;
         /// What the admin port's `/metrics` shows beside the front door's own. Default nothing.
         program_metrics, with_program_metrics: Option<ProgramMetrics> = None;
+        /// What `/status` shows beside the front door's own problems. Default nothing.
+        program_problems, with_program_problems: ProgramProblems = ProgramProblems::default();
         /// Names that clients ask for, and the models that answer them. Default none.
         aliases, with_aliases: Aliases = Aliases::default();
         /// The keys that clients need. Default none: every client may use every model in the

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::config::FrontendConfig;
 use super::page::Page;
 use super::program_metrics::ProgramMetrics;
+use super::program_problems::ProgramProblems;
 use super::status::shared::Status;
 use crate::access::ApiKeys;
 use crate::feed::DiscoveryStatus;
@@ -25,6 +26,7 @@ pub(super) struct State {
     /// The counts of the front door's listener.
     pub(super) connections: Option<Connections>,
     pub(super) program_metrics: Option<ProgramMetrics>,
+    pub(super) program_problems: ProgramProblems,
     pub(super) status: Status,
     pages: [Reports; 2],
     draining: AtomicBool,
@@ -60,6 +62,7 @@ impl State {
             keys: config.api_keys.clone(),
             connections: config.connections.clone(),
             program_metrics: config.program_metrics.clone(),
+            program_problems: config.program_problems.clone(),
             status: Status::new(),
             pages: Default::default(),
             draining: AtomicBool::new(false),

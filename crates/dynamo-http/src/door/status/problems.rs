@@ -20,16 +20,29 @@ enum Weight {
     Note,
 }
 
-/// What an operator should look at first, worst first. Each has a text, and where it helps the filter
-/// that shows its instances.
+impl Weight {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bad => "bad",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// What an operator should look at first, worst first. Each has a text, where it helps the filter that
+/// shows its instances, and where it is known the time at which it began, in unix seconds.
 pub(super) fn problems(state: &State, snapshot: &Snapshot) -> Value {
     let mut found = Vec::new();
+    // The frontend serves with what it has, so a request fails by none of these yet.
+    for problem in state.program_problems.all() {
+        found.push(json!({
+            "weight": Weight::Note.name(), "text": problem.text, "state": null, "since": problem.since,
+        }));
+    }
     let mut tell = |weight: Weight, text: String, filter: Option<&str>| {
-        let weight = match weight {
-            Weight::Bad => "bad",
-            Weight::Note => "note",
-        };
-        found.push(json!({ "weight": weight, "text": text, "state": filter }));
+        found.push(json!({
+            "weight": weight.name(), "text": text, "state": filter, "since": null,
+        }));
     };
     let view = &snapshot.view;
     for tenant in state.keys.iter().flat_map(ApiKeys::tenants) {
