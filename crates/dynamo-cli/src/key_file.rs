@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tracing::{info, warn};
+use dynamo_http::ProgramProblems;
+use tracing::info;
 
+use crate::changed_file::ChangedFile;
 use crate::failure::Failure;
 use crate::followed_file::FollowedFile;
 use crate::settings::Setting;
 
-/// Reads the key for the first time, and returns the future that follows the file.
+/// Reads the key for the first time, and returns the future that follows the file. A change that cannot
+/// be used is among the `problems`.
 ///
 /// # Errors
 ///
@@ -17,6 +20,7 @@ use crate::settings::Setting;
 pub(crate) async fn follow<E>(
     path: PathBuf,
     setting: &'static Setting,
+    problems: ProgramProblems,
     take_up: impl Fn(&str) -> Result<(), E> + Send + 'static,
 ) -> Result<impl Future<Output = ()> + Send, Failure>
 where
@@ -30,21 +34,19 @@ where
     let text = file.read().await;
     let taken = take_up(text, file.path());
     taken.with_context(|| setting.label()).map_err(Failure::Usage)?;
+    let changed = ChangedFile::new(setting, file.path(), problems);
     Ok(async move {
         loop {
             let text = file.next().await;
             match take_up(text, file.path()) {
-                Ok(()) => info!(setting = %setting.label(), "a changed key was taken up"),
-                Err(error) => refused(setting, &error),
+                Ok(()) => {
+                    info!(setting = %setting.label(), "a changed key was taken up");
+                    changed.taken_up();
+                }
+                Err(error) => changed.refused(&error),
             }
         }
     })
-}
-
-/// Logs that the new content of a file is not used.
-pub(crate) fn refused(setting: &Setting, error: &anyhow::Error) {
-    let error = format_args!("{error:#}");
-    warn!(setting = %setting.label(), %error, "a changed file cannot be used; what was known stands");
 }
 
 #[cfg(test)]
@@ -64,7 +66,10 @@ mod tests {
         let key = WorkerKey::default();
         let follow_it = || {
             let key = key.clone();
-            follow(file.path().into(), Engine::engine_api_key_file, move |text| key.set(text))
+            let problems = ProgramProblems::default();
+            follow(file.path().into(), Engine::engine_api_key_file, problems, move |text| {
+                key.set(text)
+            })
         };
         let failure = follow_it().await.err().unwrap();
         assert!(failure.to_string().starts_with("--engine-api-key-file: "), "{failure}");

@@ -10,13 +10,16 @@
 //! - `engine`: the client of an OpenAI-compatible server; `echo`: a built-in server of that kind.
 //! - `hash_key`: the subcommand of the frontend that makes keys.
 //! - `process_metrics`: the standard metrics of a process.
+//! - `certificates`: when the certificates of a process end.
 //! - `cgroup`: how much memory the process may have.
 //! - `import`: files of other gateways, translated into a configuration file.
 //! - `tools`: what every program can do beside its work.
-//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `key_file`, `descriptors`,
-//!   `queue`: shared by the programs.
+//! - `program`, `failure`, `logging`, `environment`, `runtime`, `followed_file`, `changed_file`,
+//!   `key_file`, `descriptors`, `queue`: shared by the programs.
 
+mod certificates;
 mod cgroup;
+mod changed_file;
 mod descriptors;
 mod echo;
 mod engine;

@@ -154,8 +154,11 @@ async fn a_renewed_pair_is_taken_over_and_one_that_does_not_match_is_not() {
     // Longer than the time between two looks: nothing must happen, so there is nothing to wait for.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(authority.shown(&door.address).await, der(&first), "what stood stands");
+    assert_eq!(tls.chain(), [der(&first).to_vec()], "also for who asks what is shown");
     std::fs::write(authority.path("tls.key"), key).unwrap();
     until_shown(&authority, &door, &second).await;
+    assert_eq!(tls.chain(), [der(&second).to_vec()]);
+    assert!(tls.client_authorities().is_empty());
 
     // Connections from before go on.
     before.write_all(b"GET /live HTTP/1.1\r\nhost: d\r\nconnection: close\r\n\r\n").await.unwrap();
@@ -241,8 +244,9 @@ async fn an_https_worker_is_trusted_by_its_authority_which_may_change() {
 
     let authorities = old.path("worker-ca.pem");
     std::fs::copy(old.path("ca.pem"), &authorities).unwrap();
-    let config =
-        FrontendConfig::new().with_worker_tls(WorkerTls::with_authorities(&authorities).unwrap());
+    let trusted = WorkerTls::with_authorities(&authorities).unwrap();
+    assert_eq!(trusted.authorities(), [old.issuer.der().to_vec()]);
+    let config = FrontendConfig::new().with_worker_tls(trusted.clone());
     let mut door = Door::with("a", &config, ServeOptions::default()).await;
     door.writer.stage_ready();
     door.add(&instance("a", "m", "Chat", Some(&url)));
@@ -257,4 +261,5 @@ async fn an_https_worker_is_trusted_by_its_authority_which_may_change() {
     })
     .await;
     assert_eq!(engine.asked(), 1);
+    assert_eq!(trusted.authorities(), [new.issuer.der().to_vec()]);
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use dynamo_http::{AdminAccess, AdminKey};
+use dynamo_http::{AdminAccess, AdminKey, ProgramProblems};
 
 use crate::failure::Failure;
 use crate::key_file;
@@ -59,19 +59,23 @@ impl Admin {
     }
 
     /// Who may read the pages of the admin port that listens at an address. The file of the key is
-    /// followed from now on.
+    /// followed from now on; a change of it that cannot be used is among the `problems`.
     ///
     /// # Errors
     ///
     /// When the file holds no key.
-    pub(super) async fn access(self, address: IpAddr) -> Result<AdminAccess, Failure> {
+    pub(super) async fn access(
+        self,
+        address: IpAddr,
+        problems: ProgramProblems,
+    ) -> Result<AdminAccess, Failure> {
         let access = AdminAccess::new(address).with_open_metrics(self.open_metrics);
         let access = access.with_hosts(self.hosts);
         let Some(path) = self.key_file else { return Ok(access) };
         let key = AdminKey::default();
         let of_file = key.clone();
         let take_up = move |text: &str| of_file.set(text);
-        tokio::spawn(key_file::follow(path, Listening::admin_key_file, take_up).await?);
+        tokio::spawn(key_file::follow(path, Listening::admin_key_file, problems, take_up).await?);
         Ok(access.with_key(key))
     }
 }

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use dynamo_http::{ApiKeys, KeyList};
+use dynamo_http::{ApiKeys, KeyList, ProgramProblems};
 use dynamo_namespace::NamespaceScope;
 use tracing::{info, warn};
 
 use super::api_keys;
 use super::settings::Keyring;
+use crate::changed_file::ChangedFile;
 use crate::failure::Failure;
 use crate::followed_file::FollowedFile;
-use crate::key_file::refused;
 use crate::settings::table::{KEYS_SECTION, Keys};
 
 /// How the keys that clients need are read.
@@ -61,8 +61,10 @@ impl KeyFile {
         api_keys::parse(text, &self.keys).with_context(|| self.file.path().display().to_string())
     }
 
-    /// Replaces the keys whenever the file changes. A file that cannot be used changes nothing.
-    pub(super) async fn follow(mut self, keys: ApiKeys) {
+    /// Replaces the keys whenever the file changes. A file that cannot be used changes nothing, and is
+    /// among the `problems`.
+    pub(super) async fn follow(mut self, keys: ApiKeys, problems: ProgramProblems) {
+        let changed = ChangedFile::new(Keys::api_keys, self.file.path(), problems);
         loop {
             let text = self.file.next().await;
             match text.and_then(|text| self.parse(&text)) {
@@ -71,8 +73,9 @@ impl KeyFile {
                         return;
                     }
                     told(&list);
+                    changed.taken_up();
                 }
-                Err(error) => refused(Keys::api_keys, &error),
+                Err(error) => changed.refused(&error),
             }
         }
     }

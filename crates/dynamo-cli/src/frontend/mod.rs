@@ -25,7 +25,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use dynamo_discovery::{CatalogOrigin, EtcdStore, ModelWatcher, WatchScope, WatcherConfig};
 use dynamo_http::{
-    ApiKeys, Connections, Feed, Frontend, ProgramMetrics, Source, Switchboard, Threads, serve,
+    ApiKeys, Connections, Feed, Frontend, ProgramMetrics, ProgramProblems, Source, Switchboard,
+    Threads, serve,
 };
 use dynamo_namespace::NamespaceScope;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -33,6 +34,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
+use crate::certificates::Certificates;
 use crate::failure::Failure;
 use crate::logging::Logging;
 use crate::program::{self, Main};
@@ -116,6 +118,8 @@ async fn start(
     (access_log, traces): (Option<&AccessLogFile>, Option<&TraceExport>),
 ) -> Result<ExitCode, Failure> {
     let (filter, log) = (logging.filter(), logging.metrics());
+    let problems = ProgramProblems::default();
+    settings.config = settings.config.with_program_problems(problems.clone());
     let access_log_counts = access_log.map(AccessLogFile::counts).unwrap_or_default();
     let trace_counts = traces.map(TraceExport::counts).unwrap_or_default();
     // The handlers come first, so that an early signal does not end the process.
@@ -143,10 +147,14 @@ async fn start(
     };
     for (path, key) in std::mem::take(&mut settings.worker_keys) {
         let take_up = move |text: &str| key.set(text);
-        tokio::spawn(key_file::follow(path, Keys::worker_api_key_file, take_up).await?);
+        tokio::spawn(
+            key_file::follow(path, Keys::worker_api_key_file, problems.clone(), take_up).await?,
+        );
     }
     let resolv_conf = settings.resolv_conf.take();
-    if let Some(resolver) = resolver::start(resolv_conf, settings.is_resolv_conf_given).await? {
+    if let Some(resolver) =
+        resolver::start(resolv_conf, settings.is_resolv_conf_given, problems.clone()).await?
+    {
         settings.config = settings.config.with_resolver(resolver);
     }
     // The threads come before the workers, whose connections are kept by thread.
@@ -158,7 +166,7 @@ async fn start(
         Some(admin) => {
             let (address, listener) =
                 listen(&admin.host, admin.port, Listening::admin_port).await?;
-            Some((address, listener, admin.access(address.ip()).await?))
+            Some((address, listener, admin.access(address.ip(), problems.clone()).await?))
         }
         None => None,
     };
@@ -177,6 +185,7 @@ async fn start(
         }
         _ => (None, None),
     };
+    let certificates = Certificates::watch(settings.certificates(), problems.clone());
     settings.config = settings
         .config
         .with_connections(Some(settings.options.connections().clone()))
@@ -187,6 +196,7 @@ async fn start(
                 + &access_log_counts.text()
                 + &trace_counts.text()
                 + &RELOADS.text()
+                + &certificates.text("dynamo_frontend")
                 + &shared
         })));
     let frontend = Frontend::new(&switchboard, &scope, feed.status(), &settings.config);
@@ -208,12 +218,13 @@ async fn start(
             workers,
             frontend: frontend.clone(),
         };
-        let reloading = Reloading::new(file.path.clone(), given.clone(), held, &RELOADS);
+        let reloading =
+            Reloading::new(file.path.clone(), given.clone(), held, &RELOADS, problems.clone());
         let reloading = reloading.context("cannot listen for SIGHUP").map_err(Failure::Running)?;
         tokio::spawn(reloading.run());
     }
     if let Some(file) = key_file {
-        tokio::spawn(file.follow(api_keys));
+        tokio::spawn(file.follow(api_keys, problems));
     }
     let service = match admin {
         Some((address, listener, access)) => {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dynamo_http::{Aliases, ApiKeys, Frontend, KeyList};
+use dynamo_http::{Aliases, ApiKeys, Frontend, KeyList, ProgramProblems};
 use dynamo_namespace::NamespaceScope;
 use tracing::{info, warn};
 
@@ -19,6 +19,9 @@ use crate::settings::Setting;
 use crate::settings::file::ConfigFile;
 use crate::settings::given::Given;
 use crate::settings::table::{FRONTEND, KEYS_SECTION, Keys, MODELS_SECTION, Workers};
+
+/// The subject of what the problems say of the file.
+const SUBJECT: &str = "the configuration file";
 
 /// How often the file was taken up, and how often refused.
 #[derive(Debug)]
@@ -55,6 +58,7 @@ pub(super) struct Reloading {
     given: Given,
     held: Held,
     reloads: &'static Reloads,
+    problems: ProgramProblems,
 }
 
 /// What follows the file.
@@ -86,12 +90,14 @@ impl Reloading {
         given: Given,
         held: Held,
         reloads: &'static Reloads,
+        problems: ProgramProblems,
     ) -> std::io::Result<Self> {
         let (file, started) = (FollowedFile::new(path)?, given.clone());
-        Ok(Self { file, started, given, held, reloads })
+        Ok(Self { file, started, given, held, reloads, problems })
     }
 
-    /// Takes up each change. A file that cannot be used changes nothing.
+    /// Takes up each change. A file that cannot be used changes nothing, and is among the problems until
+    /// the next one that can.
     pub(super) async fn run(mut self) {
         loop {
             let text = self.file.next().await;
@@ -102,10 +108,15 @@ impl Reloading {
             match taken_up {
                 Ok(()) => {
                     self.reloads.taken_up.fetch_add(1, Ordering::Relaxed);
+                    self.problems.end(SUBJECT);
                 }
                 Err(error) => {
                     self.reloads.refused.fetch_add(1, Ordering::Relaxed);
                     warn!(%error, "the configuration file cannot be used; the last good one stands");
+                    let text = format!(
+                        "The configuration file cannot be used, the last good one stands: {error}"
+                    );
+                    self.problems.tell(SUBJECT, &text);
                 }
             }
         }

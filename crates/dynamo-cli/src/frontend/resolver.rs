@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dynamo_http::{Resolve, ResolveError, Resolving};
+use dynamo_http::{ProgramProblems, Resolve, ResolveError, Resolving};
 use hickory_resolver::config::{
     ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
 };
@@ -22,9 +22,9 @@ use hickory_resolver::{Hosts, TokioResolver, system_conf::parse_resolv_conf};
 use tokio::runtime::Handle;
 use tracing::info;
 
+use crate::changed_file::ChangedFile;
 use crate::failure::Failure;
 use crate::followed_file::FollowedFile;
-use crate::key_file::refused;
 use crate::settings::table::Workers;
 
 const HOSTS: &str = "/etc/hosts";
@@ -59,6 +59,7 @@ struct Sources {
 /// When resolv.conf cannot be read, or names no server.
 pub(super) async fn follow(
     path: PathBuf,
+    problems: ProgramProblems,
 ) -> anyhow::Result<(DnsResolver, impl Future<Output = ()> + Send)> {
     let mut conf = FollowedFile::new(path)?;
     let mut hosts = FollowedFile::new(HOSTS.into())?;
@@ -68,13 +69,14 @@ pub(super) async fn follow(
         .with_context(|| conf.path().display().to_string())?;
     let resolver = DnsResolver::new(sources);
     let followed = resolver.clone();
+    let changed_file = ChangedFile::new(Workers::resolv_conf, conf.path(), problems);
     let following = async move {
         let (mut conf_text, mut hosts_text) = (None, Some(hosts_text));
         loop {
             tokio::select! {
                 text = conf.next() => match text {
                     Ok(text) => conf_text = Some(text),
-                    Err(error) => { refused(Workers::resolv_conf, &error); continue }
+                    Err(error) => { changed_file.refused(&error); continue }
                 },
                 text = hosts.next() => hosts_text = Some(text.unwrap_or_default()),
             }
@@ -87,8 +89,9 @@ pub(super) async fn follow(
                 Ok(sources) => {
                     followed.replace(sources);
                     info!("how names are resolved has changed, and was taken up");
+                    changed_file.taken_up();
                 }
-                Err(error) => refused(Workers::resolv_conf, &error),
+                Err(error) => changed_file.refused(&error),
             }
         }
     };
@@ -243,9 +246,10 @@ impl fmt::Debug for DnsResolver {
 pub(super) async fn start(
     path: Option<PathBuf>,
     is_given: bool,
+    problems: ProgramProblems,
 ) -> Result<Option<Arc<dyn Resolve>>, Failure> {
     let Some(path) = path else { return Ok(None) };
-    match follow(path).await {
+    match follow(path, problems).await {
         Ok((resolver, following)) => {
             tokio::spawn(following);
             Ok(Some(Arc::new(resolver)))

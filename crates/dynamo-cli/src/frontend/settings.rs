@@ -19,6 +19,7 @@ use super::keys::ClientKeys;
 use super::models;
 use super::traces::TraceSettings;
 use super::usage;
+use crate::certificates::Place;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Origin, Value};
 use crate::settings::origin::WebOrigin;
@@ -205,6 +206,27 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         config,
         options,
     })
+}
+
+impl FrontendSettings {
+    /// The certificates that the frontend has loaded. Those of the machine's own authorities are not
+    /// among them.
+    pub(super) fn certificates(&self) -> Vec<Place> {
+        let mut places = Vec::new();
+        if let Some(tls) = self.options.tls().clone() {
+            let clients = tls.clone();
+            places.push(Place::chain("listener", move || tls.chain()));
+            places.push(Place::authorities("client_ca", move || clients.client_authorities()));
+        }
+        let workers = self.config.worker_tls().clone();
+        places.push(Place::authorities("worker_ca", move || workers.authorities()));
+        if let Some(traces) = &self.traces {
+            let collector = traces.tls.clone();
+            places.push(Place::authorities("collector_ca", move || collector.authorities()));
+        }
+        places.extend(self.etcd.iter().flat_map(Etcd::certificates));
+        places
+    }
 }
 
 /// No setting is for a namespace that is not discovered: it would be misspelt, and what it says would

@@ -9,6 +9,7 @@ use super::given::{Given, Origin};
 use super::root::Root;
 use super::value::{Backend, from_text};
 use super::{Value, pair, table};
+use crate::certificates::{Place, file};
 use crate::failure::Failure;
 
 /// The members of a cluster, between commas; the store checks each.
@@ -52,6 +53,10 @@ pub(crate) struct Etcd {
     /// Where the keys are.
     pub(crate) root: NetworkPrefix,
     pub(crate) config: EtcdConfig,
+    /// The file of the authorities that are trusted in place of the system's.
+    ca: Option<PathBuf>,
+    /// The file of the certificate that etcd is shown.
+    client_cert: Option<PathBuf>,
 }
 
 /// # Errors
@@ -65,9 +70,11 @@ pub(crate) fn read(given: &Given) -> Result<Store, Failure> {
     let named = store.discovery_backend.is_given() || store.etcd_endpoints.is_given();
     let credentials =
         credentials(store.etcd_username, store.etcd_password, store.etcd_password_file)?;
-    let client = pair(store.etcd_client_cert, store.etcd_client_key)?
-        .map(|(cert, key): (PathBuf, PathBuf)| ClientIdentity::new(cert, key));
-    let trusted = store.etcd_ca.take().map(|ca| Tls::new().with_ca(ca));
+    let client = pair(store.etcd_client_cert, store.etcd_client_key)?;
+    let client_cert = client.as_ref().map(|(cert, _): &(PathBuf, PathBuf)| cert.clone());
+    let client = client.map(|(cert, key)| ClientIdentity::new(cert, key));
+    let ca = store.etcd_ca.take();
+    let trusted = ca.clone().map(|ca| Tls::new().with_ca(ca));
     let tls = match client {
         Some(client) => Some(trusted.unwrap_or_default().with_client(client)),
         None => trusted,
@@ -76,7 +83,7 @@ pub(crate) fn read(given: &Given) -> Result<Store, Failure> {
     let Endpoints(endpoints) = store.etcd_endpoints.take();
     let config = EtcdConfig::new(endpoints.clone()).with_credentials(credentials).with_tls(tls);
     let Root(root) = store.root.take().unwrap_or_default();
-    Ok(Store::Etcd { etcd: Box::new(Etcd { endpoints, root, config }), named })
+    Ok(Store::Etcd { etcd: Box::new(Etcd { endpoints, root, config, ca, client_cert }), named })
 }
 
 /// A user with a password, which is given itself or in a file.
@@ -98,6 +105,13 @@ fn credentials(
 }
 
 impl Etcd {
+    /// The certificates that connections to etcd use. The store reads the files whenever it connects.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = Place> + use<> {
+        let authorities = self.ca.clone().map(|path| Place::authorities("etcd_ca", file(path)));
+        let client = self.client_cert.clone().map(|path| Place::chain("etcd_client", file(path)));
+        authorities.into_iter().chain(client)
+    }
+
     /// Whether every member of the cluster is on this machine.
     pub(crate) fn is_local(&self) -> bool {
         self.endpoints.iter().all(|endpoint| endpoint.parse().is_ok_and(|uri| is_loopback(&uri)))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dynamo_discovery::{ModelEntry, RegistrationConfig, WorkerUrl};
+use dynamo_http::ProgramProblems;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -22,6 +23,7 @@ use super::register::{Offering, RegistrationReport, register};
 use super::report::EngineReport;
 use super::settings::{EngineSettings, WorkerSettings};
 use super::signals::{Asked, Signals};
+use crate::certificates::Certificates;
 use crate::echo::{EchoEngine, local_url, unix_now};
 use crate::engine::{HttpEngine, somebody_listens};
 use crate::failure::Failure;
@@ -114,6 +116,8 @@ impl Worker {
         let (offering, offered) = watch::channel(Offering::Open);
         let (engine_report, engine_seen) = watch::channel(EngineReport::new(engine_start));
         let (registration_report, registered) = watch::channel(RegistrationReport::default());
+        // A worker has no status page, so nobody reads its problems.
+        let certificates = Certificates::watch(settings.certificates(), ProgramProblems::default());
         if let Some(control) = control {
             // Until the process ends: the end is to be seen.
             tokio::spawn(control.serve(Facts {
@@ -121,6 +125,7 @@ impl Worker {
                 engine: engine_seen,
                 registration: registered,
                 offering: offering.clone(),
+                certificates,
             }));
         }
         let asked = HttpEngine::new(

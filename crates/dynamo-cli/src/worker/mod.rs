@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use dynamo_discovery::{EtcdStore, RegistrationConfig};
+use dynamo_http::ProgramProblems;
 use tracing::warn;
 
 use crate::failure::Failure;
@@ -72,14 +73,20 @@ async fn start(settings: WorkerSettings) -> Result<ExitCode, Failure> {
     let registration = RegistrationConfig::new(Arc::new(store))
         .with_network_prefix(settings.etcd.root.clone())
         .with_ttl(settings.lease_ttl);
+    // A worker has no status page, so nobody reads them.
+    let problems = ProgramProblems::default();
     if let Some(file) = settings.engine_key_file.clone() {
         let key = settings.engine_key.clone();
         let take_up = move |text: &str| key.set(text);
-        tokio::spawn(key_file::follow(file, Engine::engine_api_key_file, take_up).await?);
+        tokio::spawn(
+            key_file::follow(file, Engine::engine_api_key_file, problems.clone(), take_up).await?,
+        );
     }
     if let Some((file, key)) = settings.control.as_ref().and_then(|control| control.key.clone()) {
         let take_up = move |text: &str| key.set(text);
-        tokio::spawn(key_file::follow(file, Control::control_key_file, take_up).await?);
+        tokio::spawn(
+            key_file::follow(file, Control::control_key_file, problems.clone(), take_up).await?,
+        );
     }
     let worker = Worker::start(settings).await?;
     if !is_local && store::is_loopback(&worker.offer.url.to_uri()) {

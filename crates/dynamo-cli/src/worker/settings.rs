@@ -10,6 +10,7 @@ use dynamo_http::{WorkerKey, WorkerTls};
 use dynamo_namespace::EndpointId;
 
 use super::control::{ControlConfig, ControlKey};
+use crate::certificates::Place;
 use crate::echo::EchoEngine;
 use crate::failure::Failure;
 use crate::settings::given::{Given, Value};
@@ -55,6 +56,16 @@ pub(crate) enum EngineSettings {
     Command { url: WorkerUrl, command: Vec<OsString> },
     /// We are it.
     Echo { host: String, port: u16, delay: Duration },
+}
+
+impl WorkerSettings {
+    /// The certificates that the worker has loaded. Those of the machine's own authorities are not among
+    /// them.
+    pub(super) fn certificates(&self) -> Vec<Place> {
+        let engine = self.engine_tls.clone();
+        let engine = Place::authorities("engine_ca", move || engine.authorities());
+        [engine].into_iter().chain(self.etcd.certificates()).collect()
+    }
 }
 
 /// # Errors

@@ -10,6 +10,13 @@ mod provider;
 mod server;
 mod worker;
 
+use rustls::pki_types::CertificateDer;
+
 pub use self::error::TlsError;
 pub use self::server::{ClientAuth, ServerTls};
 pub use self::worker::WorkerTls;
+
+/// Certificates as bytes, so that no type of another crate is part of what callers see.
+fn der(certificates: &[CertificateDer<'static>]) -> Vec<Vec<u8>> {
+    certificates.iter().map(|certificate| certificate.to_vec()).collect()
+}

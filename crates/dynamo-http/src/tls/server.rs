@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client::client_name;
+use super::der;
 use super::error::TlsError;
 use super::files::FromFiles;
 use super::provider::provider;
@@ -29,7 +30,16 @@ const HTTP1: &[u8] = b"http/1.1";
 pub struct ServerTls {
     /// Made anew with every change of a file, and with it the key of the session tickets: a session
     /// that began under other authorities cannot be resumed.
-    config: Arc<FromFiles<ServerConfig>>,
+    config: Arc<FromFiles<Listening>>,
+}
+
+/// What the files of a server make.
+struct Listening {
+    config: Arc<ServerConfig>,
+    /// The certificate of the server, and those of the authorities between.
+    chain: Vec<CertificateDer<'static>>,
+    /// The certificates of the authorities that vouch for clients.
+    client_authorities: Vec<CertificateDer<'static>>,
 }
 
 /// Whether clients need a certificate.
@@ -56,7 +66,7 @@ impl ServerTls {
         let files = vec![certificate.into(), key.into()];
         Self::from_files(files, |contents| {
             let [certificates, key] = contents else { unreachable!("there are two files") };
-            config(certificates, key, Arc::new(NoClientAuth))
+            listening(certificates, key, Arc::new(NoClientAuth), Vec::new())
         })
     }
 
@@ -86,7 +96,7 @@ impl ServerTls {
 
     fn from_files(
         files: Vec<PathBuf>,
-        make: fn(&[Vec<u8>]) -> Result<ServerConfig, String>,
+        make: fn(&[Vec<u8>]) -> Result<Listening, String>,
     ) -> Result<Self, TlsError> {
         Ok(Self { config: Arc::new(FromFiles::load(files, make)?) })
     }
@@ -103,11 +113,23 @@ impl ServerTls {
         self.config.reload_on_change();
     }
 
+    /// The certificates that clients are shown now, in DER: the server's own, then those of the
+    /// authorities between.
+    pub fn chain(&self) -> Vec<Vec<u8>> {
+        der(&self.config.current().chain)
+    }
+
+    /// The certificates of the authorities that vouch for clients now, in DER. Empty where clients are
+    /// asked for no certificate.
+    pub fn client_authorities(&self) -> Vec<Vec<u8>> {
+        der(&self.config.current().client_authorities)
+    }
+
     pub(crate) async fn accept<IO>(&self, io: IO) -> io::Result<TlsStream<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        TlsAcceptor::from(self.config.current()).accept(io).await
+        TlsAcceptor::from(self.config.current().config.clone()).accept(io).await
     }
 
     pub(crate) fn agreed_on_http2<IO>(&self, stream: &TlsStream<IO>) -> bool {
@@ -120,13 +142,16 @@ impl ServerTls {
     }
 }
 
-fn with_clients(contents: &[Vec<u8>], auth: ClientAuth) -> Result<ServerConfig, String> {
+fn with_clients(contents: &[Vec<u8>], auth: ClientAuth) -> Result<Listening, String> {
     let [certificates, key, authorities] = contents else { unreachable!("there are three files") };
     let mut roots = RootCertStore::empty();
-    for authority in CertificateDer::pem_slice_iter(authorities) {
-        let authority =
-            authority.map_err(|error| format!("the authorities are not PEM: {error}"))?;
-        roots.add(authority).map_err(|error| format!("an authority is unusable: {error}"))?;
+    let authorities: Vec<_> = CertificateDer::pem_slice_iter(authorities)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("the authorities are not PEM: {error}"))?;
+    for authority in &authorities {
+        roots
+            .add(authority.clone())
+            .map_err(|error| format!("an authority is unusable: {error}"))?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider());
     let verifier = match auth {
@@ -135,23 +160,26 @@ fn with_clients(contents: &[Vec<u8>], auth: ClientAuth) -> Result<ServerConfig, 
     };
     let verifier =
         verifier.build().map_err(|error| format!("there is no authority for clients: {error}"))?;
-    config(certificates, key, verifier)
+    listening(certificates, key, verifier, authorities)
 }
 
-fn config(
+fn listening(
     certificates: &[u8],
     key: &[u8],
     clients: Arc<dyn ClientCertVerifier>,
-) -> Result<ServerConfig, String> {
+    client_authorities: Vec<CertificateDer<'static>>,
+) -> Result<Listening, String> {
+    let pair = pair(certificates, key)?;
+    let chain = pair.cert.clone();
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_client_cert_verifier(clients)
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair(certificates, key)?)));
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     // So that a client that comes again need not be remembered.
     config.ticketer = crypto::ring::Ticketer::new().map_err(|error| error.to_string())?;
-    Ok(config)
+    Ok(Listening { config: Arc::new(config), chain, client_authorities })
 }
 
 fn pair(certificates: &[u8], key: &[u8]) -> Result<CertifiedKey, String> {

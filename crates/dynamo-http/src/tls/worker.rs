@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::der;
 use super::error::TlsError;
 use super::files::FromFiles;
 use super::provider::provider;
@@ -23,7 +24,14 @@ use super::provider::provider;
 #[debug("WorkerTls({:?})", more.as_ref().map(|more| more.paths()))]
 pub struct WorkerTls {
     /// Those beside the machine's own.
-    more: Option<Arc<FromFiles<ClientConfig>>>,
+    more: Option<Arc<FromFiles<Trust>>>,
+}
+
+/// What a file of authorities makes.
+struct Trust {
+    config: Arc<ClientConfig>,
+    /// The certificates of the file.
+    authorities: Vec<CertificateDer<'static>>,
 }
 
 impl WorkerTls {
@@ -33,7 +41,7 @@ impl WorkerTls {
     ///
     /// When the file cannot be read or holds no certificate.
     pub fn with_authorities(file: impl Into<PathBuf>) -> Result<Self, TlsError> {
-        let more = FromFiles::load(vec![file.into()], |contents| config(Some(&contents.concat())))?;
+        let more = FromFiles::load(vec![file.into()], |contents| trust(&contents.concat()))?;
         Ok(Self { more: Some(Arc::new(more)) })
     }
 
@@ -49,6 +57,11 @@ impl WorkerTls {
         if let Some(more) = &self.more {
             more.reload_on_change();
         }
+    }
+
+    /// The certificates that the file holds now, in DER. Empty where no file was given.
+    pub fn authorities(&self) -> Vec<Vec<u8>> {
+        self.more.as_ref().map(|more| der(&more.current().authorities)).unwrap_or_default()
     }
 
     /// Speaks TLS to `host`, a name or an address, over a connection to it.
@@ -75,10 +88,10 @@ impl WorkerTls {
     ) -> io::Result<TlsStream<TcpStream>> {
         /// Reading the machine's certificates takes a while, so not before they are needed.
         static NATIVE: LazyLock<Result<Arc<ClientConfig>, String>> =
-            LazyLock::new(|| config(None).map(Arc::new));
+            LazyLock::new(|| config(&[]).map(Arc::new));
 
         let config = match &self.more {
-            Some(more) => more.current(),
+            Some(more) => more.current().config.clone(),
             None => NATIVE.clone().map_err(io::Error::other)?,
         };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
@@ -86,17 +99,25 @@ impl WorkerTls {
     }
 }
 
-/// Trusts the machine's authorities, and those in `more`, at least one.
-fn config(more: Option<&[u8]>) -> Result<ClientConfig, String> {
+/// Trusts the machine's authorities, and those in a PEM file, at least one.
+fn trust(file: &[u8]) -> Result<Trust, String> {
+    let authorities: Vec<_> = CertificateDer::pem_slice_iter(file)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("it is not PEM: {error}"))?;
+    if authorities.is_empty() {
+        return Err("there is no certificate".into());
+    }
+    let config = Arc::new(config(&authorities)?);
+    Ok(Trust { config, authorities })
+}
+
+/// Trusts the machine's authorities, and `more`.
+fn config(more: &[CertificateDer<'static>]) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let before = roots.len();
-    for certificate in CertificateDer::pem_slice_iter(more.unwrap_or_default()) {
-        let certificate = certificate.map_err(|error| format!("it is not PEM: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("it has an unusable authority: {error}"))?;
-    }
-    if more.is_some() && roots.len() == before {
-        return Err("there is no certificate".into());
+    for authority in more {
+        let added = roots.add(authority.clone());
+        added.map_err(|error| format!("it has an unusable authority: {error}"))?;
     }
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

@@ -229,11 +229,13 @@ async fn a_resolv_conf_that_changes_is_taken_up_and_one_that_names_no_server_is_
     let path = directory.path().join("resolv.conf");
     for text in ["", "search example\n"] {
         std::fs::write(&path, text).unwrap();
-        assert!(start(Some(path.clone()), true).await.is_err());
-        assert!(start(Some(path.clone()), false).await.unwrap().is_none());
+        assert!(start(Some(path.clone()), true, ProgramProblems::default()).await.is_err());
+        assert!(
+            start(Some(path.clone()), false, ProgramProblems::default()).await.unwrap().is_none()
+        );
     }
     std::fs::write(&path, "nameserver 127.0.0.1\nsearch one.example\n").unwrap();
-    let (resolver, following) = follow(path.clone()).await.unwrap();
+    let (resolver, following) = follow(path.clone(), ProgramProblems::default()).await.unwrap();
     tokio::spawn(following);
     let search = || resolver.sources().servers.options().ndots;
     assert_eq!(search(), 1);

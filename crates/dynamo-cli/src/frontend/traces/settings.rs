@@ -24,7 +24,7 @@ pub(crate) struct TraceSettings {
     pub(super) endpoint: String,
     pub(super) headers: HashMap<String, String>,
     pub(super) timeout: Duration,
-    pub(super) tls: WorkerTls,
+    pub(in crate::frontend) tls: WorkerTls,
     pub(super) resource: Resource,
     /// How many of the requests without a `traceparent` are traced, from 0 to 1.
     pub(super) root_share: f64,

@@ -4,6 +4,7 @@ use dynamo_discovery::{InstanceId, InstanceStatus, WorkerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::certificates::Certificates;
 use crate::worker::register::{Offering, RegistrationReport};
 use crate::worker::report::EngineReport;
 
@@ -14,6 +15,7 @@ pub(crate) struct Facts {
     pub(crate) engine: watch::Receiver<EngineReport>,
     pub(crate) registration: watch::Receiver<RegistrationReport>,
     pub(crate) offering: watch::Sender<Offering>,
+    pub(crate) certificates: Certificates,
 }
 
 impl Facts {

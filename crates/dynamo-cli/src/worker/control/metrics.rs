@@ -18,6 +18,7 @@ pub(super) async fn page(State(facts): State<Facts>) -> Response {
     let mut text = Vec::new();
     // Writing to memory does not fail.
     let _ = TextEncoder::new().encode(&gather(&facts).unwrap_or_default().gather(), &mut text);
+    text.extend_from_slice(facts.certificates.text("dynamo_worker").as_bytes());
     ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
 }
 

@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::body::Body;
 use dynamo_discovery::{EngineState, InstanceId, InstanceStatus, WorkerState};
+use dynamo_http::ProgramProblems;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::certificates::Certificates;
 use crate::engine::{Load, Probe};
 use crate::worker::life::Start;
 use crate::worker::register::{Offering, RegistrationReport};
@@ -35,6 +37,7 @@ fn stage(key: Option<&str>) -> Stage {
         engine: engine_seen,
         registration: registration_seen,
         offering,
+        certificates: Certificates::watch([], ProgramProblems::default()),
     };
     let router = routes::router(facts, key.map(|key| ControlKey::of(key).unwrap()));
     Stage { router, engine, registration, offering: offered }
