@@ -1,7 +1,7 @@
 //! Frontends that count together, over a store in memory.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -29,6 +29,8 @@ fn group() -> UsageGroup {
 /// A frontend that counts by hand.
 #[derive(Default)]
 struct Hand {
+    /// Whether its windows ended so long ago that the store keeps no counts of them.
+    is_over: AtomicBool,
     own: Mutex<BTreeMap<String, Counts>>,
     others: Mutex<BTreeMap<String, Counts>>,
 }
@@ -48,8 +50,11 @@ impl Hand {
 
 impl Counting for Hand {
     fn counted(&self) -> Vec<WindowCounts> {
-        let ends = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
-            + Duration::from_secs(86_400);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let ends = match self.is_over.load(Ordering::Relaxed) {
+            false => now + Duration::from_secs(86_400),
+            true => now - Duration::from_secs(2 * 86_400),
+        };
         let own = self.own.lock().unwrap();
         let counts = |window: &str| own.get(window).cloned().unwrap_or_default();
         [DAY, MONTH]
@@ -369,6 +374,18 @@ async fn counts_end_two_days_after_their_window_and_are_kept_by_no_renewal() {
     assert!(keys(&store).await.iter().any(|key| key.contains(DAY)));
     sleep(Duration::from_secs(400)).await;
     assert_eq!(keys(&store).await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_that_the_store_has_forgotten_are_not_written_again() {
+    let (store, shared) = memory();
+    let a = Running::start(shared);
+    a.hand.is_over.store(true, Ordering::Relaxed);
+    a.hand.count(DAY, "k", [1, 1]);
+    for _ in 0..100 {
+        sleep(Duration::from_secs(1)).await;
+        assert!(!keys(&store).await.iter().any(|key| key.contains(DAY)));
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::store::{Key, KeyRange, LeaseId, Revision, StoreError};
 
 /// How long after a window's end its counts stay.
 const KEPT: Duration = Duration::from_secs(48 * 60 * 60);
-/// The shortest term of a window's lease: a window that has long ended is written nevertheless.
+/// The shortest term of a window's lease, for counts that come when it has nearly ended.
 const SHORTEST: Duration = Duration::from_secs(60);
 /// How often one key is tried in a row, where somebody else has changed it.
 const ATTEMPTS: usize = 3;
@@ -104,7 +104,8 @@ impl Writer {
 
     async fn write_counts(&mut self, counted: &[WindowCounts]) -> Result<(), StoreError> {
         for WindowCounts { window, ends, counts } in counted {
-            if counts.is_empty() {
+            // Counts that the store has forgotten would come back each time that their lease ends.
+            if counts.is_empty() || since_1970() >= ends.saturating_add(KEPT) {
                 continue;
             }
             let state = self.windows.entry(window.clone()).or_default();
@@ -146,8 +147,11 @@ impl Writer {
 
 /// The time until a moment since 1970.
 fn term_until(ends: Duration) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ends.saturating_sub(now).max(SHORTEST)
+    ends.saturating_sub(since_1970()).max(SHORTEST)
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Puts a key of our own under a lease, which is granted where there is none.

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use http::StatusCode;
@@ -14,7 +13,7 @@ use super::limit::Usage;
 use super::list::{Credential, KeyList, KeyName};
 use super::others::Others;
 use super::tenant::Tenant;
-use super::window::Moment;
+use super::window::Clock;
 use crate::client_name::ClientName;
 use crate::error::ApiError;
 use crate::view::{FeedEnded, Scopes};
@@ -63,7 +62,7 @@ pub(super) struct Inner {
     /// What other frontends have counted.
     pub(super) others: Others,
     unauthorized: AtomicU64,
-    pub(super) began: Instant,
+    pub(super) clock: Clock,
 }
 
 /// The tenants, by what their requests show.
@@ -79,13 +78,17 @@ struct Tenants {
 impl ApiKeys {
     /// A set without keys, which admits no request. `scopes` opens the views of later keys.
     pub fn new(scopes: Scopes) -> Self {
+        Self::with_clock(scopes, Clock::start())
+    }
+
+    pub(super) fn with_clock(scopes: Scopes, clock: Clock) -> Self {
         let inner = Inner {
             scopes,
             tenants: ArcSwap::default(),
             usages: Mutex::default(),
             others: Others::default(),
             unauthorized: AtomicU64::new(0),
-            began: Instant::now(),
+            clock,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -106,7 +109,7 @@ impl ApiKeys {
         let mut tenants = Tenants::default();
         for (key, live) in keys.iter().zip(views) {
             let usage = self.usage_of(&key.name);
-            let tenant = Arc::new(Tenant::new(key, live, usage, self.inner.began));
+            let tenant = Arc::new(Tenant::new(key, live, usage, self.inner.clock));
             match &key.credential {
                 Credential::Key(hashes) | Credential::Both(hashes, _) => {
                     let one = |hash: &KeyHash| (*hash, tenant.clone());
@@ -127,7 +130,7 @@ impl ApiKeys {
     /// The counters of a key of this name.
     fn usage_of(&self, name: &KeyName) -> Arc<Usage> {
         let usage = self.inner.usages().entry(name.clone()).or_default().clone();
-        let now = Moment::now(self.inner.began);
+        let now = self.inner.clock.now();
         for (window, used) in self.inner.others.of(name, now) {
             usage.ledger.others_used(window, used);
         }
@@ -136,7 +139,7 @@ impl ApiKeys {
 
     /// Forgets the counters of keys that are not among these and have used nothing lately.
     fn forget_others(&self, tenants: &[Arc<Tenant>]) {
-        let now = Moment::now(self.inner.began);
+        let now = self.inner.clock.now();
         let is_there =
             |name: &KeyName| tenants.binary_search_by(|tenant| tenant.name.cmp(name)).is_ok();
         self.inner.usages().retain(|name, usage| is_there(name) || !usage.ledger.is_empty(now));

@@ -243,7 +243,7 @@ impl Ledger {
     }
 }
 
-/// The counts of the windows of a calendar: those in use, and the last two.
+/// The counts of the windows of a calendar: those in use, and the last three.
 #[derive(Debug, Default)]
 struct Counts(Vec<Count>);
 
@@ -271,8 +271,9 @@ impl Count {
 }
 
 impl Counts {
-    /// How many windows are kept without a request in them. The clock on the wall may be set back a
-    /// little, and then the window before has its counts.
+    /// How many windows are kept beside a new one without a request in them. The clock on the wall may
+    /// be set back a little, and clocks of others differ a little: then the window before or the one to
+    /// come has counts as well as that of now.
     const KEPT: usize = 2;
 
     fn of(&self, window: Window) -> Count {
@@ -282,15 +283,15 @@ impl Counts {
 
     fn entry(&mut self, window: Window) -> &mut Count {
         let at = self.0.iter().position(|count| count.window == window).unwrap_or_else(|| {
-            let mut kept = 0;
-            for at in (0..self.0.len()).rev() {
-                if self.0[at].open == 0 {
-                    kept += 1;
-                    if kept >= Self::KEPT {
-                        self.0.remove(at);
-                    }
-                }
-            }
+            // In the order of time: one that was learned late is older than one that is in use.
+            self.0.sort_unstable_by_key(|count| count.window);
+            let idle = self.0.iter().filter(|count| count.open == 0).count();
+            let mut excess = idle.saturating_sub(Self::KEPT);
+            self.0.retain(|count| {
+                let goes = count.open == 0 && excess > 0;
+                excess -= usize::from(goes);
+                !goes
+            });
             self.0.push(Count::new(window));
             self.0.len() - 1
         });

@@ -3,12 +3,12 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::budget::TokenLimits;
 use super::ledger::{Amount, Denied, Ledger, Share};
 use super::reservation::Reservation;
-use super::window::Moment;
+use super::window::Clock;
 use crate::meter::Spent;
 
 /// The counters of one key's requests. They outlive a change of the key's limits and of the key
@@ -128,7 +128,7 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// Reserves the tokens of the request. `began` is the fixed point of the steady clock.
+    /// Reserves the tokens of the request.
     ///
     /// # Errors
     ///
@@ -137,12 +137,12 @@ impl Permit {
         &mut self,
         limits: &TokenLimits,
         estimate: Amount,
-        began: Instant,
+        clock: Clock,
     ) -> Result<(), Denied> {
         let usage = &self.in_flight.usage;
-        let held = usage.ledger.reserve(limits, estimate, Moment::now(began));
+        let held = usage.ledger.reserve(limits, estimate, clock.now());
         let held = held.inspect_err(|denied| usage.note(denied))?;
-        self.reservation = Some(Box::new(Reservation::new(held, estimate.input, began)));
+        self.reservation = Some(Box::new(Reservation::new(held, estimate.input, clock)));
         Ok(())
     }
 

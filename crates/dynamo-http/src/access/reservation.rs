@@ -1,10 +1,9 @@
 //! The tokens that a request has reserved, until it is known what it used.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use super::ledger::{Amount, Held, Ledger};
-use super::window::Moment;
+use super::window::Clock;
 use crate::meter::Spent;
 
 /// The tokens that a request has reserved.
@@ -15,13 +14,12 @@ pub(crate) struct Reservation {
     input: u64,
     /// Whether the request is at an engine that has not answered.
     under_way: AtomicBool,
-    /// The fixed point of the steady clock.
-    began: Instant,
+    clock: Clock,
 }
 
 impl Reservation {
-    pub(super) fn new(held: Held, input: u64, began: Instant) -> Self {
-        Self { held, input, under_way: AtomicBool::new(false), began }
+    pub(super) fn new(held: Held, input: u64, clock: Clock) -> Self {
+        Self { held, input, under_way: AtomicBool::new(false), clock }
     }
 
     /// The estimated tokens of the prompt.
@@ -44,6 +42,6 @@ impl Reservation {
     /// Replaces what was reserved by what was used.
     pub(super) fn settle(self, ledger: &Ledger, spent: Option<Spent>) {
         let used = spent.map(|spent| Amount { input: spent.input, output: spent.output });
-        ledger.settle(self.held, used.unwrap_or_default(), Moment::now(self.began));
+        ledger.settle(self.held, used.unwrap_or_default(), self.clock.now());
     }
 }

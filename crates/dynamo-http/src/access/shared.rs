@@ -7,13 +7,16 @@ use dynamo_discovery::{Counting, Counts, WindowCounts};
 use super::keys::ApiKeys;
 use super::ledger::Amount;
 use super::others::{amount, near};
-use super::window::{Calendar, Moment, Window};
+use super::window::{Calendar, Window};
+
+#[cfg(test)]
+mod tests;
 
 /// Counts by the names of the keys, for a [`UsageSharing`](dynamo_discovery::UsageSharing). A key
 /// without limits on tokens counts nothing.
 impl Counting for ApiKeys {
     fn counted(&self) -> Vec<WindowCounts> {
-        let now = Moment::now(self.inner.began);
+        let now = self.inner.clock.now();
         let mut windows: BTreeMap<Window, Counts> = BTreeMap::new();
         for calendar in Calendar::ALL {
             windows.entry(calendar.at(now.wall)).or_default();
@@ -35,7 +38,7 @@ impl Counting for ApiKeys {
     }
 
     fn others_counted(&self, window: &str, sums: &Counts) {
-        let now = Moment::now(self.inner.began);
+        let now = self.inner.clock.now();
         let Some(found) = near(window, now) else { return };
         self.inner.others.set(window, sums, now);
         for (name, usage) in self.inner.usages().iter() {

@@ -2,7 +2,6 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{HeaderMap, StatusCode};
 
@@ -11,7 +10,7 @@ use super::ledger::{Amount, Denied, Share};
 use super::limit::{Exceeded, Permit, Usage};
 use super::list::{ApiKey, KeyName};
 use super::told::{self, Told};
-use super::window::{Moment, rfc3339};
+use super::window::{Clock, Moment, rfc3339};
 use crate::client_name::ClientName;
 use crate::error::{ApiError, ErrorShape};
 use crate::priority::Priority;
@@ -32,12 +31,12 @@ pub(crate) struct Tenant {
     pub(super) priority: Priority,
     pub(super) priority_header: bool,
     pub(crate) usage: Arc<Usage>,
-    began: Instant,
+    clock: Clock,
 }
 
 impl Tenant {
-    /// The owner of a key, which sees what is live. `began` is the fixed point of the steady clock.
-    pub(super) fn new(key: &ApiKey, live: LiveView, usage: Arc<Usage>, began: Instant) -> Self {
+    /// The owner of a key, which sees what is live.
+    pub(super) fn new(key: &ApiKey, live: LiveView, usage: Arc<Usage>, clock: Clock) -> Self {
         let lens = Lens::from(live);
         Self {
             name: key.name.clone(),
@@ -53,7 +52,7 @@ impl Tenant {
             priority: key.priority,
             priority_header: key.priority_header,
             usage,
-            began,
+            clock,
         }
     }
 
@@ -69,7 +68,7 @@ impl Tenant {
     /// 429 while the requests of the key are at a limit.
     pub(super) fn begin(&self) -> Result<Permit, ApiError> {
         let limits = (self.requests_per_minute, self.concurrent);
-        self.usage.begin(limits.0, limits.1, self.began.elapsed()).map_err(|exceeded| {
+        self.usage.begin(limits.0, limits.1, self.clock.steady()).map_err(|exceeded| {
             let most = |limit: Option<NonZeroU32>| limit.map_or(0, NonZeroU32::get);
             match exceeded {
                 Exceeded::Rate(wait) => limited(
@@ -94,7 +93,7 @@ impl Tenant {
         if self.tokens.is_empty() {
             return Ok(());
         }
-        permit.reserve(&self.tokens, estimate, self.began).map_err(|denied| match denied {
+        permit.reserve(&self.tokens, estimate, self.clock).map_err(|denied| match denied {
             Denied::Minute { limit, wait } => limited(
                 format!("This API key may use {}.", limit.in_words()),
                 "rate_limit_exceeded",
@@ -126,7 +125,7 @@ impl Tenant {
         if self.requests_per_minute.is_none() && self.tokens.is_empty() {
             return;
         }
-        let now = Moment::now(self.began);
+        let now = self.clock.now();
         let requests = self.requests_per_minute.map(|most| self.usage.requests(most, now.steady));
         let tokens = self.token_shares(now).map(|(limit, share)| (limit.counted, share));
         Told::new(requests, tokens).put(headers, shape, now.wall);
@@ -135,7 +134,7 @@ impl Tenant {
     /// The part that is left of each limit, by the limit's name: 1 where nothing is used, 0 where
     /// nothing is left.
     pub(crate) fn remaining(&self) -> Vec<(String, f64)> {
-        let now = Moment::now(self.began);
+        let now = self.clock.now();
         let part = |share: Share| share.remaining as f64 / share.limit as f64;
         let mut all = Vec::new();
         if let Some(most) = self.requests_per_minute {

@@ -18,11 +18,45 @@ pub(crate) struct Moment {
     pub(crate) wall: Duration,
 }
 
-impl Moment {
-    /// Now. `began` is the fixed point.
-    pub(crate) fn now(began: Instant) -> Self {
+/// What tells the moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// The fixed point of the steady clock.
+    began: Instant,
+    /// The seconds since 1970 in a test, in place of those on the wall.
+    #[cfg(test)]
+    set: Option<&'static std::sync::atomic::AtomicU64>,
+}
+
+impl Clock {
+    /// The clocks of the machine.
+    pub(crate) fn start() -> Self {
+        Self {
+            began: Instant::now(),
+            #[cfg(test)]
+            set: None,
+        }
+    }
+
+    /// A clock whose wall shows the seconds that a test sets.
+    #[cfg(test)]
+    pub(super) fn set_by(seconds: &'static std::sync::atomic::AtomicU64) -> Self {
+        Self { began: Instant::now(), set: Some(seconds) }
+    }
+
+    pub(crate) fn now(self) -> Moment {
+        #[cfg(test)]
+        if let Some(seconds) = self.set {
+            let wall = Duration::from_secs(seconds.load(std::sync::atomic::Ordering::Relaxed));
+            return Moment { steady: self.steady(), wall };
+        }
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { steady: began.elapsed(), wall }
+        Moment { steady: self.steady(), wall }
+    }
+
+    /// The time since the clock was started.
+    pub(super) fn steady(self) -> Duration {
+        self.began.elapsed()
     }
 }
 
