@@ -13,7 +13,8 @@ use std::time::Duration;
 use dynamo_http::AccessRecord;
 use tracing::{info, warn};
 
-use super::{Shared, line};
+use super::Shared;
+use super::line::Lines;
 use crate::queue::Sink;
 
 #[cfg(test)]
@@ -81,6 +82,7 @@ impl Output {
 pub(super) struct Writer {
     output: Output,
     shared: Arc<Shared>,
+    maker: Lines,
     /// Lines that are to be written.
     buffer: Vec<u8>,
     /// How many they are.
@@ -97,6 +99,7 @@ impl Writer {
         Self {
             output,
             shared,
+            maker: Lines::default(),
             buffer: Vec::with_capacity(PIECE),
             lines: 0,
             is_torn: false,
@@ -156,7 +159,7 @@ fn write_lines(
 
 impl Sink<Box<AccessRecord>> for Writer {
     fn take(&mut self, record: Box<AccessRecord>) {
-        line::append(&mut self.buffer, &record);
+        self.maker.append(&mut self.buffer, &record);
         self.lines += 1;
         if self.buffer.len() >= PIECE {
             self.write();

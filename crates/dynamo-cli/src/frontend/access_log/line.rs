@@ -10,47 +10,67 @@ use serde::Serialize;
 #[cfg(test)]
 mod tests;
 
-/// Adds the line of a record to a buffer, with the newline at its end.
-///
-/// Every field is there in each line, `null` where there is nothing to tell. The names of the fields
-/// are written as they are, since serde would look at each of their bytes for each line; each text goes
-/// through `serde_json` if it has anything to escape.
-pub(super) fn append(line: &mut Vec<u8>, record: &AccessRecord) {
-    let AccessRecord { method, path, status, error, stream, .. } = record;
-    line.extend_from_slice(b"{\"time\":\"");
-    time(line, record.began);
-    line.push(b'"');
-    field(line, ",\"peer\":", |line| peer(line, record.client));
-    field(line, ",\"request_id\":", |line| text(line, record.request_id.as_deref()));
-    let trace = record.trace_id.as_ref().map(dynamo_http::TraceId::as_str);
-    field(line, ",\"trace_id\":", |line| text(line, trace));
-    field(line, ",\"key\":", |line| text(line, record.key.as_deref()));
-    let namespace = record.namespace.as_ref().map(dynamo_namespace::Namespace::as_str);
-    field(line, ",\"namespace\":", |line| text(line, namespace));
-    field(line, ",\"model\":", |line| text(line, record.model_asked.as_deref()));
-    field(line, ",\"model_served\":", |line| text(line, record.model_served.as_deref()));
-    field(line, ",\"method\":", |line| text(line, Some(method)));
-    field(line, ",\"route\":", |line| text(line, Some(path)));
-    let worker = record.worker.as_ref().map(dynamo_discovery::WorkerUrl::as_str);
-    field(line, ",\"worker\":", |line| text(line, worker));
-    field(line, ",\"status\":", |line| json(line, &status.map(|status| status.as_u16())));
-    field(line, ",\"error\":", |line| text(line, error.as_deref()));
-    field(line, ",\"stream\":", |line| json(line, stream));
-    field(line, ",\"bytes_in\":", |line| json(line, &record.bytes_in));
-    field(line, ",\"bytes_out\":", |line| json(line, &record.bytes_out));
-    let priority = record.priority.map(dynamo_http::Priority::name);
-    field(line, ",\"priority\":", |line| text(line, priority));
-    field(line, ",\"queue_ms\":", |line| milliseconds(line, Some(record.queued)));
-    field(line, ",\"ttft_ms\":", |line| milliseconds(line, record.first_token));
-    field(line, ",\"gap_ms\":", |line| milliseconds(line, Some(record.largest_gap)));
-    field(line, ",\"total_ms\":", |line| milliseconds(line, Some(record.total)));
-    field(line, ",\"tokens_in\":", |line| json(line, &record.input_tokens));
-    field(line, ",\"tokens_cached\":", |line| json(line, &record.cached_tokens));
-    field(line, ",\"tokens_out\":", |line| json(line, &record.output_tokens));
-    field(line, ",\"tokens_estimated\":", |line| json(line, &record.is_estimated));
-    field(line, ",\"attempts\":", |line| json(line, &record.attempts));
-    field(line, ",\"outcome\":", |line| text(line, Some(record.end.name())));
-    line.extend_from_slice(b"}\n");
+/// What makes lines. It keeps the last second as text, since a busy frontend has many requests in one.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    second: Option<(u64, [u8; 20])>,
+}
+
+impl Lines {
+    /// Adds the line of a record to a buffer, with the newline at its end.
+    ///
+    /// Every field is there in each line, `null` where there is nothing to tell. The names of the fields
+    /// are written as they are, since serde would look at each of their bytes for each line; each text
+    /// goes through `serde_json` if it has anything to escape.
+    pub(super) fn append(&mut self, line: &mut Vec<u8>, record: &AccessRecord) {
+        let AccessRecord { method, path, status, error, stream, .. } = record;
+        line.extend_from_slice(b"{\"time\":\"");
+        self.time(line, record.began);
+        line.push(b'"');
+        field(line, ",\"peer\":", |line| peer(line, record.client));
+        field(line, ",\"request_id\":", |line| text(line, record.request_id.as_deref()));
+        let trace = record.trace_id.as_ref().map(dynamo_http::TraceId::as_str);
+        field(line, ",\"trace_id\":", |line| text(line, trace));
+        field(line, ",\"key\":", |line| text(line, record.key.as_deref()));
+        let namespace = record.namespace.as_ref().map(dynamo_namespace::Namespace::as_str);
+        field(line, ",\"namespace\":", |line| text(line, namespace));
+        field(line, ",\"model\":", |line| text(line, record.model_asked.as_deref()));
+        field(line, ",\"model_served\":", |line| text(line, record.model_served.as_deref()));
+        field(line, ",\"method\":", |line| text(line, Some(method)));
+        field(line, ",\"route\":", |line| text(line, Some(path)));
+        let worker = record.worker.as_ref().map(dynamo_discovery::WorkerUrl::as_str);
+        field(line, ",\"worker\":", |line| text(line, worker));
+        field(line, ",\"status\":", |line| json(line, &status.map(|status| status.as_u16())));
+        field(line, ",\"error\":", |line| text(line, error.as_deref()));
+        field(line, ",\"stream\":", |line| json(line, stream));
+        field(line, ",\"bytes_in\":", |line| json(line, &record.bytes_in));
+        field(line, ",\"bytes_out\":", |line| json(line, &record.bytes_out));
+        let priority = record.priority.map(dynamo_http::Priority::name);
+        field(line, ",\"priority\":", |line| text(line, priority));
+        field(line, ",\"queue_ms\":", |line| milliseconds(line, Some(record.queued)));
+        field(line, ",\"ttft_ms\":", |line| milliseconds(line, record.first_token));
+        field(line, ",\"gap_ms\":", |line| milliseconds(line, Some(record.largest_gap)));
+        field(line, ",\"total_ms\":", |line| milliseconds(line, Some(record.total)));
+        field(line, ",\"tokens_in\":", |line| json(line, &record.input_tokens));
+        field(line, ",\"tokens_cached\":", |line| json(line, &record.cached_tokens));
+        field(line, ",\"tokens_out\":", |line| json(line, &record.output_tokens));
+        field(line, ",\"tokens_estimated\":", |line| json(line, &record.is_estimated));
+        field(line, ",\"attempts\":", |line| json(line, &record.attempts));
+        field(line, ",\"outcome\":", |line| text(line, Some(record.end.name())));
+        line.extend_from_slice(b"}\n");
+    }
+
+    /// A time in UTC with milliseconds, as RFC 3339 has it: `2026-01-31T09:05:00.250Z`.
+    fn time(&mut self, line: &mut Vec<u8>, time: SystemTime) {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let text = match self.second {
+            Some((second, text)) if second == since.as_secs() => text,
+            _ => self.second.insert((since.as_secs(), second(since.as_secs()))).1,
+        };
+        line.extend_from_slice(&text);
+        line.extend_from_slice(&digits::<3>(since.subsec_millis().into()));
+        line.push(b'Z');
+    }
 }
 
 fn field(line: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
@@ -103,32 +123,32 @@ fn milliseconds(line: &mut Vec<u8>, time: Option<Duration>) {
     json(line, &(micros / 1000));
     if micros % 1000 > 0 {
         line.push(b'.');
-        digits(line, micros % 1000, 3);
+        line.extend_from_slice(&digits::<3>(micros % 1000));
     }
 }
 
 /// The last digits of a number.
-fn digits(line: &mut Vec<u8>, number: u64, count: u32) {
-    line.extend((0..count).rev().map(|place| b'0' + (number / 10_u64.pow(place) % 10) as u8));
+fn digits<const COUNT: usize>(mut number: u64) -> [u8; COUNT] {
+    let mut digits = [b'0'; COUNT];
+    for digit in digits.iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
+    }
+    digits
 }
 
-/// A time in UTC with milliseconds, as RFC 3339 has it: `2026-01-31T09:05:00.250Z`.
-fn time(line: &mut Vec<u8>, time: SystemTime) {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+/// A second after 1970, up to the point before its fractions: `2026-01-31T09:05:00.`.
+fn second(second: u64) -> [u8; 20] {
+    let (days, second) = (second / 86_400, second % 86_400);
     let (year, month, day) = date(days);
-    for (number, count, after) in [
-        (year, 4, b'-'),
-        (month, 2, b'-'),
-        (day, 2, b'T'),
-        (second / 3600, 2, b':'),
-        (second / 60 % 60, 2, b':'),
-        (second % 60, 2, b'.'),
-        (since.subsec_millis().into(), 3, b'Z'),
-    ] {
-        digits(line, number, count);
-        line.push(after);
+    let mut text = *b"0000-00-00T00:00:00.";
+    text[0..4].copy_from_slice(&digits::<4>(year));
+    let pairs =
+        [(5, month), (8, day), (11, second / 3600), (14, second / 60 % 60), (17, second % 60)];
+    for (at, number) in pairs {
+        text[at..at + 2].copy_from_slice(&digits::<2>(number));
     }
+    text
 }
 
 /// Year, month and day of a day after 1970-01-01: Howard Hinnant's `civil_from_days`, in which a year

@@ -9,7 +9,7 @@ use super::*;
 
 fn line(record: &AccessRecord) -> String {
     let mut line = Vec::new();
-    append(&mut line, record);
+    Lines::default().append(&mut line, record);
     String::from_utf8(line).unwrap()
 }
 
@@ -93,6 +93,23 @@ fn times_are_those_of_the_calendar() {
     // A clock before its epoch is wrong, and no reason to fail.
     let record = AccessRecord::new(UNIX_EPOCH - Duration::from_secs(1), "GET", "/");
     assert_eq!(parsed(&record)["time"], "1970-01-01T00:00:00.000Z");
+}
+
+#[test]
+fn lines_of_one_second_and_of_others_have_their_own_times() {
+    let (mut lines, mut text) = (Lines::default(), Vec::new());
+    for millis in [0, 999, 1000, 1007, 60_000, 999] {
+        lines.append(&mut text, &AccessRecord::new(at(millis), "GET", "/"));
+    }
+    let times: Vec<_> = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
+        .map(|line| line["time"].as_str().unwrap()[14..].to_owned())
+        .collect();
+    assert_eq!(
+        times,
+        ["00:00.000Z", "00:00.999Z", "00:01.000Z", "00:01.007Z", "01:00.000Z", "00:00.999Z"]
+    );
 }
 
 #[test]
