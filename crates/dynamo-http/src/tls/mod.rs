@@ -4,19 +4,13 @@
 //! restart. A change that does not hold together is refused, and what was there goes on.
 
 mod client;
+mod der;
 mod error;
 mod files;
 mod provider;
 mod server;
 mod worker;
 
-use rustls::pki_types::CertificateDer;
-
 pub use self::error::TlsError;
 pub use self::server::{ClientAuth, ServerTls};
 pub use self::worker::WorkerTls;
-
-/// Certificates as bytes, so that no type of another crate is part of what callers see.
-fn der(certificates: &[CertificateDer<'static>]) -> Vec<Vec<u8>> {
-    certificates.iter().map(|certificate| certificate.to_vec()).collect()
-}

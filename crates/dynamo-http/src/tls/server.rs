@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::client::client_name;
-use super::der;
+use super::der::der;
 use super::error::TlsError;
 use super::files::FromFiles;
 use super::provider::provider;

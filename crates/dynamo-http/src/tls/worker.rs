@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::der;
+use super::der::der;
 use super::error::TlsError;
 use super::files::FromFiles;
 use super::provider::provider;
