@@ -118,7 +118,7 @@ impl Body for Answer {
                 return Poll::Ready(None);
             }
         };
-        let first = apart(first);
+        let first = if this.incoming.is_end_stream() { first } else { apart(first) };
         let mut joined: Option<BytesMut> = None;
         let so_far = |joined: &Option<BytesMut>| joined.as_ref().map_or(first.len(), BytesMut::len);
         // hyper's server stops polling when the announced length is reached. So the loop checks for
