@@ -45,6 +45,8 @@ mod priority;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod quiet;
+#[cfg(feature = "serve")]
+mod relay;
 mod route;
 #[cfg(feature = "serve")]
 mod serve;

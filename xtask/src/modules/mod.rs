@@ -47,6 +47,7 @@ const CRATES: [Crate; 3] = [
             "live",
             "priority",
             "threads",
+            "relay",
             "quiet",
             "tcp",
             "client_name",

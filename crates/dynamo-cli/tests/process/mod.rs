@@ -91,6 +91,10 @@ impl Running {
         Self { child, logged, readers }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written to stderr by now.
     pub(crate) fn logged(&self) -> String {
         self.logged.lock().unwrap().clone()

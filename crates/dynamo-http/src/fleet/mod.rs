@@ -23,7 +23,6 @@ mod pool;
 mod probe;
 mod question;
 mod read_on;
-mod relay;
 mod resolve;
 mod rotation;
 mod standing;

@@ -28,8 +28,8 @@ use tracing::info;
 use super::connect::{ConnectError, Connected, Connector, Transport};
 use super::patience::{End, Patience};
 use super::read_on::Written;
-use super::relay::Relay;
 use super::terms::Terms;
+use crate::relay::Relay;
 use crate::route::Route;
 use crate::threads;
 

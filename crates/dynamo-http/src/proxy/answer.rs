@@ -18,6 +18,15 @@ const JOINED: usize = 64 * 1024;
 /// since a buffer that grows is copied.
 const ROOM: usize = 16 * 1024;
 
+/// The largest frame that is copied out of the connection's buffer, in bytes.
+const COPIED: usize = 1024;
+
+/// A frame in memory of its own, where it is small. It would else keep the buffer that the connection
+/// has read it into, and the connection would make a new one of 8 KiB for each token.
+fn apart(frame: Bytes) -> Bytes {
+    if frame.len() <= COPIED { Bytes::copy_from_slice(&frame) } else { frame }
+}
+
 /// The head of an answer, with the model, the connection and the place of its request. The body is
 /// still to be read from the connection.
 pub(crate) struct Head {
@@ -109,6 +118,7 @@ impl Body for Answer {
                 return Poll::Ready(None);
             }
         };
+        let first = if this.incoming.is_end_stream() { first } else { apart(first) };
         let mut joined: Option<BytesMut> = None;
         let so_far = |joined: &Option<BytesMut>| joined.as_ref().map_or(first.len(), BytesMut::len);
         // hyper's server stops polling when the announced length is reached. So the loop checks for
@@ -152,5 +162,20 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_frame_leaves_the_buffer_of_its_connection_and_a_large_one_is_not_copied() {
+        for (length, copied) in [(1, true), (COPIED, true), (COPIED + 1, false)] {
+            let buffer = Bytes::from(vec![7; 8192]);
+            let frame = apart(buffer.slice(..length));
+            assert_eq!(frame, vec![7; length]);
+            assert_eq!(buffer.is_unique(), copied, "{length} bytes");
+        }
     }
 }

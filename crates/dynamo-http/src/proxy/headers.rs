@@ -57,9 +57,18 @@ pub(crate) fn for_client(parts: &mut response::Parts) {
     parts.version = Version::HTTP_11;
 }
 
+/// How many headers an event stream gets from us: two here, its id, and what explains it.
+const ADDED: usize = 4;
+
 /// Tells caches and proxies before the frontend to pass an event stream on as it comes. The worker's
 /// own headers for this stay.
+///
+/// The connection of the client keeps the map for as long as the stream runs, and that of the worker
+/// has read them into the map of the request, which may have had ten times as many.
 pub(crate) fn pass_events(headers: &mut HeaderMap) {
+    let fitting = HeaderMap::with_capacity(headers.len() + ADDED);
+    let roomy = std::mem::replace(headers, fitting);
+    headers.extend(roomy);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
     headers.entry(X_ACCEL_BUFFERING).or_insert(HeaderValue::from_static("no"));
 }
@@ -86,6 +95,12 @@ pub(crate) fn authorize(headers: &mut HeaderMap, worker_key: Option<HeaderValue>
     }
 }
 
+/// A value in memory of its own. It would else keep the buffer of the head that it was read in, 8 KiB,
+/// for as long as a stream runs.
+fn apart(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
+}
+
 /// The id of a request, for its client and for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestId {
@@ -99,7 +114,7 @@ impl RequestId {
     /// The id that the client gave, if it is fit for a log; else a new one.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let given = Self::given(headers);
-        given.map_or_else(|| Self::Own(new_request_id()), |id| Self::Given(id.clone()))
+        given.map_or_else(|| Self::Own(new_request_id()), |id| Self::Given(apart(id)))
     }
 
     /// The id that the client gave, if it is fit for a log.
@@ -169,6 +184,8 @@ impl Media {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -213,6 +230,17 @@ mod tests {
     }
 
     #[test]
+    fn an_id_does_not_keep_the_buffer_of_the_head_that_it_came_in() {
+        let buffer = Bytes::from(b"1234".to_vec());
+        let given = HeaderValue::from_maybe_shared(buffer.clone()).unwrap();
+        let headers = HeaderMap::from_iter([(X_REQUEST_ID, given)]);
+        let id = RequestId::of(&headers);
+        drop(headers);
+        assert_eq!(id.value(), "1234");
+        assert!(buffer.is_unique());
+    }
+
+    #[test]
     fn no_two_attempts_have_the_same_id() {
         let own = RequestId::of(&HeaderMap::new());
         assert_eq!(&own.of_attempt(true), own.value());
@@ -231,6 +259,20 @@ mod tests {
         let mut headers = told.clone();
         pass_events(&mut headers);
         assert_eq!(headers, told);
+    }
+
+    #[test]
+    fn the_headers_of_an_event_stream_stay_and_take_no_more_room_than_they_need() {
+        let named = |name: &'static str| (HeaderName::from_static(name), HeaderValue::from(1));
+        let mut headers = HeaderMap::with_capacity(100);
+        for (name, value) in ["set-cookie", "set-cookie", "server"].map(named) {
+            headers.append(name, value);
+        }
+        let before = headers.clone();
+        pass_events(&mut headers);
+        assert!(before.iter().all(|(name, _)| headers.get_all(name) == before.get_all(name)));
+        assert_eq!(headers.len(), 5);
+        assert!(headers.capacity() <= 16, "{}", headers.capacity());
     }
 
     #[test]

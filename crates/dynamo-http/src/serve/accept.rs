@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::answers::Answers;
-use super::connection::Accepted;
+use super::connection::{self, Accepted};
 use super::drain::Drain;
 use super::options::ServeOptions;
 use super::places::{Full, Places};
@@ -60,7 +60,7 @@ pub(super) async fn accept<S: Answers>(
             // The client has closed it already, which reading from it will tell.
             debug!(%error, "a connection ended before it began");
         }
-        let connection = Accepted {
+        let accepted = Accepted {
             service: service.clone(),
             client: options.client_addresses.then(|| ClientAddress(from.ip().to_canonical())),
             options: options.clone(),
@@ -72,15 +72,18 @@ pub(super) async fn accept<S: Answers>(
             Some(threads) => {
                 // Its readiness is told to the thread that serves it.
                 let stream = stream.into_std();
-                threads.spawn(async move {
+                threads.spawn(connection::serve(async move {
                     match stream.and_then(TcpStream::from_std) {
-                        Ok(stream) => connection.serve(stream).await,
-                        Err(error) => warn!(%error, "cannot serve a connection"),
+                        Ok(stream) => accepted.open(stream).await,
+                        Err(error) => {
+                            warn!(%error, "cannot serve a connection");
+                            None
+                        }
                     }
-                });
+                }));
             }
             None => {
-                tokio::spawn(connection.serve(stream));
+                tokio::spawn(connection::serve(accepted.open(stream)));
             }
         }
     }

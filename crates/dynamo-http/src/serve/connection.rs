@@ -1,13 +1,13 @@
 //! One connection, from its first byte to its end.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::future::{BoxFuture, Either, FutureExt as _};
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{Stream as _, once, select};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -28,6 +28,23 @@ use super::socket::Socket;
 use super::{http1, http2};
 use crate::client_address::ClientAddress;
 use crate::client_name::ClientName;
+use crate::relay::Relay;
+
+/// Serves a connection from its first request on. Boxed: its task would else have room for each kind
+/// of connection, and a hundred thousand quiet streams would take that room a hundred thousand times.
+pub(super) type Conversation = BoxFuture<'static, ()>;
+
+/// Opens a connection and serves it. What only its opening needs is free once it is open.
+pub(super) fn serve(
+    opening: impl Future<Output = Option<Conversation>> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let opening = Box::pin(opening);
+    async {
+        if let Some(conversation) = opening.await {
+            conversation.await;
+        }
+    }
+}
 
 /// A connection that was accepted, with what serving it needs.
 pub(super) struct Accepted<S> {
@@ -41,30 +58,26 @@ pub(super) struct Accepted<S> {
 }
 
 impl<S: Answers> Accepted<S> {
-    /// Serves until the client, a deadline or the drain ends it.
-    pub(super) async fn serve(mut self, stream: TcpStream) {
+    /// Waits for what comes before the first request. Returns what serves the connection from there
+    /// on, until the client, a deadline or the drain ends it.
+    pub(super) async fn open(mut self, stream: TcpStream) -> Option<Conversation> {
         let clock = Arc::new(Clock::new(self.options.clone()));
         let deadline = Instant::now() + self.options.header_timeout;
         let mut socket = Socket::new(stream, clock.clone());
         #[cfg(feature = "tls")]
         if let Some(tls) = self.options.tls.clone() {
-            // Boxed, so that a handshake takes no memory where there is none, and after it.
+            // Boxed, so that a handshake takes no memory where there is none.
             let accept = Box::pin(tls.accept(socket));
-            if let Some(stream) = self.open(deadline, accept).await {
-                let (http2, client) = (tls.agreed_on_http2(&stream), tls.client(&stream));
-                let conversation = self.speak(stream, http2, clock, client);
-                conversation.await;
-            }
-            return;
+            let stream = self.until(deadline, accept).await?;
+            let (http2, client) = (tls.agreed_on_http2(&stream), tls.client(&stream));
+            return Some(self.speak(stream, http2, clock, client));
         }
-        if let Some(http2) = self.open(deadline, socket.begins_http2()).await {
-            let conversation = self.speak(socket, http2, clock, None);
-            conversation.await;
-        }
+        let http2 = self.until(deadline, socket.begins_http2()).await?;
+        Some(self.speak(socket, http2, clock, None))
     }
 
-    /// Waits for what comes before the first request.
-    async fn open<T>(
+    /// Waits for an opening until a deadline or the drain ends it.
+    async fn until<T>(
         &mut self,
         deadline: Instant,
         opening: impl Future<Output = io::Result<T>>,
@@ -81,15 +94,14 @@ impl<S: Answers> Accepted<S> {
         None
     }
 
-    /// What serves the connection from here on. Boxed: its task would else have room for each kind of
-    /// connection, and a hundred thousand quiet streams would take that room a hundred thousand times.
+    /// What serves the connection from here on.
     fn speak<IO>(
         self,
         io: IO,
         http2: bool,
         clock: Arc<Clock>,
         client: Option<ClientName>,
-    ) -> BoxFuture<'static, ()>
+    ) -> Conversation
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -159,11 +171,12 @@ where
 {
     let Held { clock, options, .. } = &held;
     let glance = options.header_timeout.max(Duration::from_millis(40)) / 4;
-    // Polled when they are woken, and not each time that the connection is.
-    let mut ends = FuturesUnordered::from_iter([
-        Either::Left(clock.expires(glance).map(|()| End::Late)),
-        Either::Right(drain.begun().map(|()| End::Drain)),
-    ]);
+    let mut ends = pin!(select(
+        once(clock.expires(glance).map(|()| End::Late)),
+        once(drain.begun().map(|()| End::Drain)),
+    ));
+    // They are polled when they are woken, and not each time that the connection is.
+    let relay = Relay::new();
     loop {
         tokio::select! {
             biased;
@@ -173,7 +186,7 @@ where
                 }
                 return;
             }
-            Some(end) = ends.next() => match end {
+            Some(end) = poll_fn(|cx| relay.poll(cx, |cx| ends.as_mut().poll_next(cx))) => match end {
                 End::Late => {
                     debug!("connection timed out");
                     return;
@@ -184,5 +197,26 @@ where
                 }
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_open_connection_keeps_nothing_of_its_opening() {
+        let mut serving = Box::pin(serve(async {
+            let handshake = [0_u8; 4096];
+            tokio::task::yield_now().await;
+            std::hint::black_box(&handshake);
+            Some(pending().boxed())
+        }));
+        let size = size_of_val(&*serving);
+        assert!(size <= 64, "{size} bytes for each open connection");
+        assert!((&mut serving).now_or_never().is_none(), "it opens");
+        assert!((&mut serving).now_or_never().is_none(), "it serves for ever");
     }
 }
