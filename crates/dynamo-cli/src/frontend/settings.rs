@@ -517,7 +517,10 @@ mod tests {
             .concat(),
             [],
         );
-        let config = settings.unwrap().config;
+        let settings = settings.unwrap();
+        assert!(settings.counted_frontends.is_none(), "the number is given");
+        assert!(resolve(&[], []).unwrap().counted_frontends.is_some());
+        let config = settings.config;
         assert_eq!(*config.router_mode(), RouterMode::CacheAware);
         assert_eq!(config.frontends().count().get(), 3);
         assert!(resolve(&["--frontends", "0"], []).is_err());
