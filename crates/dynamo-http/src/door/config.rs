@@ -77,7 +77,7 @@ config! {
         /// Default 1.
         frontends, with_frontends: Frontends = Frontends::default();
         /// How many blocks of prompts [`RouterMode::CacheAware`] remembers in all, each at each
-        /// worker; a block is 1 KiB of a prompt and takes about 60 bytes. Default 1,000,000.
+        /// worker; a block is 1 KiB of a prompt and takes about 65 bytes. Default 1,000,000.
         placement_blocks, with_placement_blocks: usize = 1_000_000;
         /// The header that names a session, for [`RouterMode::Affinity`] and
         /// [`RouterMode::CacheAware`]. Default `x-session-id`.
