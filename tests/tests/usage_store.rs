@@ -99,6 +99,11 @@ impl Counting {
     async fn frontends(&self) -> f64 {
         self.admin.metric("dynamo_frontend_usage_store_frontends").await
     }
+
+    /// How many frontends placement counts with.
+    async fn counted_with(&self) -> f64 {
+        self.admin.metric("dynamo_frontend_placement_frontends").await
+    }
 }
 
 /// What the store has of the key's tokens in this window.
@@ -146,6 +151,7 @@ async fn the_sum_never_shrinks_and_has_nothing_twice_whatever_becomes_of_the_fro
     for frontend in [&one, &two] {
         becomes("both see all", used, async || frontend.used(LIMIT).await).await;
         eventually("both live", async || frontend.frontends().await == 2.0).await;
+        eventually("placement counts both", async || frontend.counted_with().await == 2.0).await;
     }
 
     // Stopped, until nobody takes it for living.
@@ -153,6 +159,7 @@ async fn the_sum_never_shrinks_and_has_nothing_twice_whatever_becomes_of_the_fro
     most.store(used + 5 * TOKENS, Ordering::SeqCst);
     used += one.use_up(OLD, 5).await;
     eventually("the stopped one is missed", async || one.frontends().await == 1.0).await;
+    eventually("placement misses it", async || one.counted_with().await == 1.0).await;
     two.program.signal(Signal::CONT);
     eventually("it is back", async || one.frontends().await == 2.0).await;
     becomes("it has caught up", used, async || two.used(LIMIT).await).await;
@@ -160,6 +167,7 @@ async fn the_sum_never_shrinks_and_has_nothing_twice_whatever_becomes_of_the_fro
     // Cut off from etcd: both go on alone, and count together again afterwards.
     network.cut();
     eventually("it is cut off", async || !two.connected().await).await;
+    assert_eq!((two.frontends().await, two.counted_with().await), (2.0, 2.0), "known last");
     most.store(used + 10 * TOKENS, Ordering::SeqCst);
     let alone = two.use_up(OLD, 5).await;
     assert_eq!(two.used(LIMIT).await, used + alone);

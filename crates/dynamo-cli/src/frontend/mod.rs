@@ -180,7 +180,8 @@ async fn start(
     let aliases = settings.config.aliases().clone();
     let (sharing, shared) = match (settings.usage_group.take(), &settings.etcd) {
         (Some(group), Some(etcd)) => {
-            let (sharing, status) = Sharing::start(etcd, group, api_keys.clone())?;
+            let (sharing, status) =
+                Sharing::start(etcd, group, api_keys.clone(), settings.counted_frontends.take())?;
             (Some(sharing), Some(status))
         }
         _ => (None, None),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dynamo_discovery::UsageGroup;
+use dynamo_http::placement::Frontends;
 use dynamo_http::{
     ClientAuth, FrontendConfig, Hold, PriorityMode, ServeOptions, ServerTls, WorkerKey,
 };
@@ -49,6 +50,8 @@ pub(crate) struct FrontendSettings {
     pub(crate) resolv_conf: Option<PathBuf>,
     /// Whether it was asked for, and is not only the default.
     pub(crate) is_resolv_conf_given: bool,
+    /// The number of frontends that the usage store tells, unless one was given.
+    pub(crate) counted_frontends: Option<Frontends>,
     /// The memory for bodies, if it was given.
     pub(crate) body_memory: Option<usize>,
     /// Whose web pages may use the front door.
@@ -154,7 +157,9 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
             scope.scope
         )));
     }
-    let mut config = config(Balancing::read(given)?, &limits);
+    let balancing = Balancing::read(given)?;
+    let is_count_given = balancing.frontends.is_given();
+    let mut config = config(balancing, &limits);
     config.aliases().replace(models::read(given)?);
     config = config.with_usage(*Usage::read(given)?.usage);
     config = config.with_isolation(isolation::read(given)?);
@@ -191,6 +196,7 @@ pub(crate) fn read(given: &Given) -> Result<FrontendSettings, Failure> {
         usage_group,
         worker_keys,
         is_resolv_conf_given: workers.resolv_conf.is_given(),
+        counted_frontends: (!is_count_given).then(|| config.frontends().clone()),
         resolv_conf: (!*workers.system_resolver).then(|| workers.resolv_conf.take()),
         body_memory: limits.http_body_memory_mb.map(Mebibytes::bytes),
         asks_for_certificates,
@@ -283,7 +289,7 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
     let probe = balancing.worker_probe_interval.0;
     FrontendConfig::new()
         .with_router_mode(*balancing.router_mode)
-        .with_frontends(*balancing.frontends)
+        .with_frontends((*balancing.frontends).into())
         .with_affinity_header(balancing.affinity_header.take())
         .with_worker_concurrency(*balancing.worker_concurrency)
         .with_queue_depth(*balancing.queue_depth)
@@ -533,9 +539,12 @@ mod tests {
             .concat(),
             [],
         );
-        let config = settings.unwrap().config;
+        let settings = settings.unwrap();
+        assert!(settings.counted_frontends.is_none(), "the number is given");
+        assert!(resolve(&[], []).unwrap().counted_frontends.is_some());
+        let config = settings.config;
         assert_eq!(*config.router_mode(), RouterMode::CacheAware);
-        assert_eq!(config.frontends().get(), 3);
+        assert_eq!(config.frontends().count().get(), 3);
         assert!(resolve(&["--frontends", "0"], []).is_err());
         assert_eq!(*config.affinity_header(), "x-chat");
         assert_eq!(config.worker_concurrency().map(NonZeroUsize::get), Some(8));

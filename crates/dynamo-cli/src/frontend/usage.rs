@@ -1,10 +1,12 @@
 //! Shares what keys have used with the other frontends of a group.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use dynamo_discovery::{EtcdStore, UsageGroup, UsageSharing, UsageStatus};
 use dynamo_http::ApiKeys;
-use tokio::sync::oneshot;
+use dynamo_http::placement::Frontends;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::failure::Failure;
@@ -49,21 +51,30 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    /// Begins. The status goes on telling how the sharing fares.
+    /// Begins. The status goes on telling how the sharing fares, and `frontends` how many of the group
+    /// live.
     pub(super) fn start(
         etcd: &Etcd,
         group: UsageGroup,
         keys: ApiKeys,
+        frontends: Option<Frontends>,
     ) -> Result<(Self, Arc<UsageStatus>), Failure> {
         let store =
             EtcdStore::new(etcd.config.clone()).map_err(|error| Failure::Usage(error.into()))?;
         let sharing = UsageSharing::new(Arc::new(store), group, Arc::new(keys));
         let status = sharing.status();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(sharing.run(async {
-            // A sender that was dropped is a stop as well.
-            let _ = stopped.await;
-        }));
+        let followed = status.follow_frontends();
+        let task = tokio::spawn(async move {
+            let run = sharing.run(async {
+                // A sender that was dropped is a stop as well.
+                let _ = stopped.await;
+            });
+            tokio::select! {
+                () = run => {}
+                () = count(followed, frontends) => {}
+            }
+        });
         Ok((Self { stop, task }, status))
     }
 
@@ -72,6 +83,18 @@ impl Sharing {
         let _ = self.stop.send(());
         let _ = self.task.await;
     }
+}
+
+/// Keeps the number of frontends at that of the group, for ever. A frontend that the group does not have
+/// yet is alone.
+async fn count(mut followed: watch::Receiver<u64>, frontends: Option<Frontends>) {
+    while let Some(frontends) = &frontends
+        && followed.changed().await.is_ok()
+    {
+        let present = usize::try_from(*followed.borrow_and_update()).unwrap_or(usize::MAX);
+        frontends.set(NonZeroUsize::new(present).unwrap_or(NonZeroUsize::MIN));
+    }
+    std::future::pending().await
 }
 
 /// The metrics of the sharing, as text.

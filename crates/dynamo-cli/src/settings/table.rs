@@ -402,7 +402,8 @@ settings! {
         /// costs more than computing it elsewhere)
         router_mode: RouterMode = flag("MODE").or("DYN_ROUTER_MODE").default("cache-aware");
         /// How many frontends send requests to the same workers, for `cache-aware`: above 1, they agree
-        /// without a word on the worker of a prompt that none of them knows
+        /// without a word on the worker of a prompt that none of them knows. Without it, and with
+        /// --usage-store, the frontends of the group that are present count
         frontends: NonZeroUsize = flag("COUNT").default("1");
         /// Header that names a session, for `affinity` and `cache-aware`
         affinity_header: HeaderName = flag("NAME").default("x-session-id");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tracing::{info, warn};
 
@@ -31,7 +32,7 @@ const MANY_DEAD: usize = 50;
 #[derive(Debug, Default)]
 pub struct UsageStatus {
     connected: AtomicBool,
-    frontends: AtomicU64,
+    frontends: watch::Sender<u64>,
     failures: AtomicU64,
 }
 
@@ -41,9 +42,16 @@ impl UsageStatus {
         self.connected.load(Ordering::Relaxed)
     }
 
-    /// How many frontends of the group live, as far as is known.
+    /// How many frontends of the group live, as far as is known: while the store is away or its list is
+    /// read, the number that was known last.
     pub fn frontends(&self) -> u64 {
-        self.frontends.load(Ordering::Relaxed)
+        *self.frontends.borrow()
+    }
+
+    /// Follows how many frontends of the group live. The number is that of
+    /// [`frontends`](Self::frontends).
+    pub fn follow_frontends(&self) -> watch::Receiver<u64> {
+        self.frontends.subscribe()
     }
 
     /// How often counts could not be written.
@@ -110,6 +118,7 @@ impl UsageSharing {
             live: BTreeMap::new(),
             warned: BTreeSet::new(),
             was_read: false,
+            is_listed: false,
             told_invalid: false,
         };
         info!(group = %self.group, frontend = %self.frontend, "sharing the usage of keys");
@@ -181,6 +190,8 @@ struct Reader {
     /// The windows that were warned of.
     warned: BTreeSet<String>,
     was_read: bool,
+    /// Whether the entries are all there: a list that is being read lacks some.
+    is_listed: bool,
     /// Whether an invalid entry was told of.
     told_invalid: bool,
 }
@@ -194,7 +205,12 @@ impl Reader {
                 signal = watcher.next() => self.hear(signal),
                 _ = ticks.tick() => self.look_after(),
             }
-            self.status.frontends.store(self.tally.present() as u64, Ordering::Relaxed);
+            if self.is_listed {
+                let present = self.tally.present() as u64;
+                self.status
+                    .frontends
+                    .send_if_modified(|known| std::mem::replace(known, present) != present);
+            }
         }
     }
 
@@ -203,6 +219,7 @@ impl Reader {
             Signal::Listing => {
                 self.tally.forget_present();
                 self.live.clear();
+                self.is_listed = false;
             }
             Signal::Page(entries) => self.take(entries.into_iter().map(Change::Put)),
             Signal::Listed { entries, .. } => {
@@ -210,6 +227,7 @@ impl Reader {
                 // It may be a list of another store, or of one that somebody has tidied up.
                 self.lost.store(true, Ordering::Relaxed);
                 self.was_read = true;
+                self.is_listed = true;
             }
             Signal::Batch { changes, .. } => self.take(changes),
             Signal::Up => {

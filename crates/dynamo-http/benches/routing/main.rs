@@ -56,12 +56,13 @@ fn run(given: &Given) -> Result<(), Box<dyn Error>> {
     }
     if let Some(file) = given.value::<String>("--trace")?.filter(|_| is_asked("trace")) {
         let trace = Workload::read(file.as_ref(), stretch)?;
-        cell("trace", &[trace], &[spec; 4], &policies, frontends, &seeds[..1])?;
+        cell("trace", &[trace], &[spec; 4], &policies, frontends, &seeds)?;
     }
     Ok(())
 }
 
-/// Runs and prints one workload, with one seed for each of its variants.
+/// Runs and prints one workload with each seed. A trace is the same for all seeds, which then only say
+/// what is random in the policy.
 fn cell(
     name: &str,
     workloads: &[Workload],
@@ -72,7 +73,7 @@ fn cell(
 ) -> Result<(), Box<dyn Error>> {
     for policy in policies {
         let mut figures = Vec::new();
-        for (workload, seed) in workloads.iter().zip(seeds) {
+        for (workload, seed) in workloads.iter().cycle().zip(seeds) {
             let mut policy = policy::of(policy, specs.len(), frontends, *seed)
                 .ok_or_else(|| format!("no policy {policy:?}; there are {:?}", policy::NAMES))?;
             let requests: &[Arc<Request>] = &workload.requests;

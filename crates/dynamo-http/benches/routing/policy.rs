@@ -15,7 +15,7 @@ use crate::workload::Request;
 /// Chooses an engine for each request, as one or several frontends do.
 pub(crate) trait Policy {
     fn choose(&mut self, number: usize, request: &Request, engines: &[Engine], now: f64) -> usize;
-    fn first(&mut self, _number: usize, _now: f64) {}
+    fn first(&mut self, _number: usize, _cached: usize, _now: f64) {}
     fn ended(&mut self, _number: usize, _request: &Request, _now: f64) {}
 }
 
@@ -157,7 +157,16 @@ struct Product {
     began: Instant,
     rng: Rng,
     frontends: Vec<Frontend>,
-    sent: Vec<Option<(usize, usize, Sent)>>,
+    sent: Vec<Option<AtServer>>,
+}
+
+/// A request that was sent.
+struct AtServer {
+    frontend: usize,
+    server: usize,
+    sent: Sent,
+    /// The cached tokens that the engine tells.
+    cached: usize,
 }
 
 struct Frontend {
@@ -172,7 +181,7 @@ impl Product {
         let limits =
             Limits::new().with_frontends(NonZeroUsize::new(frontends).unwrap_or(NonZeroUsize::MIN));
         let frontend = || Frontend {
-            knowledge: Placement::new(limits).knowledge(),
+            knowledge: Placement::new(limits.clone()).knowledge(),
             servers: (0..engines)
                 .map(|n| Arc::new(Server::new(&format!("http://192.0.2.{n}:8000"), began)))
                 .collect(),
@@ -208,23 +217,24 @@ impl Product {
         if self.sent.len() <= number {
             self.sent.resize_with(number + 1, || None);
         }
-        self.sent[number] = Some((from, server, sent));
+        self.sent[number] = Some(AtServer { frontend: from, server, sent, cached: 0 });
         server
     }
 
-    fn first(&mut self, number: usize, now: f64) {
+    fn first(&mut self, number: usize, cached: usize, now: f64) {
         let at = self.time(now);
-        if let Some((_, _, sent)) = &mut self.sent[number] {
-            sent.first_content(at);
+        if let Some(one) = &mut self.sent[number] {
+            one.cached = cached;
+            one.sent.first_content(at);
         }
     }
 
     fn ended(&mut self, number: usize, request: &Request, now: f64) {
         let at = self.time(now);
-        if let Some((from, server, sent)) = self.sent[number].take() {
-            self.frontends[from].in_flight[server] -= 1;
-            sent.usage(request.prompt as u32);
-            sent.ended(at);
+        if let Some(one) = self.sent[number].take() {
+            self.frontends[one.frontend].in_flight[one.server] -= 1;
+            one.sent.usage(request.prompt as u32, Some(one.cached as u32));
+            one.sent.ended(at);
         }
     }
 }
@@ -236,8 +246,8 @@ impl Policy for CacheAware {
         self.0.choose(number, request, now)
     }
 
-    fn first(&mut self, number: usize, now: f64) {
-        self.0.first(number, now);
+    fn first(&mut self, number: usize, cached: usize, now: f64) {
+        self.0.first(number, cached, now);
     }
 
     fn ended(&mut self, number: usize, request: &Request, now: f64) {
@@ -269,12 +279,12 @@ impl Policy for LeastLoaded {
         if self.0.sent.len() <= number {
             self.0.sent.resize_with(number + 1, || None);
         }
-        self.0.sent[number] = Some((0, server, sent));
+        self.0.sent[number] = Some(AtServer { frontend: 0, server, sent, cached: 0 });
         server
     }
 
-    fn first(&mut self, number: usize, now: f64) {
-        self.0.first(number, now);
+    fn first(&mut self, number: usize, cached: usize, now: f64) {
+        self.0.first(number, cached, now);
     }
 
     fn ended(&mut self, number: usize, request: &Request, now: f64) {

@@ -72,7 +72,7 @@ pub(crate) fn run(requests: &[Arc<Request>], specs: &[Spec], policy: &mut dyn Po
                             first.push(ends - requests[request].at);
                             cached_tokens += cached;
                             computed[at[request]] += requests[request].prompt - cached;
-                            policy.first(request, ends);
+                            policy.first(request, cached, ends);
                         }
                         Event::Ended { request } => policy.ended(request, &requests[request], ends),
                     }

@@ -16,6 +16,7 @@ use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of};
 use crate::meter::{AccessLog, Traces, UsageMode};
+use crate::placement::Frontends;
 use crate::priority::PriorityMode;
 use crate::proxy::Isolation;
 use crate::serve::Connections;
@@ -73,10 +74,11 @@ config! {
         router_mode, with_router_mode: RouterMode = RouterMode::default();
         /// How many frontends send requests to the same workers. Above 1,
         /// [`RouterMode::CacheAware`] presumes that a prompt that is unknown here was sent to the one
-        /// worker that all frontends agree on. Default 1.
-        frontends, with_frontends: NonZeroUsize = NonZeroUsize::MIN;
+        /// worker that all frontends agree on. The number may change while the front door serves.
+        /// Default 1.
+        frontends, with_frontends: Frontends = Frontends::default();
         /// How many blocks of prompts [`RouterMode::CacheAware`] remembers in all, each at each
-        /// worker; a block is 1 KiB of a prompt and takes about 60 bytes. Default 1,000,000.
+        /// worker; a block is 1 KiB of a prompt and takes about 65 bytes. Default 1,000,000.
         placement_blocks, with_placement_blocks: usize = 1_000_000;
         /// The header that names a session, for [`RouterMode::Affinity`] and
         /// [`RouterMode::CacheAware`]. Default `x-session-id`.

@@ -228,7 +228,7 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
 
 fn placement(config: &FrontendConfig) -> Placement {
     let limits = Limits::new().with_blocks(config.placement_blocks);
-    Placement::new(limits.with_frontends(config.frontends))
+    Placement::new(limits.with_frontends(config.frontends.clone()))
 }
 
 /// Ages the budget of resent requests once a second, and drops series that nobody uses once a minute,

@@ -164,6 +164,11 @@ fn facts(state: &State, reader: Reader) -> Registry {
             "Blocks of prompts that are remembered, each at each worker",
             blocks,
         );
+        single(
+            "placement_frontends",
+            "Frontends that send requests to the same workers, as `cache-aware` counts them",
+            fleet.placement().frontends().count().get(),
+        );
         let out_of_scope =
             counters("discovery_out_of_scope_total", "Entries that were out of scope");
         for source in discovery.sources() {

@@ -55,10 +55,11 @@ impl Place {
         }
     }
 
-    /// Notes how many tokens the engine counted in the prompt.
-    pub(crate) fn usage(&self, prompt_tokens: u64) {
+    /// Notes how many tokens the engine counted in the prompt, and how many of these were cached.
+    pub(crate) fn usage(&self, prompt_tokens: u64, cached_tokens: Option<u64>) {
         if let Some(sent) = &self.sent {
-            sent.usage(u32::try_from(prompt_tokens).unwrap_or(u32::MAX));
+            let count = |tokens: u64| u32::try_from(tokens).unwrap_or(u32::MAX);
+            sent.usage(count(prompt_tokens), cached_tokens.map(count));
         }
     }
 

@@ -1,4 +1,8 @@
 //! Which blocks each server of one model knows: an exact LRU for each server, over one table.
+//!
+//! The newest part of an LRU is what the server is presumed to *keep*: all of it, until the engine
+//! tells that it computed what it had been sent before. The rest is remembered, so that the part can
+//! grow again.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -10,6 +14,8 @@ use super::path::Step;
 const NONE: u32 = u32::MAX;
 /// How many holdings of a dropped set are given back with each change.
 const REAPED: usize = 64;
+/// How many holdings one answer may put on the other side of the border, since others wait meanwhile.
+const MOVED: u32 = 4096;
 
 /// A server's number in an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +42,7 @@ pub(super) struct Index {
 #[derive(Clone, Copy, Debug)]
 struct Block {
     hash: u64,
-    /// For each server that knows the block, the bit of its slot modulo 64.
+    /// For each server that is presumed to keep the block, the bit of its slot modulo 64.
     filter: u64,
     /// How often the known part of a path ended here although the path went on.
     ways: u32,
@@ -50,6 +56,55 @@ struct Holding {
     slot: Slot,
     newer: u32,
     older: u32,
+    mark: Mark,
+}
+
+/// The number of a request at a server. Numbers begin again after two thousand million, so only those
+/// of about the same time compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn(u32);
+
+impl Turn {
+    pub(super) const fn new(number: u64) -> Self {
+        Self(number as u32 & Mark::TURN)
+    }
+
+    /// Whether this is the number of an earlier request.
+    pub(super) const fn is_before(self, other: Self) -> bool {
+        let ahead = other.0.wrapping_sub(self.0) & Mark::TURN;
+        0 < ahead && ahead <= Mark::TURN / 2
+    }
+}
+
+/// When a block was last sent, and whether it is presumed to be kept, in one word.
+#[derive(Clone, Copy, Debug)]
+struct Mark(u32);
+
+impl Mark {
+    const TURN: u32 = u32::MAX >> 1;
+
+    const fn new(turn: Turn, is_kept: bool) -> Self {
+        Self(if is_kept { turn.0 | !Self::TURN } else { turn.0 })
+    }
+
+    const fn turn(self) -> Turn {
+        Turn(self.0 & Self::TURN)
+    }
+
+    const fn is_kept(self) -> bool {
+        self.0 & !Self::TURN != 0
+    }
+}
+
+/// What a server had been sent of a path before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    /// How many blocks from the front.
+    pub(super) blocks: u32,
+    /// When the last one of them was sent.
+    pub(super) turn: Turn,
+    /// When the last one was sent that the server is presumed to keep.
+    pub(super) kept: Option<Turn>,
 }
 
 /// The holdings of one server.
@@ -58,6 +113,11 @@ struct Held {
     newest: u32,
     oldest: u32,
     len: u32,
+    /// How many of the newest are presumed to be kept, and the oldest of these.
+    kept: u32,
+    border: u32,
+    /// How many the engine keeps, as far as it told.
+    most: u32,
     state: State,
 }
 
@@ -71,9 +131,9 @@ enum State {
 /// What an index knows of a path.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// For each candidate, how many blocks from the front it knows.
+    /// For each candidate, how many blocks from the front it is presumed to keep.
     pub(super) blocks: Vec<u32>,
-    /// The ways at the end of each block that some candidate knows.
+    /// The ways at the end of each block that some candidate keeps.
     pub(super) ways: Vec<u32>,
 }
 
@@ -108,7 +168,15 @@ impl Index {
 
     /// A slot for a server of which nothing is known.
     pub(super) fn join(&mut self) -> Slot {
-        let joined = Held { newest: NONE, oldest: NONE, len: 0, state: State::Used };
+        let joined = Held {
+            newest: NONE,
+            oldest: NONE,
+            len: 0,
+            kept: 0,
+            border: NONE,
+            most: u32::MAX,
+            state: State::Used,
+        };
         match self.slots.iter().position(|slot| slot.state == State::Free) {
             Some(free) => {
                 self.slots[free] = joined;
@@ -139,7 +207,7 @@ impl Index {
         }
     }
 
-    /// How much of a path each of these servers knows.
+    /// How much of a path each of these servers is presumed to keep.
     pub(super) fn known(&self, steps: &[Step], candidates: &[Option<Slot>], known: &mut Known) {
         known.blocks.clear();
         known.blocks.resize(candidates.len(), 0);
@@ -179,23 +247,25 @@ impl Index {
             *blocks = if is_exact {
                 most
             } else {
-                // No block is younger than one before it, so the known part is found by halving.
-                ids[..most as usize].partition_point(|id| self.holding(*id, *slot).is_some()) as u32
+                // No block is younger than one before it, so the kept part is found by halving.
+                ids[..most as usize].partition_point(|id| self.is_kept(*id, *slot)) as u32
             };
         }
         let longest = known.blocks.iter().copied().max().unwrap_or(0);
         known.ways.truncate(longest as usize);
     }
 
-    /// Notes that a server was sent a path, of which `known` blocks were known somewhere. `room` says
-    /// for each further holding whether it may be added; if not, `self` must evict one first.
+    /// Notes that a server was sent a path, of which `known` blocks were known somewhere, with its request
+    /// of this number. `room` says for each further holding whether it may be added; if not, `self` must
+    /// evict one first. Returns what the server had been sent of the path before.
     pub(super) fn touch(
         &mut self,
         steps: &[Step],
         known: usize,
         slot: Slot,
+        turn: Turn,
         mut room: impl FnMut(&mut Self) -> bool,
-    ) {
+    ) -> Option<Before> {
         if known > 0
             && known < steps.len()
             && let Some(id) = self.find(steps[known - 1].hash)
@@ -203,18 +273,102 @@ impl Index {
             let ways = &mut self.blocks.get_mut(id).ways;
             *ways = ways.saturating_add(1);
         }
+        let mut before: Option<Before> = None;
         // The last block first, so that what is forgotten is always a tail.
-        for step in steps.iter().rev() {
+        for (at, step) in steps.iter().enumerate().rev() {
             let held = self.find(step.hash).and_then(|id| self.holding(id, slot));
             match held {
                 Some(holding) => {
+                    let mark = self.holdings.get(holding).mark;
+                    let last = Before { blocks: at as u32 + 1, turn: mark.turn(), kept: None };
+                    let before = before.get_or_insert(last);
+                    if before.kept.is_none() && mark.is_kept() {
+                        before.kept = Some(mark.turn());
+                    }
                     self.unlink(holding);
-                    self.link(holding, slot);
+                    self.link(holding, slot, turn);
                 }
-                None if room(self) => self.hold(step.hash, slot),
+                None if room(self) => self.hold(step.hash, slot, turn),
                 None => {}
             }
         }
+        self.draw_border(slot);
+        before
+    }
+
+    /// Notes that an engine no longer had so many blocks which it was sent with this request and, until
+    /// now, not since. What is as old is gone as well. An engine has less room at times, for what runs,
+    /// so a quarter of this is given up at a time: what is given up by mistake is asked for elsewhere,
+    /// and then nobody tells.
+    pub(super) fn gave_up(&mut self, slot: Slot, turn: Turn, blocks: u32) {
+        let Held { border, kept, .. } = self.slots[slot.0 as usize];
+        let (mut at, mut gone) = (border, blocks.min(kept));
+        while at != NONE && gone < 4 * MOVED && !turn.is_before(self.turn(at)) {
+            at = self.holdings.get(at).newer;
+            gone += 1;
+        }
+        self.slots[slot.0 as usize].most = kept - gone.min(kept) / 4;
+        self.draw_border(slot);
+    }
+
+    /// Notes that an engine still had what it was sent with this request and not since, although it was
+    /// presumed to be gone: what is younger is there as well.
+    pub(super) fn still_had(&mut self, slot: Slot, turn: Turn) {
+        for _ in 0..MOVED {
+            let Held { border, newest, .. } = self.slots[slot.0 as usize];
+            let next = if border == NONE { newest } else { self.holdings.get(border).older };
+            if next == NONE || self.turn(next).is_before(turn) {
+                break;
+            }
+            self.set_kept(next, true);
+            let held = &mut self.slots[slot.0 as usize];
+            held.kept += 1;
+            held.border = next;
+        }
+        let held = &mut self.slots[slot.0 as usize];
+        held.most = held.most.max(held.kept);
+    }
+
+    /// Gives up what a server is presumed to keep beyond what its engine keeps.
+    fn draw_border(&mut self, slot: Slot) {
+        loop {
+            let Held { border, kept, most, .. } = self.slots[slot.0 as usize];
+            if kept <= most {
+                return;
+            }
+            self.set_kept(border, false);
+            let newer = self.holdings.get(border).newer;
+            let held = &mut self.slots[slot.0 as usize];
+            held.kept -= 1;
+            held.border = newer;
+        }
+    }
+
+    fn set_kept(&mut self, holding: u32, is_kept: bool) {
+        let one = self.holdings.get_mut(holding);
+        one.mark = Mark::new(one.mark.turn(), is_kept);
+        let Holding { block, slot, .. } = *one;
+        if is_kept {
+            self.blocks.get_mut(block).filter |= bit(slot);
+        } else {
+            self.unmark(block, slot);
+        }
+    }
+
+    /// Takes a server's bit from a block that it does not keep, unless a server with the same bit does.
+    fn unmark(&mut self, block: u32, slot: Slot) {
+        let mut alike = (slot.0 % 64..self.slots.len() as u32).step_by(64).map(Slot);
+        if !alike.any(|other| other != slot && self.is_kept(block, other)) {
+            self.blocks.get_mut(block).filter &= !bit(slot);
+        }
+    }
+
+    fn is_kept(&self, block: u32, slot: Slot) -> bool {
+        self.holding(block, slot).is_some_and(|at| self.holdings.get(at).mark.is_kept())
+    }
+
+    fn turn(&self, holding: u32) -> Turn {
+        self.holdings.get(holding).mark.turn()
     }
 
     /// Forgets the block that a server has used least recently; `false` if it knows none.
@@ -240,12 +394,7 @@ impl Index {
             }
             self.blocks.free(id);
         } else {
-            let alike = (slot.0 % 64..self.slots.len() as u32).step_by(64).map(Slot);
-            let is_held =
-                alike.into_iter().any(|other| other != slot && self.holding(id, other).is_some());
-            if !is_held {
-                self.blocks.get_mut(id).filter &= !bit(slot);
-            }
+            self.unmark(id, slot);
         }
         true
     }
@@ -269,7 +418,7 @@ impl Index {
         Some(Slot(largest.0 as u32))
     }
 
-    fn hold(&mut self, hash: u64, slot: Slot) {
+    fn hold(&mut self, hash: u64, slot: Slot, turn: Turn) {
         let id = self.find(hash).unwrap_or_else(|| {
             let id = self.blocks.add(Block { hash, filter: 0, ways: 0, holders: 0 });
             let (key, blocks) = (self.key, &self.blocks);
@@ -277,17 +426,17 @@ impl Index {
             self.by_hash.insert_unique(place(key, hash), id, place_of);
             id
         });
-        let block = self.blocks.get_mut(id);
-        block.filter |= bit(slot);
-        block.holders += 1;
-        let holding = self.holdings.add(Holding { block: id, slot, newer: NONE, older: NONE });
+        self.blocks.get_mut(id).holders += 1;
+        let mark = Mark::new(turn, false);
+        let holding =
+            self.holdings.add(Holding { block: id, slot, newer: NONE, older: NONE, mark });
         let (key, holdings) = (self.key, &self.holdings);
         let place_of = |holding: &u32| {
             let holding = holdings.get(*holding);
             place(key, pair(holding.block, holding.slot))
         };
         self.by_pair.insert_unique(place(key, pair(id, slot)), holding, place_of);
-        self.link(holding, slot);
+        self.link(holding, slot, turn);
     }
 
     fn find(&self, hash: u64) -> Option<u32> {
@@ -311,11 +460,16 @@ impl Index {
         place(self.key, pair(block, slot))
     }
 
-    fn link(&mut self, holding: u32, slot: Slot) {
+    /// Makes a holding the newest one of its server.
+    fn link(&mut self, holding: u32, slot: Slot, turn: Turn) {
         let held = &mut self.slots[slot.0 as usize];
         let next = held.newest;
         held.newest = holding;
         held.len += 1;
+        held.kept += 1;
+        if held.border == NONE {
+            held.border = holding;
+        }
         if next == NONE {
             held.oldest = holding;
         } else {
@@ -323,12 +477,21 @@ impl Index {
         }
         let one = self.holdings.get_mut(holding);
         (one.newer, one.older) = (NONE, next);
+        one.mark = Mark::new(turn, true);
+        let block = one.block;
+        self.blocks.get_mut(block).filter |= bit(slot);
     }
 
     fn unlink(&mut self, holding: u32) {
-        let Holding { slot, newer, older, .. } = *self.holdings.get(holding);
+        let Holding { slot, newer, older, mark, .. } = *self.holdings.get(holding);
         let held = &mut self.slots[slot.0 as usize];
         held.len -= 1;
+        if mark.is_kept() {
+            held.kept -= 1;
+            if held.border == holding {
+                held.border = newer;
+            }
+        }
         if newer == NONE {
             held.newest = older;
         }

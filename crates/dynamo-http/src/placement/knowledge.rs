@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use super::index::{Index, Known, Slot};
+use super::frontends::Frontends;
+use super::index::{Before, Index, Known, Slot, Turn};
 use super::path::{BLOCK, Path, hash};
 use super::rule::{self, Costs, IN_FLIGHT, Reason, Standing};
 use super::server::{Debt, Server};
@@ -26,33 +26,37 @@ const WEIGHT: f32 = 0.05;
 /// A prefill of fewer tokens says nothing about the rate.
 const TELLING: u32 = 256;
 
+/// An engine's count of cached tokens contradicts an expectation that differs by more than this share of
+/// the prompt and a block: tokens are not spread evenly over bytes.
+const DOUBT: f32 = 0.125;
+
 /// How much is remembered, and for how many frontends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct Limits {
     blocks: usize,
-    frontends: NonZeroUsize,
+    frontends: Frontends,
 }
 
 impl Limits {
     /// A million blocks, and one frontend.
-    pub const fn new() -> Self {
-        Self { blocks: 1_000_000, frontends: NonZeroUsize::MIN }
+    pub fn new() -> Self {
+        Self { blocks: 1_000_000, frontends: Frontends::default() }
     }
 
-    /// How many blocks are remembered in all, each at each server. A block takes about 60 bytes.
-    pub const fn with_blocks(self, blocks: usize) -> Self {
+    /// How many blocks are remembered in all, each at each server. A block takes about 65 bytes.
+    pub fn with_blocks(self, blocks: usize) -> Self {
         Self { blocks, ..self }
     }
 
     /// How many frontends send requests to the same servers. With more than one, a prompt that is
     /// unknown here is presumed at one server, which is the same for all of them.
-    pub const fn with_frontends(self, frontends: NonZeroUsize) -> Self {
-        Self { frontends, ..self }
+    pub fn with_frontends(self, frontends: impl Into<Frontends>) -> Self {
+        Self { frontends: frontends.into(), ..self }
     }
 
     /// How many blocks are remembered in all.
-    pub const fn blocks(self) -> usize {
+    pub const fn blocks(&self) -> usize {
         self.blocks
     }
 }
@@ -91,6 +95,8 @@ pub struct Knowledge {
     bytes_per_token: AtomicU32,
     rate: AtomicU32,
     repeated: AtomicU32,
+    /// Whether an engine told of cached tokens. One that always tells of none may not count them.
+    tells: AtomicBool,
     turn: AtomicUsize,
     this: Weak<Self>,
 }
@@ -182,6 +188,7 @@ impl Placement {
             bytes_per_token: AtomicU32::new(BYTES_PER_TOKEN.to_bits()),
             rate: AtomicU32::new(RATE.to_bits()),
             repeated: AtomicU32::new(1_f32.to_bits()),
+            tells: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
             this: this.clone(),
         });
@@ -199,6 +206,11 @@ impl Placement {
     /// How many blocks are remembered, each at each server.
     pub fn blocks(&self) -> usize {
         self.0.used.load(Relaxed)
+    }
+
+    /// How many frontends send requests to the same servers.
+    pub fn frontends(&self) -> &Frontends {
+        &self.0.limits.frontends
     }
 }
 
@@ -236,7 +248,7 @@ impl Knowledge {
         let places = (candidates.len() > MANY).then(|| some(path, &mut known, &mut standings));
         let place = |at: usize| places.as_ref().map_or(at, |places| places[at]);
         let repeated = f32::from_bits(self.repeated.load(Relaxed));
-        let presumption = rule::presumption(self.shared.limits.frontends.get(), repeated);
+        let presumption = rule::presumption(self.shared.limits.frontends.count(), repeated);
         let costs = Costs::new(path, &known, &standings, bytes_per_token, presumption);
         let last = request.session.and_then(|session| {
             let last = self.shared.sessions.last(self.session(session), now)?;
@@ -267,13 +279,20 @@ impl Knowledge {
         now: Instant,
     ) -> Sent {
         let path = request.path;
+        let mut earlier = None;
         if path.blocks() > 0 {
+            let (turn, open) = server.turns(now);
             let mut state = self.lock();
             let slot = state.join(server);
             let State { index, .. } = &mut *state;
             index.reap();
-            index.touch(path.steps(), choice.reach as usize, slot, |index| {
+            let before = index.touch(path.steps(), choice.reach as usize, slot, turn, |index| {
                 self.makes_room(index, slot)
+            });
+            earlier = before.map(|before| {
+                Earlier::of(&before, slot, open, |blocks| {
+                    path.tokens_of(blocks, self.bytes_per_token())
+                })
             });
             self.count(index);
             drop(state);
@@ -288,6 +307,7 @@ impl Knowledge {
         let debt = self.debt(tokens, server, is_streamed, now);
         let mut sent = self.sent(tokens, text, server, debt, now);
         sent.choice = Some(*choice);
+        sent.earlier = earlier;
         sent
     }
 
@@ -327,8 +347,31 @@ impl Knowledge {
             debt: Some(debt),
             tokens,
             choice: None,
+            earlier: None,
             text,
             now,
+        }
+    }
+
+    /// Learns from an answer how much an engine keeps. All but the turns are tokens of the prompt.
+    fn told(&self, server: &Arc<Server>, earlier: &Earlier, known: f32, told: f32, doubt: f32) {
+        let is_less = told + doubt < known && self.tells.load(Relaxed);
+        let is_more = earlier.tokens > known + doubt && told + doubt > earlier.tokens;
+        if !is_less && !is_more {
+            return;
+        }
+        let mut state = self.lock();
+        // The server may have begun anew since.
+        if state.slot(server) != Some(earlier.slot) {
+            return;
+        }
+        match earlier.kept {
+            Some(kept) if is_less => {
+                let blocks = (known - told) * self.bytes_per_token() / BLOCK as f32;
+                state.index.gave_up(earlier.slot, kept, blocks as u32);
+            }
+            _ if is_more => state.index.still_had(earlier.slot, earlier.turn),
+            _ => {}
         }
     }
 
@@ -513,6 +556,36 @@ fn some(path: &Path, known: &mut Known, standings: &mut Vec<Standing>) -> Vec<us
     kept
 }
 
+/// What a server had been sent of a prompt before.
+#[derive(Clone, Copy, Debug)]
+struct Earlier {
+    slot: Slot,
+    /// The tokens of it, and with which request the last of them came.
+    tokens: f32,
+    turn: Turn,
+    /// With which request the last tokens came that the engine was expected to have in its cache, if it
+    /// had computed them by then.
+    kept: Option<Turn>,
+}
+
+impl Earlier {
+    /// `open` is the number of the first request whose prefill may not be done.
+    fn of(
+        before: &Before,
+        slot: Slot,
+        open: Option<Turn>,
+        tokens_of: impl Fn(usize) -> f32,
+    ) -> Self {
+        let is_computed = |turn: &Turn| open.is_some_and(|open| turn.is_before(open));
+        Self {
+            slot,
+            tokens: tokens_of(before.blocks as usize),
+            turn: before.turn,
+            kept: before.kept.filter(is_computed),
+        }
+    }
+}
+
 /// A request that was sent, until it is dropped at its end.
 #[derive(Debug)]
 pub struct Sent {
@@ -521,6 +594,7 @@ pub struct Sent {
     debt: Option<Debt>,
     tokens: u32,
     choice: Option<Choice>,
+    earlier: Option<Earlier>,
     /// The bytes that the engine's count of tokens tells about; 0 if it tells nothing.
     text: usize,
     now: Instant,
@@ -552,14 +626,28 @@ impl Sent {
         }
     }
 
-    /// Notes how many tokens the engine counted in the prompt.
-    pub fn usage(&self, prompt_tokens: u32) {
+    /// Notes how many tokens the engine counted in the prompt, and how many of these it had in its cache,
+    /// if it tells.
+    pub fn usage(&self, prompt_tokens: u32, cached_tokens: Option<u32>) {
         if let Some(knowledge) = self.knowledge.upgrade()
             && self.text >= BLOCK
             && prompt_tokens > 0
         {
             let seen = self.text as f32 / prompt_tokens as f32;
             Knowledge::learn(&knowledge.bytes_per_token, seen, 1.0, 16.0);
+            if let (Some(cached), Some(choice), Some(earlier)) =
+                (cached_tokens, &self.choice, &self.earlier)
+            {
+                if cached > 0 {
+                    knowledge.tells.store(true, Relaxed);
+                }
+                // A share, since only the engine knows the number of tokens.
+                let share = cached as f32 / prompt_tokens as f32;
+                let doubt =
+                    choice.tokens as f32 * DOUBT + BLOCK as f32 / knowledge.bytes_per_token();
+                let told = share * choice.tokens as f32;
+                knowledge.told(&self.server, earlier, choice.known_tokens as f32, told, doubt);
+            }
         }
     }
 

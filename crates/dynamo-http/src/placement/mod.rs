@@ -32,6 +32,7 @@
 //!
 //! The parts have no clock of their own: each call gets the time. All calls may come from any thread.
 
+mod frontends;
 mod index;
 mod knowledge;
 mod path;
@@ -41,6 +42,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+pub use self::frontends::Frontends;
 pub use self::knowledge::{Candidate, Choice, Knowledge, Limits, Placement, Request, Sent};
 pub(crate) use self::path::weigh;
 pub use self::path::{BLOCK, Path, Seed};

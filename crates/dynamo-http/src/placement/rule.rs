@@ -1,13 +1,15 @@
 //! The rule: what each server costs a request, and which one is taken.
 
+use std::num::NonZeroUsize;
+
 use super::index::Known;
 use super::path::{Path, hash};
 
 /// The price of a request in flight, in tokens of prefill.
-pub(super) const IN_FLIGHT: f32 = 300.0;
-/// The price of a request's own prefill beside that of others: it pays twice, because what it evicts
-/// is missing later.
-const OWN: f32 = 2.0;
+pub(super) const IN_FLIGHT: f32 = 200.0;
+/// The price of a request's own prefill beside that of others: it pays once for its time, and twice
+/// because what it evicts is missing later, to a request that makes others wait in turn.
+const OWN: f32 = 3.0;
 /// Servers whose cost differs by less are equal.
 const EQUAL: f32 = 128.0;
 /// A session stays at its server while that one costs at most this much more than the best.
@@ -56,8 +58,8 @@ impl Reason {
 
 /// How much a frontend relies on others having sent a prompt to its home: 0 for one that is alone, and
 /// little where prompts do not repeat. `repeated` is the share of tokens that were known here lately.
-pub(super) fn presumption(frontends: usize, repeated: f32) -> f32 {
-    if frontends > 1 { PRESUMED * (repeated / REPEATING).min(1.0) } else { 0.0 }
+pub(super) fn presumption(frontends: NonZeroUsize, repeated: f32) -> f32 {
+    if frontends.get() > 1 { PRESUMED * (repeated / REPEATING).min(1.0) } else { 0.0 }
 }
 
 /// The server to which all frontends send a prompt that none of them knows: rendezvous hashing over

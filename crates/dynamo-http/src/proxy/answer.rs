@@ -70,9 +70,10 @@ impl Answer {
         self.place.content_came(at.into_std());
     }
 
-    /// Notes for placement how many tokens the engine counted in the prompt.
-    pub(crate) fn usage(&self, prompt_tokens: u64) {
-        self.place.usage(prompt_tokens);
+    /// Notes for placement how many tokens the engine counted in the prompt, and how many of these were
+    /// cached.
+    pub(crate) fn usage(&self, prompt_tokens: u64, cached_tokens: Option<u64>) {
+        self.place.usage(prompt_tokens, cached_tokens);
     }
 
     /// The next frame of the body.

@@ -119,8 +119,9 @@ impl Passage {
 
     /// Notes that the whole answer has passed.
     fn ended(&mut self, at: Instant) {
-        if let Some(input) = self.note(at).input {
-            self.answer.usage(input);
+        let usage = self.note(at);
+        if let Some(input) = usage.input {
+            self.answer.usage(input, usage.cached);
         }
         if self.record.ended()
             && let Some(permit) = &mut self.permit
