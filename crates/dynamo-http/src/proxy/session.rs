@@ -24,13 +24,14 @@ pub(super) fn of(
     in_body: Option<&str>,
 ) -> Option<Vec<u8>> {
     // A request has few headers, so one pass over them is cheaper than a look-up of each name.
-    let ranked = headers.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
-        let rank = match name == configured {
-            true => 0,
-            false => 1 + HEADERS.iter().position(|other| *other == name.as_str())?,
-        };
-        Some((rank, value))
-    });
+    let ranked =
+        headers.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
+            let rank = match name == configured {
+                true => 0,
+                false => 1 + HEADERS.iter().position(|other| *other == name.as_str())?,
+            };
+            Some((rank, value))
+        });
     let by_header = ranked.min_by_key(|(rank, _)| *rank).map(|(_, value)| value.as_bytes());
     let by_body = in_body.map(str::as_bytes).filter(|name| !name.is_empty());
     by_header.or(by_body).map(<[u8]>::to_vec)
