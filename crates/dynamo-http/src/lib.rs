@@ -35,9 +35,13 @@ pub mod fuzzing;
 #[cfg(feature = "proxy")]
 mod hold;
 #[cfg(feature = "proxy")]
+mod live;
+#[cfg(feature = "proxy")]
 mod meter;
 #[cfg(feature = "proxy")]
 pub mod placement;
+#[cfg(feature = "proxy")]
+mod priority;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod quiet;
@@ -88,6 +92,8 @@ pub use meter::{
     AccessEnd, AccessLog, AccessRecord, SpanId, Trace, TraceId, TracedAttempt, Traces,
     UnknownUsageMode, UsageMode,
 };
+#[cfg(feature = "proxy")]
+pub use priority::{Priority, PriorityMode, UnknownPriority};
 #[cfg(feature = "proxy")]
 pub use proxy::{Isolation, Served, ShortSecret};
 #[cfg(feature = "serve")]

@@ -44,6 +44,8 @@ const CRATES: [Crate; 3] = [
             "tls",
             "config",
             "route",
+            "live",
+            "priority",
             "threads",
             "quiet",
             "tcp",

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use dynamo_http::{
     ApiKey, ClientName, Counted, Credential, KeyHash, KeyHashes, KeyList, KeyName, ModelNames,
-    Span, TokenLimits,
+    Priority, Span, TokenLimits,
 };
 use dynamo_namespace::{Namespace, NamespaceScope};
 use schemars::JsonSchema;
@@ -16,7 +16,8 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use crate::settings::table::Listening;
+use super::keys::ClientKeys;
+use crate::settings::table::{Balancing, Listening};
 
 /// Reads the keys of a frontend that discovers `within`.
 ///
@@ -24,12 +25,8 @@ use crate::settings::table::Listening;
 ///
 /// One line that names the fault and its place. The line repeats no hash, since the text may be a
 /// key that was put into the wrong field.
-pub(super) fn parse(
-    text: &str,
-    within: &NamespaceScope,
-    asks_for_certificates: bool,
-) -> anyhow::Result<KeyList> {
-    checked(serde_json::from_str(text), within, asks_for_certificates)
+pub(super) fn parse(text: &str, keys: &ClientKeys) -> anyhow::Result<KeyList> {
+    checked(serde_json::from_str(text), keys)
 }
 
 /// The same for a section of the configuration file.
@@ -37,12 +34,8 @@ pub(super) fn parse(
 /// # Errors
 ///
 /// As [`parse`].
-pub(super) fn of_section(
-    section: &Value,
-    within: &NamespaceScope,
-    asks_for_certificates: bool,
-) -> anyhow::Result<KeyList> {
-    checked(Vec::deserialize(section), within, asks_for_certificates)
+pub(super) fn of_section(section: &Value, keys: &ClientKeys) -> anyhow::Result<KeyList> {
+    checked(Vec::deserialize(section), keys)
 }
 
 /// The JSON schema of a list of keys.
@@ -52,20 +45,27 @@ pub(super) fn schema() -> Value {
 
 fn checked(
     entries: serde_json::Result<Vec<Entry>>,
-    within: &NamespaceScope,
-    asks_for_certificates: bool,
+    ClientKeys { within, asks_for_certificates, has_priorities }: &ClientKeys,
 ) -> anyhow::Result<KeyList> {
     let entries = entries
         .map_err(|error| anyhow::Error::msg(escaped(&error.to_string())))
         .context("it is no list of keys")?;
     let mut unbound = entries.iter().map(|Entry(unbound)| unbound);
     if let Some(key) =
-        unbound.find(|key| !asks_for_certificates && key.credential.client().is_some())
+        unbound.find(|key| !*asks_for_certificates && key.credential.client().is_some())
     {
         bail!(
             "the key {} has client_cn, which needs {}: without it no client is asked for a certificate",
             key.name,
             Listening::tls_client_ca_path.label()
+        );
+    }
+    let mut unbound = entries.iter().map(|Entry(unbound)| unbound);
+    if let Some(key) = unbound.find(|key| !has_priorities && key.has_priority()) {
+        bail!(
+            "the key {} has a priority, which needs {} keys: without it requests have none",
+            key.name,
+            Balancing::priority.label()
         );
     }
     let keys = entries.into_iter().map(|Entry(unbound)| {
@@ -79,6 +79,8 @@ fn checked(
         key.tokens = unbound.tokens;
         key.models = unbound.models;
         key.explain = unbound.explain;
+        key.priority = unbound.priority.unwrap_or_default();
+        key.priority_header = unbound.priority_header;
         key
     });
     Ok(KeyList::new(keys, within)?)
@@ -111,6 +113,14 @@ struct Unbound {
     tokens: TokenLimits,
     models: Option<ModelNames>,
     explain: bool,
+    priority: Option<Priority>,
+    priority_header: bool,
+}
+
+impl Unbound {
+    fn has_priority(&self) -> bool {
+        self.priority.is_some() || self.priority_header
+    }
 }
 
 /// A key of clients.
@@ -169,6 +179,23 @@ struct Fields {
     /// Lets requests learn how their worker was chosen.
     #[serde(default)]
     explain: bool,
+    /// Which of the requests that wait go first: interactive, default or bulk.
+    #[serde(default, deserialize_with = "maybe_parsed")]
+    #[schemars(with = "Option<PriorityName>")]
+    priority: Option<Priority>,
+    /// Lets requests name their priority in the header x-dynamo-priority.
+    #[serde(default)]
+    priority_header: bool,
+}
+
+/// The names of priorities.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[expect(dead_code, reason = "the schema is made from it")]
+enum PriorityName {
+    Interactive,
+    Default,
+    Bulk,
 }
 
 /// The shape of a hash, or of several.
@@ -287,7 +314,15 @@ impl TryFrom<Fields> for Entry {
                 return Err(format!("the key {name} needs one of hash and client_cn, or both"));
             }
         };
-        let Fields { requests_per_minute, concurrent, models, explain, .. } = fields;
+        let Fields {
+            requests_per_minute,
+            concurrent,
+            models,
+            explain,
+            priority,
+            priority_header,
+            ..
+        } = fields;
         let models = match models {
             Some(models) if models.is_empty() => {
                 return Err(format!("the key {name} has an empty list of models"));
@@ -307,6 +342,8 @@ impl TryFrom<Fields> for Entry {
             tokens,
             models,
             explain,
+            priority,
+            priority_header,
         }))
     }
 }
@@ -317,13 +354,17 @@ mod tests {
 
     const HASH: &str = "sha256:71c480df93d6ae2f1efad1447c66c9525e316218cf51fc8d9ed832f2daf18b73";
 
+    fn within(scope: &NamespaceScope, asks_for_certificates: bool) -> ClientKeys {
+        ClientKeys { within: scope.clone(), asks_for_certificates, has_priorities: false }
+    }
+
     fn parse_all(text: &str) -> Result<KeyList, String> {
-        parse(text, &NamespaceScope::All, true).map_err(|error| format!("{error:#}"))
+        parse(text, &within(&NamespaceScope::All, true)).map_err(|error| format!("{error:#}"))
     }
 
     fn scope_of(field: &str, within: &NamespaceScope) -> NamespaceScope {
         let text = format!(r#"[{{"name":"k","hash":"{HASH}",{field}}}]"#);
-        let list = parse(&text, within, true).unwrap();
+        let list = parse(&text, &self::within(within, true)).unwrap();
         list.iter().next().unwrap().scope.clone()
     }
 
@@ -350,7 +391,7 @@ mod tests {
      {
         let with = |fields: &str, asks_for_certificates| {
             let text = format!(r#"[{{"name":"k","namespace":"a",{fields}}}]"#);
-            parse(&text, &NamespaceScope::All, asks_for_certificates)
+            parse(&text, &within(&NamespaceScope::All, asks_for_certificates))
                 .map(|list| list.iter().next().unwrap().credential.clone())
                 .map_err(|error| format!("{error:#}"))
         };
@@ -396,6 +437,28 @@ mod tests {
             r#","input_tokens_per_month":1.5"#,
         ] {
             assert!(with(limits).is_err(), "{limits}");
+        }
+    }
+
+    #[test]
+    fn a_key_has_a_priority_only_where_requests_have_one() {
+        let with = |fields: &str, has_priorities| {
+            let text = format!(r#"[{{"name":"k","hash":"{HASH}","namespace":"a"{fields}}}]"#);
+            let keys = ClientKeys { has_priorities, ..within(&NamespaceScope::All, false) };
+            parse(&text, &keys)
+                .map(|list| list.iter().next().map(|key| (key.priority, key.priority_header)))
+                .map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(with("", false), Ok(Some((Priority::Default, false))));
+        assert_eq!(with(r#","priority_header":false"#, false), with("", false));
+        let both = r#","priority":"bulk","priority_header":true"#;
+        assert_eq!(with(both, true), Ok(Some((Priority::Bulk, true))));
+        for fields in [both, r#","priority":"default""#, r#","priority_header":true"#] {
+            let error = with(fields, false).unwrap_err();
+            assert!(error.contains("the key k has a priority, which needs --priority"), "{error}");
+        }
+        for fields in [r#","priority":"high""#, r#","priority":10"#, r#","priority_header":1"#] {
+            assert!(with(fields, true).is_err(), "{fields}");
         }
     }
 

@@ -11,15 +11,18 @@ const MOST: usize = 1 << 30;
 /// Sets the memory for bodies: what was given, else a part of what the process may have. No body is
 /// larger than all of it.
 pub(super) fn with_body_memory(config: FrontendConfig, given: Option<usize>) -> FrontendConfig {
-    let allowed = cgroup::memory_limit();
-    let bodies = given.unwrap_or_else(|| part_of(allowed));
-    info!(
-        mib = bodies >> 20,
-        cgroup_mib = allowed.map(|bytes| bytes >> 20),
-        "memory for request bodies"
-    );
+    let bodies = given.unwrap_or_else(|| part_of(cgroup::memory_limit()));
     let each = *config.body_limit();
     config.with_bodies_limit(bodies).with_body_limit(each.min(bodies))
+}
+
+/// Logs how much memory that is.
+pub(super) fn told(config: &FrontendConfig) {
+    info!(
+        mib = *config.bodies_limit() >> 20,
+        cgroup_mib = cgroup::memory_limit().map(|bytes| bytes >> 20),
+        "memory for request bodies"
+    );
 }
 
 /// A quarter of what the process may have, at least 1 MiB.

@@ -21,6 +21,8 @@ pub(super) struct ClientKeys {
     pub(super) within: NamespaceScope,
     /// Whether clients are asked for certificates, without which no key can name a client.
     pub(super) asks_for_certificates: bool,
+    /// Whether requests have priorities, without which no key can have one.
+    pub(super) has_priorities: bool,
 }
 
 impl ClientKeys {
@@ -30,7 +32,7 @@ impl ClientKeys {
     ///
     /// When the section is no list of keys for this frontend.
     pub(super) fn of_section(&self, keyring: &Keyring) -> anyhow::Result<KeyList> {
-        api_keys::of_section(&keyring.keys, &self.within, self.asks_for_certificates)
+        api_keys::of_section(&keyring.keys, self)
             .with_context(|| format!("{}: {KEYS_SECTION}", keyring.at))
     }
 
@@ -56,8 +58,7 @@ pub(super) struct KeyFile {
 
 impl KeyFile {
     fn parse(&self, text: &str) -> anyhow::Result<KeyList> {
-        api_keys::parse(text, &self.keys.within, self.keys.asks_for_certificates)
-            .with_context(|| self.file.path().display().to_string())
+        api_keys::parse(text, &self.keys).with_context(|| self.file.path().display().to_string())
     }
 
     /// Replaces the keys whenever the file changes. A file that cannot be used changes nothing.

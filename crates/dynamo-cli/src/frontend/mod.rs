@@ -47,6 +47,7 @@ use apart::apart;
 use reload::{Held, Reloading, Reloads};
 use settings::{FrontendSettings, KeySource};
 use state_file::StateFile;
+use static_workers::StaticWorkers;
 use traces::TraceExport;
 use usage::Sharing;
 
@@ -88,6 +89,7 @@ fn run(given: &Given) -> Result<ExitCode, Failure> {
     let most = settings.options.max_connections().or_else(descriptors::most_connections);
     settings.options = settings.options.with_max_connections(most);
     settings.config = budget::with_body_memory(settings.config, settings.body_memory);
+    budget::told(&settings.config);
     let access_log = settings.access_log.take().map(AccessLogFile::start).transpose()?;
     if let Some(file) = &access_log {
         settings.config = settings.config.with_access_log(Some(file.log()));
@@ -150,7 +152,7 @@ async fn start(
     // The threads come before the workers, whose connections are kept by thread.
     let threads = Threads::start(settings.threads).context("cannot start threads");
     let threads = Some(threads.map_err(Failure::Running)?);
-    let sources = sources(&mut settings).await?;
+    let (sources, workers) = sources(&mut settings, given.file.is_some()).await?;
     let (address, listener) = listen(&settings.host, settings.port, Listening::http_port).await?;
     let admin = match settings.admin.take() {
         Some(admin) => {
@@ -197,7 +199,15 @@ async fn start(
     }
     if let Some(file) = &given.file {
         let keys = keys_of_section.then(|| (settings.client_keys(), api_keys.clone()));
-        let held = Held { filter, keys, aliases };
+        let held = Held {
+            filter,
+            keys,
+            aliases,
+            has_store: settings.etcd.is_some(),
+            scope: scope.clone(),
+            workers,
+            frontend: frontend.clone(),
+        };
         let reloading = Reloading::new(file.path.clone(), given.clone(), held, &RELOADS);
         let reloading = reloading.context("cannot listen for SIGHUP").map_err(Failure::Running)?;
         tokio::spawn(reloading.run());
@@ -295,8 +305,12 @@ fn log_start(settings: &FrontendSettings, scope: &NamespaceScope) {
     }
 }
 
-/// The sources of models: a store, static workers, or both.
-async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure> {
+/// The sources of models: a store, static workers, or both; and the static workers. Where these `may_change`,
+/// they are a source also while there are none.
+async fn sources(
+    settings: &mut FrontendSettings,
+    may_change: bool,
+) -> Result<(Vec<Source>, Option<StaticWorkers>), Failure> {
     let ScopeSettings { scope, watch, .. } = &settings.scope;
     let mut sources = Vec::new();
     let state_file = settings.state_file.take();
@@ -333,15 +347,17 @@ async fn sources(settings: &mut FrontendSettings) -> Result<Vec<Source>, Failure
             None => Source::new("etcd", apart(watcher.into_stream())),
         });
     }
-    if settings.etcd.is_none() || !settings.workers.is_empty() {
-        if settings.workers.is_empty() {
+    let mut workers = None;
+    if settings.etcd.is_none() || !settings.workers.is_empty() || may_change {
+        if settings.etcd.is_none() && settings.workers.is_empty() {
             warn!("no worker can register in the memory of this process: --worker-url names some");
         }
-        let workers =
-            static_workers::discover(settings.workers.clone(), scope.clone(), &settings.config);
-        sources.push(Source::new("static", workers));
+        let list = settings.workers.clone();
+        let (known, events) = StaticWorkers::discover(list, scope.clone(), &settings.config);
+        sources.push(Source::new("static", events));
+        workers = Some(known);
     }
-    Ok(sources)
+    Ok((sources, workers))
 }
 
 async fn listen(

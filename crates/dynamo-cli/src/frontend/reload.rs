@@ -3,18 +3,22 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dynamo_http::{Aliases, ApiKeys, KeyList};
+use dynamo_http::{Aliases, ApiKeys, Frontend, KeyList};
+use dynamo_namespace::NamespaceScope;
 use tracing::{info, warn};
 
+use super::budget;
 use super::keys::{ClientKeys, told};
 use super::models;
-use super::settings::Keyring;
+use super::settings::{FrontendSettings, Keyring};
+use super::static_workers::StaticWorkers;
 use crate::failure::Failure;
 use crate::followed_file::FollowedFile;
 use crate::logging::Filter;
+use crate::settings::Setting;
 use crate::settings::file::ConfigFile;
 use crate::settings::given::Given;
-use crate::settings::table::{FRONTEND, KEYS_SECTION, MODELS_SECTION};
+use crate::settings::table::{FRONTEND, KEYS_SECTION, Keys, MODELS_SECTION, Workers};
 
 /// How often the file was taken up, and how often refused.
 #[derive(Debug)]
@@ -61,6 +65,14 @@ pub(super) struct Held {
     pub(super) keys: Option<(ClientKeys, ApiKeys)>,
     /// The names that clients ask for.
     pub(super) aliases: Aliases,
+    /// Whether workers can register.
+    pub(super) has_store: bool,
+    /// The scope, to which static workers belong that name no namespace.
+    pub(super) scope: NamespaceScope,
+    /// The static workers.
+    pub(super) workers: Option<StaticWorkers>,
+    /// What has the limits.
+    pub(super) frontend: Frontend,
 }
 
 impl Reloading {
@@ -107,7 +119,7 @@ impl Reloading {
             return Ok(());
         }
         // All is checked before the first thing changes.
-        super::settings::read(&given)?;
+        let settings = super::settings::read(&given)?;
         let table = models::read(&given)?;
         let list = self.key_list(&given)?;
         self.held.filter.change(&given)?;
@@ -120,10 +132,17 @@ impl Reloading {
         {
             told(list);
         }
+        let limits = budget::with_body_memory(settings.config.clone(), settings.body_memory);
+        self.held.frontend.take_up_limits(&limits);
         let changes = given.changes(&self.started, &FRONTEND);
+        let takes_workers = self.take_workers(settings, &changes);
+        let is_waiting = |setting: &Setting| match setting.name {
+            name if name == Workers::worker_url.name => !takes_workers,
+            _ => !setting.is_followed,
+        };
         let mut waiting: Vec<_> = changes
             .iter()
-            .filter(|setting| !setting.is_followed)
+            .filter(|setting| is_waiting(setting))
             .map(|setting| setting.name)
             .collect();
         if Keyring::of(&given).is_some() != self.held.keys.is_some() {
@@ -139,6 +158,21 @@ impl Reloading {
         }
         self.given = given;
         Ok(())
+    }
+
+    /// Takes up the static workers, unless the file has another scope or another store for them, or
+    /// other terms: those wait for a restart, and until then the workers would be another team's, or
+    /// would get another one's key.
+    fn take_workers(&mut self, settings: FrontendSettings, changes: &[&Setting]) -> bool {
+        let terms = [Workers::worker_network, Workers::worker_ca, Keys::worker_api_key_file];
+        let are_terms = |setting: &&Setting| terms.iter().any(|term| term.name == setting.name);
+        let Held { has_store, scope, workers, .. } = &mut self.held;
+        let is_as_it_was = settings.etcd.is_some() == *has_store
+            && settings.scope.scope == *scope
+            && !changes.iter().any(are_terms);
+        let Some(workers) = workers.as_mut().filter(|_| is_as_it_was) else { return false };
+        workers.replace(settings.workers);
+        true
     }
 
     /// Whether a section says something else than before.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dynamo_discovery::UsageGroup;
-use dynamo_http::{ClientAuth, FrontendConfig, Hold, ServeOptions, ServerTls, WorkerKey};
+use dynamo_http::{
+    ClientAuth, FrontendConfig, Hold, PriorityMode, ServeOptions, ServerTls, WorkerKey,
+};
 use dynamo_namespace::{Namespace, NamespaceScope};
 use serde_json::Value as Json;
 
@@ -95,6 +97,7 @@ impl FrontendSettings {
         ClientKeys {
             within: self.scope.scope.clone(),
             asks_for_certificates: self.asks_for_certificates,
+            has_priorities: *self.config.priority() != PriorityMode::None,
         }
     }
 }
@@ -262,6 +265,7 @@ fn config(balancing: Balancing, limits: &Limits) -> FrontendConfig {
         .with_affinity_header(balancing.affinity_header.take())
         .with_worker_concurrency(*balancing.worker_concurrency)
         .with_queue_depth(*balancing.queue_depth)
+        .with_priority(*balancing.priority)
         .with_queue_timeout(balancing.queue_timeout.0)
         .with_wait_for_model(balancing.wait_for_model.0)
         .with_retry_budget(balancing.retry_budget.0)

@@ -16,7 +16,7 @@ use dynamo_http::FrontendConfig;
 use dynamo_namespace::{EndpointId, NamespaceScope, names};
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
@@ -34,57 +34,114 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the frontend is not ready over a worker that has never answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The events about the models of static workers, for as long as the stream is polled.
-///
-/// Each serves from its first answer on. The source has told what there is when every worker has
-/// answered, or after [`PATIENCE`]. Those that name no namespace belong to the frontend's own. Each is
-/// asked under the terms of its namespace: within its networks, and with its key.
-pub(crate) fn discover(
-    workers: Vec<StaticWorker>,
+/// The static workers of a frontend. They can be replaced while it runs.
+pub(crate) struct StaticWorkers {
+    store: MemoryStore,
     scope: NamespaceScope,
-    config: &FrontendConfig,
-) -> BoxStream<'static, DiscoveryEvent> {
-    let store = MemoryStore::new();
-    let mut reached = Vec::new();
-    for (worker, id) in workers.into_iter().zip(1..) {
-        let namespace = worker.namespace.clone().unwrap_or_else(|| scope::home(&scope));
+    config: FrontendConfig,
+    kept: Vec<Kept>,
+    /// How many there have been so far.
+    begun: u64,
+}
+
+/// A worker that is kept on its shelf.
+struct Kept {
+    worker: StaticWorker,
+    /// What is said of it; nothing once it goes.
+    said: watch::Sender<Option<StaticWorker>>,
+}
+
+impl StaticWorkers {
+    /// These workers, and the events about their models, for as long as the stream is polled.
+    ///
+    /// Each serves from its first answer on. The source has told what there is when every worker has
+    /// answered, or after [`PATIENCE`]. Those that name no namespace belong to the frontend's own. Each is
+    /// asked under the terms of its namespace: within its networks, and with its key.
+    pub(crate) fn discover(
+        workers: Vec<StaticWorker>,
+        scope: NamespaceScope,
+        config: &FrontendConfig,
+    ) -> (Self, BoxStream<'static, DiscoveryEvent>) {
+        let (store, config) = (MemoryStore::new(), config.clone());
+        let watched = scope.clone();
+        let mut this = Self { store: store.clone(), scope, config, kept: Vec::new(), begun: 0 };
+        let reached: Vec<_> = workers.into_iter().map(|worker| this.begin(worker)).collect();
+        let prefix = PREFIX.parse().unwrap_or_else(|_| unreachable!("the prefix ends in a slash"));
+        let config = WatcherConfig::new(Arc::new(store.clone()))
+            .with_network_prefix(prefix)
+            .with_target_namespace(watched);
+        let watcher = ModelWatcher::new(config)
+            .unwrap_or_else(|_| unreachable!("only a narrowed watch can be refused"));
+        let all_answered = async {
+            if timeout(PATIENCE, join_all(reached)).await.is_err() {
+                warn!("a static worker has not answered yet: those that have serve without it");
+            }
+        };
+        let told = Told {
+            watcher,
+            store,
+            all_answered: Some(all_answered.boxed()),
+            all: None,
+            applied: Revision::default(),
+        };
+        (this, stream::unfold(told, async |mut told| Some((told.next().await, told))).boxed())
+    }
+
+    /// Takes up another list. A worker that is in both lists stays what it is, whatever else is said of
+    /// it. One that is not in the new list is withdrawn, but not before each new one has answered, or
+    /// for [`PATIENCE`]: a model that moves to another worker is never away.
+    pub(crate) fn replace(&mut self, workers: Vec<StaticWorker>) {
+        let mut before = std::mem::take(&mut self.kept);
+        let mut reached = Vec::new();
+        for worker in workers {
+            let is_same = |kept: &Kept| kept.worker.is_same(&worker);
+            match before.iter().position(is_same) {
+                Some(place) => {
+                    let mut kept = before.swap_remove(place);
+                    if kept.worker != worker {
+                        kept.said.send_replace(Some(worker.clone()));
+                        kept.worker = worker;
+                    }
+                    self.kept.push(kept);
+                }
+                None => reached.push(self.begin(worker)),
+            }
+        }
+        if before.is_empty() {
+            return;
+        }
+        tokio::spawn(async move {
+            // Those that do not answer are told of by themselves.
+            let _ = timeout(PATIENCE, join_all(reached)).await;
+            before.iter().for_each(|kept| drop(kept.said.send_replace(None)));
+        });
+    }
+
+    /// Keeps a worker on a shelf of its own. The receiver ends when it has answered.
+    fn begin(&mut self, worker: StaticWorker) -> oneshot::Receiver<()> {
+        let namespace = worker.namespace.clone().unwrap_or_else(|| scope::home(&self.scope));
+        let config = &self.config;
         let key = config.worker_key_of(&namespace);
         let engine = HttpEngine::new(worker.url.clone(), key, config.worker_tls().clone())
             .within(config.networks_of(&namespace), config.resolver().clone());
         let endpoint =
             EndpointId::new(namespace, names::BACKEND_COMPONENT, names::GENERATE_ENDPOINT)
                 .unwrap_or_else(|_| unreachable!("both names are valid"));
+        self.begun += 1;
         let shelf = Shelf {
-            store: store.clone(),
+            store: self.store.clone(),
             endpoint,
-            instance: InstanceId(id),
-            worker,
+            instance: InstanceId(self.begun),
+            worker: worker.clone(),
             created: unix_now(),
             entries: BTreeMap::new(),
         };
         let (first, answered) = oneshot::channel();
-        reached.push(answered);
-        tokio::spawn(keep(engine, shelf, first));
+        let (said, heard) = watch::channel(Some(worker.clone()));
+        self.kept.push(Kept { worker, said });
+        tokio::spawn(keep(engine, shelf, heard, first));
+        answered
     }
-    let prefix = PREFIX.parse().unwrap_or_else(|_| unreachable!("the prefix ends in a slash"));
-    let config = WatcherConfig::new(Arc::new(store.clone()))
-        .with_network_prefix(prefix)
-        .with_target_namespace(scope);
-    let watcher = ModelWatcher::new(config)
-        .unwrap_or_else(|_| unreachable!("only a narrowed watch can be refused"));
-    let all_answered = async {
-        if timeout(PATIENCE, join_all(reached)).await.is_err() {
-            warn!("a static worker has not answered yet: those that have serve without it");
-        }
-    };
-    let told = Told {
-        watcher,
-        store,
-        all_answered: Some(all_answered.boxed()),
-        all: None,
-        applied: Revision::default(),
-    };
-    stream::unfold(told, async |mut told| Some((told.next().await, told))).boxed()
 }
 
 /// What is told of static workers. That it is all is told once they have answered, and not with the
@@ -131,36 +188,80 @@ impl Told {
     }
 }
 
-/// Keeps one worker's shelf equal to the worker's list of models. While the worker does not answer,
-/// the shelf keeps the last list.
-async fn keep(engine: impl Engine, mut shelf: Shelf, first: oneshot::Sender<()>) {
+/// Keeps one worker's shelf equal to what is said of the worker and to its list of models, until the
+/// worker goes. While the worker does not answer, the shelf keeps the last list.
+async fn keep(
+    engine: impl Engine,
+    mut shelf: Shelf,
+    mut said: watch::Receiver<Option<StaticWorker>>,
+    first: oneshot::Sender<()>,
+) {
     let url = shelf.worker.url.clone();
-    if let Some(name) = shelf.worker.model.clone() {
-        let accepts = Accepts::NONE;
-        shelf.put(&[ListedModel { name, context_length: None, is_adapter: false, accepts }]);
-        return;
-    }
+    let named = shelf.worker.model.clone().map(|name| {
+        vec![ListedModel { name, context_length: None, is_adapter: false, accepts: Accepts::NONE }]
+    });
+    let mut asking = Asking {
+        // One whose model is named is not asked.
+        engine: named.is_none().then_some(engine),
+        next: Instant::now(),
+        has_answered: false,
+        is_told: false,
+    };
     let mut first = Some(first);
-    let (mut answered, mut told) = (false, false);
+    let mut models = named.unwrap_or_default();
     loop {
-        let began = Instant::now();
-        match engine.models().await {
-            Ok(models) => {
-                if shelf.put(&models) || !answered {
-                    info!(%url, models = models.len(), "a static worker lists its models");
-                }
-                (answered, told) = (true, false);
-            }
-            Err(why) => {
-                if !std::mem::replace(&mut told, true) {
-                    warn!(why, "a static worker does not list its models; asking again");
-                }
-            }
-        }
-        if answered {
+        if asking.engine.is_none() || asking.has_answered {
+            shelf.put(&models);
             drop(first.take());
         }
-        sleep_until(began + if answered { INTERVAL } else { FIRST_INTERVAL }).await;
+        tokio::select! {
+            Ok(()) = said.changed() => {
+                let Some(worker) = said.borrow_and_update().clone() else {
+                    shelf.put(&[]);
+                    return;
+                };
+                shelf.worker = worker;
+            }
+            listed = asking.next() => match listed {
+                Ok(listed) => {
+                    if first.is_some() || listed != models {
+                        info!(%url, models = listed.len(), "a static worker lists its models");
+                    }
+                    models = listed;
+                }
+                Err(why) => warn!(why, "a static worker does not list its models; asking again"),
+            },
+        }
+    }
+}
+
+/// A worker that is asked for its models, time after time.
+struct Asking<E> {
+    /// None: nobody is asked.
+    engine: Option<E>,
+    /// When it is asked next.
+    next: Instant,
+    has_answered: bool,
+    /// Whether it was told that it does not answer.
+    is_told: bool,
+}
+
+impl<E: Engine> Asking<E> {
+    /// The models when they are listed next, or why they are not, once until they are. Nothing is lost
+    /// when this is dropped.
+    async fn next(&mut self) -> Result<Vec<ListedModel>, String> {
+        let Some(engine) = &self.engine else { return std::future::pending().await };
+        loop {
+            sleep_until(self.next).await;
+            let began = Instant::now();
+            let listed = engine.models().await;
+            self.has_answered |= listed.is_ok();
+            self.next = began + if self.has_answered { INTERVAL } else { FIRST_INTERVAL };
+            let was_told = std::mem::replace(&mut self.is_told, listed.is_err());
+            if listed.is_ok() || !was_told {
+                return listed;
+            }
+        }
     }
 }
 
@@ -278,7 +379,8 @@ mod tests {
         let store = MemoryStore::new();
         let engine = Fake(Arc::new(Mutex::new(Err("connection refused".into()))));
         let (first, mut answered) = oneshot::channel();
-        tokio::spawn(keep(engine.clone(), shelf(&store, "http://h:1"), first));
+        let (_said, heard) = watch::channel(None);
+        tokio::spawn(keep(engine.clone(), shelf(&store, "http://h:1"), heard, first));
         sleep(FIRST_INTERVAL * 2).await;
         assert!(names(&store).await.is_empty());
         assert_eq!(answered.try_recv(), Err(oneshot::error::TryRecvError::Empty));
@@ -298,9 +400,15 @@ mod tests {
     async fn a_named_model_is_there_without_asking() {
         let store = MemoryStore::new();
         let engine = Fake(Arc::new(Mutex::new(Ok(vec![]))));
-        let (first, _) = oneshot::channel();
-        keep(engine, shelf(&store, "Qwen/Q=http://h:1;kinds=embedding"), first).await;
+        let (first, answered) = oneshot::channel();
+        let worker = "Qwen/Q=http://h:1;kinds=embedding";
+        let (said, heard) = watch::channel(Some(worker.parse().unwrap()));
+        let kept = tokio::spawn(keep(engine, shelf(&store, worker), heard, first));
+        let _ = answered.await;
         assert_eq!(names(&store).await, ["Qwen/Q"]);
+        said.send_replace(None);
+        kept.await.unwrap();
+        assert!(names(&store).await.is_empty());
     }
 
     /// The models that come with the next batches, until one says that these are all.
@@ -335,7 +443,7 @@ mod tests {
     ) -> BoxStream<'static, DiscoveryEvent> {
         let workers = workers.iter().map(|worker| worker.parse().unwrap()).collect();
         let scope = NamespaceScope::Generations("team-a".parse().unwrap());
-        discover(workers, scope, config)
+        StaticWorkers::discover(workers, scope, config).1
     }
 
     #[tokio::test]
@@ -384,5 +492,63 @@ mod tests {
         };
         assert_eq!(served, 1);
         assert_eq!(told(&mut events).await, []);
+    }
+
+    /// What the events have made of the models: the name and the kinds of each by its key.
+    type Live = BTreeMap<String, (String, String)>;
+
+    /// Follows the events until they have made the models so. After each of them, `always` holds.
+    async fn until(
+        events: &mut BoxStream<'static, DiscoveryEvent>,
+        live: &mut Live,
+        always: impl Fn(&Live) -> bool,
+        is_so: impl Fn(&Live) -> bool,
+    ) {
+        use dynamo_discovery::ModelUpdate::{Added, Changed, Removed};
+        let followed = async {
+            while !is_so(live) {
+                let Some(DiscoveryEvent::Batch(batch)) = events.next().await else { continue };
+                for update in batch.updates {
+                    match update {
+                        Added(new) | Changed { new, .. } => {
+                            let said = (new.model().to_owned(), new.kinds().to_string());
+                            live.insert(new.key().to_string(), said)
+                        }
+                        Removed(old, _) => live.remove(&old.key().to_string()),
+                    };
+                }
+                assert!(always(live), "{live:?}");
+            }
+        };
+        timeout(Duration::from_secs(60), followed).await.expect("in time");
+    }
+
+    #[tokio::test]
+    async fn of_another_list_those_of_both_stay_what_they_are_and_the_others_come_before_they_go() {
+        let old = crate::echo::tests::serve(&["m"]).await;
+        let new = crate::echo::tests::serve(&["m"]).await;
+        let parsed = |workers: &[&str]| workers.iter().map(|one| one.parse().unwrap()).collect();
+        let scope = NamespaceScope::Only("team-a".parse().unwrap());
+        let first = parsed(&["stays=http://h:1", old.as_str()]);
+        let (mut workers, mut events) =
+            StaticWorkers::discover(first, scope, &FrontendConfig::default());
+        let mut live = Live::new();
+        until(&mut events, &mut live, |_| true, |live| live.len() == 2).await;
+        let before = live.clone();
+        let has = |live: &Live, name: &str| live.values().any(|(model, _)| model == name);
+
+        workers.replace(parsed(&[new.as_str(), "stays=http://h:1;kinds=embedding"]));
+        let both = |live: &Live| has(live, "m") && has(live, "stays");
+        let embeds = |live: &Live| live.values().any(|(_, kinds)| kinds == "Embedding");
+        until(&mut events, &mut live, both, |live| {
+            let stay = |key: &&String| before.contains_key(*key);
+            embeds(live) && live.len() == 2 && live.keys().filter(stay).count() == 1
+        })
+        .await;
+        let stays = before.iter().find(|(_, (model, _))| model == "stays").unwrap().0;
+        assert!(live.contains_key(stays), "it is the same instance");
+
+        workers.replace(Vec::new());
+        until(&mut events, &mut live, |_| true, Live::is_empty).await;
     }
 }

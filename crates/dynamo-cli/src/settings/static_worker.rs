@@ -25,6 +25,14 @@ pub(crate) fn default_kinds() -> Kinds {
     Kinds::from_iter([Kind::Chat, Kind::Completions])
 }
 
+impl StaticWorker {
+    /// Whether it is the same server for the same model and namespace, whatever else is said of it.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let of = |one: &'_ Self| (one.url.clone(), one.model.clone(), one.namespace.clone());
+        of(self) == of(other)
+    }
+}
+
 from_text!(StaticWorker);
 
 impl FromStr for StaticWorker {

@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use dynamo_discovery::{Accepts, ControlUrl, GroupName, Kinds, WatchScope, WorkerUrl};
-use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
+use dynamo_http::{ClientAuth, Network, PriorityMode, RouterMode, UsageMode};
 use dynamo_namespace::{env, names};
 use http::HeaderName;
 
@@ -353,7 +353,7 @@ settings! {
         /// frontend's own. FIELDS are as for `dynamo-worker --accepts`. Without any setting of etcd,
         /// no store is used
         worker_url: Vec<StaticWorker> =
-            flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE][;accepts=FIELDS]");
+            flag("[MODEL=]URL[;kinds=KINDS][;namespace=NAMESPACE][;accepts=FIELDS]").followed();
         /// A network in which workers may be, such as 192.0.2.0/24; can be given several times. With
         /// NAMESPACE, it is one of the workers of that namespace and of its generations, which may then
         /// be in no other; without, it is for all namespaces that have none of their own. Judged by
@@ -408,16 +408,22 @@ settings! {
         affinity_header: HeaderName = flag("NAME").default("x-session-id");
         /// How many requests one worker may have in flight; without it there is no limit, and engines
         /// queue by themselves
-        worker_concurrency: Option<NonZeroUsize> = flag("REQUESTS");
+        worker_concurrency: Option<NonZeroUsize> = flag("REQUESTS").followed();
         /// How many requests may wait for one model while all its workers have as many as they may;
         /// above, 429
-        queue_depth: usize = flag("REQUESTS").default("256");
+        queue_depth: usize = flag("REQUESTS").default("256").followed();
         /// How long a request may wait so; then 503
-        queue_timeout: Timeout = flag("SECONDS").default("30");
+        queue_timeout: Timeout = flag("SECONDS").default("30").followed();
+        /// What decides the priority of requests (interactive, default, bulk), by which those that wait
+        /// are ordered: with `keys`, each key has one, and may let requests name theirs in the header
+        /// `x-dynamo-priority`; with `header`, clients without a key may do so as well. Engines that
+        /// accept `priority` (`dynamo-worker --accepts`) are told, and a client's own field of that
+        /// name goes to none. `none` changes nothing
+        priority: PriorityMode = flag("MODE").default("none");
         /// How long a request waits for a model that may come: one that its client could see within the
         /// last ten minutes, or an alias of the configuration file; then 503. The request is read and
         /// waits even if its route is closed. 0: no request waits
-        wait_for_model: Seconds = flag("SECONDS").default("0");
+        wait_for_model: Seconds = flag("SECONDS").default("0").followed();
         /// What share of the requests of the last seconds may be sent a second time, beside ten a
         /// second; 0: none is. A request of which no byte was written always goes elsewhere
         retry_budget: Percent = flag("PERCENT").default("20");
@@ -525,10 +531,11 @@ settings! {
 
     Limits "Limits" {
         /// Largest request body, in MiB
-        http_body_limit_mb: Mebibytes = flag("MIB").or("DYN_HTTP_BODY_LIMIT_MB").default("192");
+        http_body_limit_mb: Mebibytes =
+            flag("MIB").or("DYN_HTTP_BODY_LIMIT_MB").default("192").followed();
         /// Request bodies in memory at one time, all together, in MiB; over it, requests get 503. By
         /// default a quarter of the memory that the process's cgroups allow, and 1024 at most
-        http_body_memory_mb: Option<Mebibytes> = flag("MIB");
+        http_body_memory_mb: Option<Mebibytes> = flag("MIB").followed();
         /// Largest request head, in KiB
         http_header_limit_kb: Kibibytes = flag("KIB").default("64");
         /// Most header fields of a request
@@ -536,7 +543,7 @@ settings! {
         /// How long a request's head may take to arrive
         http_header_timeout: Timeout = flag("SECONDS").default("10");
         /// The time in which a request's body that goes on must bring 1 KiB for each second
-        http_body_stall_timeout: Timeout = flag("SECONDS").default("30");
+        http_body_stall_timeout: Timeout = flag("SECONDS").default("30").followed();
         /// How long a client may take nothing of its answer
         http_write_stall_timeout: Timeout = flag("SECONDS").default("300");
         /// How long an idle connection stays open
@@ -552,9 +559,9 @@ settings! {
         /// How long connecting to a worker may take
         connect_timeout: Timeout = flag("SECONDS").default("2");
         /// How long a worker may take to begin its answer; a queued request gets none for minutes
-        first_byte_timeout: Timeout = flag("SECONDS").default("600");
+        first_byte_timeout: Timeout = flag("SECONDS").default("600").followed();
         /// How long a worker's answer may stand still
-        stream_idle_timeout: Timeout = flag("SECONDS").default("300");
+        stream_idle_timeout: Timeout = flag("SECONDS").default("300").followed();
         /// After how long without a byte an event stream gets a comment, so that proxies and clients
         /// do not take it for dead; it is no sign of life of the worker. By default it gets none
         sse_keepalive: Option<Timeout> = flag("SECONDS").or("DYN_SSE_KEEPALIVE");

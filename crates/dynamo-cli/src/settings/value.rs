@@ -11,7 +11,7 @@ use clap::ArgAction;
 use dynamo_discovery::{
     Accepts, ControlUrl, GroupName, Kind, Kinds, WatchScope, WorkerUrl, check_model_name,
 };
-use dynamo_http::{ClientAuth, Network, RouterMode, UsageMode};
+use dynamo_http::{ClientAuth, Network, PriorityMode, RouterMode, UsageMode};
 use http::HeaderName;
 use serde_json::{Value, json};
 
@@ -162,6 +162,7 @@ from_name! {
     EntryFormat { "table" => Self::Table, "wide" => Self::Wide, "json" => Self::Json } "table, wide or json"
     Format { "json" => Self::Json, "env" => Self::Env } "json or env"
     IsolationMode { "none" => Self::None, "cache_salt" => Self::CacheSalt, "best_effort" => Self::BestEffort } "none, cache_salt or best_effort"
+    PriorityMode { "none" => Self::None, "keys" => Self::Keys, "header" => Self::Header } "none, keys or header"
     UsageStore { "none" => Self::None, "etcd" => Self::Etcd } "none or etcd"
     OtlpProtocol { "http/protobuf" => Self::HttpProtobuf } "http/protobuf"
     TracesExporter { "otlp" => Self::Otlp, "none" => Self::None } "otlp or none"

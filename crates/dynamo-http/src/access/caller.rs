@@ -12,6 +12,7 @@ use super::ledger::Amount;
 use super::limit::Permit;
 use super::tenant::Tenant;
 use crate::error::{ApiError, ErrorShape};
+use crate::priority::Priority;
 use crate::view::Lens;
 
 /// The caller of a request: the owner of its key; none where no key is required.
@@ -39,6 +40,16 @@ impl Caller {
     /// Whether the caller may ask how the worker of a request was chosen.
     pub(crate) fn may_explain(&self) -> bool {
         self.0.as_ref().is_some_and(|tenant| tenant.explain)
+    }
+
+    /// The class of a request that names none.
+    pub(crate) fn priority(&self) -> Priority {
+        self.0.as_ref().map_or_else(Priority::default, |tenant| tenant.priority)
+    }
+
+    /// Whether the caller has a key that lets requests name their classes.
+    pub(crate) fn may_prioritize(&self) -> bool {
+        self.0.as_ref().is_some_and(|tenant| tenant.priority_header)
     }
 
     /// Begins a request that counts against the limits of the key.

@@ -11,6 +11,7 @@ use dynamo_namespace::NamespaceScope;
 use super::budget::TokenLimits;
 use super::hash::KeyHash;
 use crate::client_name::ClientName;
+use crate::priority::Priority;
 use crate::view::ModelNames;
 
 /// The name of a key in logs and metrics: 1 to 64 characters of `[A-Za-z0-9._-]`.
@@ -74,6 +75,10 @@ pub struct ApiKey {
     pub models: Option<ModelNames>,
     /// Whether a request with `x-dynamo-explain: 1` is told how its worker was chosen. Default no.
     pub explain: bool,
+    /// The class of the requests. Default [`Priority::Default`].
+    pub priority: Priority,
+    /// Whether a request may name its class in the header `x-dynamo-priority`. Default no.
+    pub priority_header: bool,
 }
 
 /// The key or the certificate that a request must have.
@@ -154,6 +159,8 @@ impl ApiKey {
             tokens: TokenLimits::default(),
             models: None,
             explain: false,
+            priority: Priority::default(),
+            priority_header: false,
         }
     }
 }

@@ -14,6 +14,7 @@ use super::told::{self, Told};
 use super::window::{Moment, rfc3339};
 use crate::client_name::ClientName;
 use crate::error::{ApiError, ErrorShape};
+use crate::priority::Priority;
 use crate::view::{Lens, LiveView};
 
 /// The owner of a key.
@@ -28,6 +29,8 @@ pub(crate) struct Tenant {
     concurrent: Option<NonZeroU32>,
     pub(super) tokens: TokenLimits,
     pub(super) explain: bool,
+    pub(super) priority: Priority,
+    pub(super) priority_header: bool,
     pub(crate) usage: Arc<Usage>,
     began: Instant,
 }
@@ -47,6 +50,8 @@ impl Tenant {
             concurrent: key.concurrent,
             tokens: key.tokens,
             explain: key.explain,
+            priority: key.priority,
+            priority_header: key.priority_header,
             usage,
             began,
         }

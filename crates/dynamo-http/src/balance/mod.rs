@@ -7,7 +7,6 @@ mod queue;
 mod tests;
 
 use std::hash::{DefaultHasher, Hasher as _};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -15,16 +14,16 @@ use tracing::debug;
 
 pub(crate) use self::budget::RetryBudget;
 pub use self::mode::{RouterMode, UnknownRouterMode};
-pub(crate) use self::queue::{QueueLimits, Queued};
-use crate::fleet::{Need, Out, Place, Targets, Upstream};
+pub(crate) use self::queue::{Gauges, QueueLimits, Queued};
+use crate::fleet::{ConcurrencyLimit, Need, Out, Place, Targets, Upstream};
 use crate::placement::{Candidate, Request};
 
 /// The rules by which servers are chosen.
 #[derive(Clone, Debug)]
 pub(crate) struct Balancer {
     pub(crate) mode: RouterMode,
-    /// How many requests one server may have in flight; `None` for any number.
-    pub(crate) limit: Option<NonZeroUsize>,
+    /// How many requests one server may have in flight.
+    pub(crate) limit: Arc<ConcurrencyLimit>,
     /// Below this share of servers that do not fail, in percent, failing servers are used as well.
     pub(crate) panic_threshold: u8,
 }
@@ -110,7 +109,7 @@ impl Balancer {
         wish: Wish<'_>,
         tried: &[Arc<Upstream>],
     ) -> Pick {
-        let need = need.into();
+        let (need, limit) = (need.into(), self.limit.now());
         let untried = || {
             targets.upstreams(need).filter(|one| !tried.iter().any(|tried| Arc::ptr_eq(one, tried)))
         };
@@ -127,7 +126,7 @@ impl Balancer {
         if failing > 0 {
             let now = Instant::now();
             let trial = untried().find(|one| one.rotation.may_try(now));
-            if let Some(mut place) = trial.and_then(|one| Place::take(one, self.limit)) {
+            if let Some(mut place) = trial.and_then(|one| Place::take(one, limit)) {
                 self.begun(targets, wish, &mut place);
                 return Pick::Place(place);
             }
@@ -141,8 +140,7 @@ impl Balancer {
             Circle::Failing => sound + silent == 0 || is_panic,
             Circle::Away => sound + silent + failing == 0,
         };
-        let roomy =
-            || untried().filter(|one| admits(Circle::of(one)) && one.load.has_room(self.limit));
+        let roomy = || untried().filter(|one| admits(Circle::of(one)) && one.load.has_room(limit));
         // Other requests choose at the same time, so the last place of a server may be gone.
         for _ in 0..all {
             if self.mode == RouterMode::CacheAware
@@ -158,7 +156,7 @@ impl Balancer {
                 continue;
             }
             let Some(chosen) = self.choose(targets, wish.affinity, roomy) else { break };
-            if let Some(mut place) = Place::take(chosen, self.limit) {
+            if let Some(mut place) = Place::take(chosen, limit) {
                 self.begun(targets, wish, &mut place);
                 return Pick::Place(place);
             }
@@ -178,7 +176,7 @@ impl Balancer {
         let (knowledge, now) = (targets.knowledge(), std::time::Instant::now());
         let choice = knowledge.choose(prompt, &candidates, now)?;
         let chosen = among[choice.server];
-        let mut place = Place::take(chosen, self.limit)?;
+        let mut place = Place::take(chosen, self.limit.now())?;
         debug!(
             model = targets.name(),
             url = %chosen.url,

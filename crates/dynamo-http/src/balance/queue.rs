@@ -1,6 +1,5 @@
 //! The queue of requests that wait while every server of their model has as many requests as it may.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -11,21 +10,37 @@ use prometheus::IntGauge;
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::ApiError;
-use crate::fleet::{Lasting, Place, Targets, Upstream};
+use crate::fleet::{ConcurrencyLimit, Lasting, Place, Targets, Turn, Upstream};
+use crate::live::Live;
+use crate::priority::Priority;
 
 /// The limits of each model's queue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct QueueLimits {
     /// How many requests may wait for one model.
-    pub(crate) depth: usize,
-    pub(crate) timeout: Duration,
+    pub(crate) depth: Live<usize>,
+    /// How long a request may wait. One that waits already keeps its time.
+    pub(crate) timeout: Live<Duration>,
 }
 
 /// A request's place in the queue of its model. Dropping it leaves the queue.
 pub(crate) struct Queued {
     lasting: Arc<Lasting>,
-    gauge: IntGauge,
+    gauges: Gauges,
+    turn: Turn,
     until: Instant,
+}
+
+/// The gauges of those who wait: of all, and of the class where requests have classes.
+pub(crate) struct Gauges {
+    pub(crate) all: IntGauge,
+    pub(crate) of_class: Option<IntGauge>,
+}
+
+impl Gauges {
+    fn each(&self) -> impl Iterator<Item = &IntGauge> {
+        self.of_class.iter().chain([&self.all])
+    }
 }
 
 impl Queued {
@@ -36,10 +51,12 @@ impl Queued {
     /// 429 when as many requests wait as may.
     pub(crate) fn join(
         targets: &Targets,
-        gauge: &IntGauge,
-        limits: QueueLimits,
+        gauges: Gauges,
+        class: Priority,
+        limits: &QueueLimits,
     ) -> Result<Self, ApiError> {
-        let join = |waiting: usize| (waiting < limits.depth).then_some(waiting + 1);
+        let depth = limits.depth.now();
+        let join = |waiting: usize| (waiting < depth).then_some(waiting + 1);
         targets.lasting().waiting.fetch_update(Relaxed, Relaxed, join).map_err(|_| {
             ApiError::new(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -47,15 +64,18 @@ impl Queued {
             )
             .with_code("queue_full")
         })?;
-        gauge.inc();
+        gauges.each().for_each(IntGauge::inc);
+        let since = Instant::now();
         Ok(Self {
             lasting: targets.lasting().clone(),
-            gauge: gauge.clone(),
-            until: Instant::now() + limits.timeout,
+            gauges,
+            turn: Turn { class, since },
+            until: since + limits.timeout.now(),
         })
     }
 
-    /// Waits for a place at one of these servers. Returns `None` when `changed` is done first: the
+    /// Waits for a place at one of these servers; the turn comes by the class, and by how long the
+    /// request has been in the queue. Returns `None` when `changed` is done first: the
     /// model may have other servers then, or may be gone.
     ///
     /// # Errors
@@ -64,13 +84,13 @@ impl Queued {
     pub(crate) async fn wait(
         &self,
         upstreams: Vec<Arc<Upstream>>,
-        limit: NonZeroUsize,
+        limit: &Arc<ConcurrencyLimit>,
         changed: impl Future<Output = ()>,
     ) -> Result<Option<Place>, ApiError> {
         if upstreams.is_empty() {
             return Ok(None);
         }
-        let place = |upstream| Box::pin(Place::wait(upstream, limit));
+        let place = |upstream| Box::pin(Place::wait(upstream, limit, self.turn));
         let any = select_all(upstreams.into_iter().map(place));
         tokio::select! {
             biased;
@@ -88,6 +108,6 @@ impl Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         self.lasting.waiting.fetch_sub(1, Relaxed);
-        self.gauge.dec();
+        self.gauges.each().for_each(IntGauge::dec);
     }
 }

@@ -28,7 +28,7 @@ fn targets(servers: usize) -> Arc<Targets> {
 }
 
 fn balancer(mode: RouterMode) -> Balancer {
-    Balancer { mode, limit: None, panic_threshold: 50 }
+    Balancer { mode, limit: Arc::new(ConcurrencyLimit::new(None)), panic_threshold: 50 }
 }
 
 fn by_key(text: &[u8]) -> Wish<'static> {
@@ -248,7 +248,8 @@ async fn a_failing_server_gets_its_trial_before_all_others() {
 async fn a_full_server_is_passed_over_and_when_all_are_the_request_has_to_wait() {
     for mode in RouterMode::ALL.iter().copied() {
         let model = targets(2);
-        let balancer = Balancer { limit: NonZeroUsize::new(2), ..balancer(mode) };
+        let limit = ConcurrencyLimit::new(std::num::NonZeroUsize::new(2));
+        let balancer = Balancer { limit: limit.into(), ..balancer(mode) };
         let key = by_key(b"k");
         let held: Vec<_> = (0..4).map(|_| balancer.pick(&model, CHAT, key, &[])).collect();
         assert!(held.iter().all(|pick| matches!(pick, Pick::Place(_))), "{mode}");

@@ -15,6 +15,7 @@ use crate::balance::RouterMode;
 use crate::config::config;
 use crate::fleet::{Network, Networks, Resolve, SystemResolver, WorkerKey, key_of, networks_of};
 use crate::meter::{AccessLog, Traces, UsageMode};
+use crate::priority::PriorityMode;
 use crate::proxy::Isolation;
 use crate::serve::Connections;
 #[cfg(feature = "tls")]
@@ -114,6 +115,10 @@ config! {
         /// What keeps callers apart in the prefix caches of engines. Default nothing: bodies stay as
         /// clients send them.
         isolation, with_isolation: Option<Isolation> = None;
+        /// What decides the classes of requests, which order those that wait. Other than with
+        /// [`None`](PriorityMode::None), `priority` in a body is replaced by the class, or removed
+        /// where the worker does not accept it. Default none.
+        priority, with_priority: PriorityMode = PriorityMode::None;
         /// What is told of each request that has ended. Default nothing, and then nothing is collected.
         access_log, with_access_log: Option<AccessLog> = None;
         /// Where the spans of requests go. Default nowhere, and then no span is made.

@@ -21,6 +21,7 @@ use crate::balance::{Balancer, QueueLimits, RetryBudget};
 use crate::error::ApiError;
 use crate::feed::DiscoveryStatus;
 use crate::fleet::{Connector, Fleet, Tenants};
+use crate::live::Live;
 use crate::meter::Metrics;
 use crate::placement::{Limits, Placement};
 use crate::proxy::{BodyLimits, Forwarder, Memory, Proxy, Resends, Via};
@@ -143,6 +144,27 @@ impl Frontend {
             .with_state(self.state.clone())
     }
 
+    /// Takes up the limits of a configuration while requests run: how many requests one worker may have
+    /// in flight, the depth of the queue and the time in it, the memory for bodies, one body and all
+    /// together, and the time-outs of bodies, of first bytes, of silent streams and of models that may
+    /// come. Everything else in the configuration is left alone.
+    ///
+    /// No request is cut: one that has begun goes on, also where there are more by now than there may
+    /// be, and one that waits keeps its time. Those that wait and fit by now begin at once.
+    pub fn take_up_limits(&self, config: &FrontendConfig) {
+        let Proxy { forwarder, limits, idle_stream, wait_for_model, .. } = &self.state.proxy;
+        forwarder.queue.depth.set(config.queue_depth);
+        forwarder.queue.timeout.set(config.queue_timeout);
+        forwarder.first_byte.set(config.first_byte_timeout);
+        limits.each.set(config.body_limit);
+        limits.stall.set(config.body_stall_timeout);
+        limits.memory.set_limit(config.bodies_limit);
+        idle_stream.set(config.idle_stream_timeout);
+        wait_for_model.set(config.wait_for_model);
+        forwarder.balancer.limit.set(config.worker_concurrency);
+        forwarder.fleet.all_servers().for_each(|server| server.load.go_on());
+    }
+
     /// Begins to drain: `/ready` answers 503 from now on, and all other routes answer as before.
     pub fn drain(&self) {
         self.state.drain();
@@ -174,29 +196,33 @@ fn proxy(all: &LiveView, config: &FrontendConfig) -> Proxy {
             ),
             balancer: Balancer {
                 mode: config.router_mode,
-                limit: config.worker_concurrency,
+                limit: Arc::new(Live::new(config.worker_concurrency)),
                 panic_threshold: config.panic_threshold,
             },
-            queue: QueueLimits { depth: config.queue_depth, timeout: config.queue_timeout },
+            queue: QueueLimits {
+                depth: Live::new(config.queue_depth),
+                timeout: Live::new(config.queue_timeout),
+            },
             resends: Resends::new(RetryBudget::new(config.retry_budget), &metrics),
-            first_byte: config.first_byte_timeout,
+            first_byte: Live::new(config.first_byte_timeout),
             metrics,
         },
         limits: BodyLimits {
-            each: config.body_limit,
-            stall: config.body_stall_timeout,
+            each: Live::new(config.body_limit),
+            stall: Live::new(config.body_stall_timeout),
             memory: Memory::new(config.bodies_limit),
         },
         via: Via::new(),
         affinity_header: config.affinity_header.clone(),
-        idle_stream: config.idle_stream_timeout,
+        idle_stream: Live::new(config.idle_stream_timeout),
         sse_keepalive: config.sse_keepalive,
         usage: config.usage,
         isolation: config.isolation.as_ref().map(|one| one.within(all.scope())),
+        priority: config.priority,
         aliases: config.aliases.clone(),
         access_log: config.access_log.clone(),
         traces: config.traces.clone(),
-        wait_for_model: config.wait_for_model,
+        wait_for_model: Live::new(config.wait_for_model),
     }
 }
 

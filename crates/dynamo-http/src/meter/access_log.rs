@@ -12,6 +12,7 @@ use http::{Extensions, HeaderMap, Method, StatusCode};
 use super::trace_id::{TraceId, trace_of};
 use super::usage::Usage;
 use crate::client_address::ClientAddress;
+use crate::priority::Priority;
 
 /// Where the facts of each ended request go.
 ///
@@ -87,6 +88,9 @@ pub struct AccessRecord {
     pub bytes_in: u64,
     /// The bytes of the answer's body that were handed to the connection.
     pub bytes_out: u64,
+    /// The class of the request. `None` where requests have no classes, and for a request that was
+    /// refused before its class was known.
+    pub priority: Option<Priority>,
     /// How long the request waited for a place at a server.
     pub queued: Duration,
     /// From the head of the request to the first content of the answer. `None` if no content came, or
@@ -160,6 +164,7 @@ impl AccessRecord {
             stream: false,
             bytes_in: 0,
             bytes_out: 0,
+            priority: None,
             queued: Duration::ZERO,
             first_token: None,
             largest_gap: Duration::ZERO,

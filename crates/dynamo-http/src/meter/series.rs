@@ -17,6 +17,7 @@ use super::labels::Labels;
 use super::names::{BETWEEN, DURATION, FIRST, TOKENS, buckets, joined, opts, valid};
 use super::totals::{Distribution, Totals};
 use super::worker::{self, WorkerSeries};
+use crate::priority::Priority;
 use crate::route::Route;
 
 /// The label of requests for unknown models.
@@ -35,6 +36,8 @@ pub(crate) struct Metrics {
     resent: IntCounterVec,
     /// Requests that wait for a place at a worker.
     queued: IntGauge,
+    /// The same by class, where requests have classes.
+    queued_by_class: IntGaugeVec,
     /// Events that were too long to be read.
     unread: IntCounter,
     models: Labels<ModelSeries>,
@@ -161,6 +164,13 @@ impl Metrics {
                 "queued_requests",
                 "Requests that wait for a place at a worker",
             ))),
+            queued_by_class: valid(IntGaugeVec::new(
+                opts(
+                    "queued_requests_by_priority",
+                    "Requests that wait for a place at a worker, by priority",
+                ),
+                &["priority"],
+            )),
             unread: valid(IntCounter::with_opts(opts(
                 "unread_events_total",
                 "Events of streams that passed unread, since they were longer than 64 KiB",
@@ -171,10 +181,11 @@ impl Metrics {
             unknown: ModelSeries::new(UNKNOWN_MODEL),
             registry,
         };
-        let Self { registry, ejections, resent, queued, unread, .. } = &metrics;
+        let Self { registry, ejections, resent, queued, queued_by_class, unread, .. } = &metrics;
         valid(registry.register(Box::new(ejections.clone())));
         valid(registry.register(Box::new(resent.clone())));
         valid(registry.register(Box::new(queued.clone())));
+        valid(registry.register(Box::new(queued_by_class.clone())));
         valid(registry.register(Box::new(unread.clone())));
         metrics
     }
@@ -188,6 +199,11 @@ impl Metrics {
     /// The gauge of requests that wait for a place at a worker.
     pub(crate) fn queued(&self) -> &IntGauge {
         &self.queued
+    }
+
+    /// The gauge of those of one class. The page shows it from this call on.
+    pub(crate) fn queued_of(&self, class: Priority) -> IntGauge {
+        self.queued_by_class.with_label_values(&[class.name()])
     }
 
     /// Counts events that passed unread.

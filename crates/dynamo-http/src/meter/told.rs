@@ -11,6 +11,7 @@ use http::{HeaderValue, StatusCode};
 use super::access_log::{AccessEnd, AccessLog, AccessRecord};
 use super::trace::{Trace, Traces};
 use super::usage::Usage;
+use crate::priority::Priority;
 
 /// The facts of a request, and who is told of them when it has ended.
 pub(crate) struct Told {
@@ -55,6 +56,11 @@ impl Told {
     pub(crate) fn asks(&mut self, name: &str, known: Option<&Arc<str>>, stream: bool) {
         self.facts.asks(name, known);
         self.facts.stream = stream;
+    }
+
+    /// Notes the class of the request.
+    pub(crate) fn is_of(&mut self, class: Priority) {
+        self.facts.priority = Some(class);
     }
 
     /// Notes that the request waited for a place at a worker.

@@ -13,6 +13,7 @@ use http_body::Body;
 
 use crate::error::ApiError;
 use crate::fleet::Patience;
+use crate::live::Live;
 
 /// The least rate at which a body arrives, in bytes per second.
 const LEAST_RATE: u128 = 1024;
@@ -27,9 +28,9 @@ const PROVEN_PART: usize = 8;
 #[derive(Debug)]
 pub(crate) struct BodyLimits {
     /// The largest body, in bytes.
-    pub(crate) each: usize,
+    pub(crate) each: Live<usize>,
     /// The time in which a body that goes on must bring 1 KiB for each second.
-    pub(crate) stall: Duration,
+    pub(crate) stall: Live<Duration>,
     /// The memory that all bodies share.
     pub(crate) memory: Memory,
 }
@@ -38,23 +39,28 @@ pub(crate) struct BodyLimits {
 #[derive(Debug)]
 pub(crate) struct Memory {
     /// Every request writes this. Padding keeps it apart from memory that is only read.
-    free: CachePadded<AtomicUsize>,
-    limit: usize,
+    taken: CachePadded<AtomicUsize>,
+    limit: Live<usize>,
 }
 
 impl Memory {
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { free: CachePadded::new(AtomicUsize::new(bytes)), limit: bytes }
+        Self { taken: CachePadded::default(), limit: Live::new(bytes) }
     }
 
     /// How much there is in all, in bytes.
     pub(crate) fn limit(&self) -> usize {
-        self.limit
+        self.limit.now()
+    }
+
+    /// Sets how much there is in all. What is taken stays so, even if that is more.
+    pub(crate) fn set_limit(&self, bytes: usize) {
+        self.limit.set(bytes);
     }
 
     /// How much of it is taken, in bytes.
     pub(crate) fn used(&self) -> usize {
-        self.limit - self.free.load(Ordering::Relaxed)
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Takes memory before it is allocated. Dropping the result gives it back.
@@ -86,30 +92,31 @@ pub(crate) struct Reserved<'a> {
 impl Reserved<'_> {
     /// Takes `more` bytes.
     fn grow(&mut self, more: usize) -> Result<(), ApiError> {
-        self.memory
-            .free
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |free| free.checked_sub(more))
-            .map_err(|_| {
+        let limit = self.memory.limit();
+        let fits = |taken: usize| taken.checked_add(more).filter(|taken| *taken <= limit);
+        self.memory.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fits).map_err(
+            |_| {
                 ApiError::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "Too many request bodies are in flight; try again shortly.",
                 )
                 .with_code("overloaded")
-            })?;
+            },
+        )?;
         self.bytes += more;
         Ok(())
     }
 
     /// Gives `less` bytes back.
     fn shrink(&mut self, less: usize) {
-        self.memory.free.fetch_add(less, Ordering::AcqRel);
+        self.memory.taken.fetch_sub(less, Ordering::AcqRel);
         self.bytes -= less;
     }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.memory.free.fetch_add(self.bytes, Ordering::AcqRel);
+        self.memory.taken.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -173,14 +180,15 @@ impl BodyLimits {
         body: B,
     ) -> Result<InMemory<'_>, ApiError> {
         let mut body = pin!(body);
-        let mut patience = Patience::new(self.stall);
+        let (each, stall) = (self.each.now(), self.stall.now());
+        let mut patience = Patience::new(stall);
         let announced = body.size_hint();
-        if announced.lower() > self.each as u64 {
-            return Err(self.too_large());
+        if announced.lower() > each as u64 {
+            return Err(too_large(each));
         }
         let exact = announced.exact().map(|exact| Length::Announced(exact as usize));
-        let expected = exact.unwrap_or(Length::AtMost(self.each));
-        let per_stall = usize::try_from(LEAST_RATE * self.stall.as_millis() / 1000);
+        let expected = exact.unwrap_or(Length::AtMost(each));
+        let per_stall = usize::try_from(LEAST_RATE * stall.as_millis() / 1000);
         let per_stall = per_stall.unwrap_or(usize::MAX);
         // The length at which the time begins anew.
         let mut renew_at = per_stall;
@@ -211,8 +219,8 @@ impl BodyLimits {
             let Ok(data) = frame.into_data() else { continue };
             let before = first.as_ref().map_or(joined.len(), |(first, _)| first.len());
             let length = before + data.len();
-            if length > self.each {
-                return Err(self.too_large());
+            if length > each {
+                return Err(too_large(each));
             }
             if length >= renew_at {
                 patience.renew();
@@ -233,13 +241,14 @@ impl BodyLimits {
             None => joined.into_body(),
         })
     }
+}
 
-    pub(super) fn too_large(&self) -> ApiError {
-        ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("The request body is larger than {} bytes.", self.each),
-        )
-    }
+/// The answer to a body that is larger than this.
+pub(super) fn too_large(each: usize) -> ApiError {
+    ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("The request body is larger than {each} bytes."),
+    )
 }
 
 #[cfg(test)]
@@ -252,7 +261,11 @@ mod tests {
     use super::*;
 
     fn limits(each: usize, all: usize) -> BodyLimits {
-        BodyLimits { each, stall: Duration::from_secs(30), memory: Memory::new(all) }
+        BodyLimits {
+            each: Live::new(each),
+            stall: Live::new(Duration::from_secs(30)),
+            memory: Memory::new(all),
+        }
     }
 
     fn chunks(chunks: &[&'static str]) -> Body {
@@ -284,7 +297,7 @@ mod tests {
         assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
         let second = limits.read(Body::from("abcd")).await.unwrap();
         drop((first, second));
-        assert_eq!(limits.memory.free.load(Ordering::Relaxed), 10);
+        assert_eq!(limits.memory.used(), 0);
     }
 
     /// A body in pieces whose length is told.
@@ -317,7 +330,7 @@ mod tests {
         let piece = Bytes::from(vec![b'x'; each]);
         let announced = Announced { pieces: vec![piece.clone(); pieces], length: length as u64 };
         let body = limits.read(announced).await.unwrap();
-        let taken = || 3 * length - limits.memory.free.load(Ordering::Relaxed);
+        let taken = || limits.memory.used();
         assert_eq!((body.bytes.len(), taken()), (length, length));
         drop(body);
         let unknown = stream::iter(vec![Ok::<_, Infallible>(piece); 20]);

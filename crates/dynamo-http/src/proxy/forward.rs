@@ -18,15 +18,17 @@ use super::edit::Edits;
 use super::headers::{self, RequestId, X_REQUEST_ID};
 use super::isolation::{self, Salt};
 use super::lookup::Lookup;
+use super::priority::Ranked;
 use super::refusal::{Refusal, is_full_for, is_refusal};
 use super::sends::{End, Next, Reason, Resends, Sends};
 use crate::access::Reservation;
-use crate::balance::{Balancer, Pick, QueueLimits, Queued, RetryBudget, Wish};
+use crate::balance::{Balancer, Gauges, Pick, QueueLimits, Queued, RetryBudget, Wish};
 use crate::error::ApiError;
 use crate::fleet::{
     ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Need, Origin, Out, Place,
     Targets, Upstream, Wait,
 };
+use crate::live::Live;
 use crate::meter::{Ending, Metrics, ModelSeries, Record, TRACEPARENT};
 use crate::route::Route;
 
@@ -36,7 +38,7 @@ pub(crate) struct Forwarder {
     pub(crate) balancer: Balancer,
     pub(crate) queue: QueueLimits,
     pub(crate) resends: Resends,
-    pub(crate) first_byte: Duration,
+    pub(crate) first_byte: Live<Duration>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -52,6 +54,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) usage: Option<&'a Edits>,
     /// What keeps the request apart from those of others in an engine's cache.
     pub(crate) salt: Option<&'a Salt>,
+    /// The class of the request, where requests have classes.
+    pub(crate) ranked: Option<&'a Ranked>,
     /// The name of the model and its place in the body, where the client has asked for another name.
     pub(crate) rename: Option<(&'a Range<usize>, &'a Bytes)>,
     /// Whether the answer will be edited, so that it must be readable.
@@ -82,9 +86,10 @@ impl Ask<'_> {
         self.usage.filter(|_| accepts)
     }
 
-    /// The body of an attempt.
-    fn body(&self, usage: Option<&Edits>, salt: Option<&Salt>) -> Bytes {
-        if self.rename.is_none() && salt.is_none() {
+    /// The body of an attempt at this server.
+    fn body(&self, origin: Option<&Origin>) -> Bytes {
+        let (usage, salt) = (self.asks_usage(origin), self.salts(origin));
+        if self.rename.is_none() && salt.is_none() && self.ranked.is_none() {
             return usage.map_or_else(|| self.body.clone(), |edits| edits.apply(self.body));
         }
         let mut edits = usage.cloned().unwrap_or_default();
@@ -93,6 +98,10 @@ impl Ask<'_> {
         }
         if let Some(salt) = salt {
             salt.put_into(&mut edits);
+        }
+        if let Some(ranked) = self.ranked {
+            let accepts = |origin: &Origin| origin.accepts.contains(RequestField::Priority);
+            ranked.put_into(&mut edits, self.body, origin.is_some_and(accepts));
         }
         edits.apply(self.body)
     }
@@ -232,7 +241,7 @@ impl Forwarder {
             let reservation = ask.reservation;
             let elsewhere =
                 Elsewhere { fleet, upstream, targets: &targets, need, budget, reservation };
-            let wait = Wait { limit: self.first_byte, judge: &elsewhere };
+            let wait = Wait { limit: self.first_byte.now(), judge: &elsewhere };
             let id = ask.id.of_attempt(std::mem::take(&mut is_first));
 
             let traceparent = record.note(|told| {
@@ -347,10 +356,12 @@ impl Forwarder {
         tried: &[Arc<Upstream>],
         record: &mut Record,
     ) -> Result<Place, ApiError> {
-        let Some(limit) = self.balancer.limit else {
-            return Err(no_instances(targets, ask));
+        let class = ask.ranked.map(|ranked| ranked.class);
+        let gauges = Gauges {
+            all: self.metrics.queued().clone(),
+            of_class: class.map(|class| self.metrics.queued_of(class)),
         };
-        let queued = Queued::join(targets, self.metrics.queued(), self.queue)?;
+        let queued = Queued::join(targets, gauges, class.unwrap_or_default(), &self.queue)?;
         let series = targets.series().clone();
         let _waiting = Waiting { series, route: ask.lookup.route, since: Instant::now(), record };
         loop {
@@ -362,7 +373,7 @@ impl Forwarder {
                 places.retain(|one| one.rotation.out().is_none());
             }
             let changed = ask.lookup.moved_on_from(targets);
-            if let Some(mut place) = queued.wait(places, limit, changed).await?
+            if let Some(mut place) = queued.wait(places, &self.balancer.limit, changed).await?
                 && targets.has(place.upstream(), ask.need())
             {
                 self.balancer.begun(targets, ask.wish, &mut place);
@@ -389,8 +400,7 @@ impl Forwarder {
         wait: Wait<'_>,
     ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
         let origin = targets.origin(upstream);
-        let asks_usage = ask.asks_usage(origin);
-        let body = ask.body(asks_usage, ask.salts(origin));
+        let body = ask.body(origin);
         let mut request = http::Request::new(Full::new(body.clone()));
         *request.method_mut() = Method::POST;
         let target = upstream.pool().target(ask.lookup.route, ask.query);
@@ -405,7 +415,7 @@ impl Forwarder {
         }
         headers.insert(header::HOST, upstream.pool().host().clone());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        if asks_usage.is_some() || ask.edits_answer || ask.reservation.is_some() {
+        if ask.asks_usage(origin).is_some() || ask.edits_answer || ask.reservation.is_some() {
             // An event is taken out of the answer or edited, or the key's tokens are counted in it, so
             // the answer must be readable.
             headers.remove(header::ACCEPT_ENCODING);

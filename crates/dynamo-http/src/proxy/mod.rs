@@ -15,10 +15,12 @@ mod isolation;
 mod json;
 mod keep_alive;
 mod lookup;
+mod member;
 mod naming;
 mod outline;
 mod passage;
 pub(crate) mod peek;
+mod priority;
 mod reading;
 mod received;
 mod refusal;
@@ -59,6 +61,7 @@ use self::keep_alive::KeepAlive;
 pub(crate) use self::lookup::unknown;
 use self::passage::{Passage, Phase};
 use self::peek::Peeked;
+use self::priority::{Ranked, X_DYNAMO_PRIORITY};
 use self::reading::Reading;
 use self::received::Received;
 #[cfg(feature = "fuzzing")]
@@ -71,8 +74,10 @@ use crate::alias::{Aliases, Offer};
 use crate::balance::RouterMode;
 use crate::error::ApiError;
 use crate::fleet::Patience;
+use crate::live::Live;
 use crate::meter::{AccessLog, AccessRecord, Record, Traces, UsageMode};
 use crate::placement::Path;
+use crate::priority::PriorityMode;
 use crate::route::Route;
 use crate::view::Lens;
 
@@ -96,17 +101,19 @@ pub(crate) struct Proxy {
     pub(crate) limits: BodyLimits,
     pub(crate) via: Via,
     pub(crate) affinity_header: HeaderName,
-    pub(crate) idle_stream: Duration,
+    pub(crate) idle_stream: Live<Duration>,
     /// How long an event stream may be silent before it gets a comment.
     pub(crate) sse_keepalive: Option<Duration>,
     pub(crate) usage: UsageMode,
     /// What keeps callers apart in the caches of engines.
     pub(crate) isolation: Option<Isolation>,
+    /// What decides the classes of requests.
+    pub(crate) priority: PriorityMode,
     pub(crate) aliases: Aliases,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) traces: Option<Traces>,
     /// How long a request waits for a model that may come.
-    pub(crate) wait_for_model: Duration,
+    pub(crate) wait_for_model: Live<Duration>,
 }
 
 impl Proxy {
@@ -193,8 +200,9 @@ impl Proxy {
         // A table that was replaced must not be kept for as long as a body takes.
         drop(aliases);
         // A request for a model that may come is read although its route is closed.
+        let wait_for_model = self.wait_for_model.now();
         let closed = match admitted {
-            Err(closed) if self.wait_for_model.is_zero() => return Err(closed),
+            Err(closed) if wait_for_model.is_zero() => return Err(closed),
             admitted => admitted.err(),
         };
         check_content_type(&head.headers)?;
@@ -220,6 +228,12 @@ impl Proxy {
             }
             _ => None,
         };
+        let ranked = Ranked::of(self.priority, caller, &head.headers, &asked.places)?;
+        if let Some(ranked) = &ranked {
+            // It is for this front door alone.
+            head.headers.remove(X_DYNAMO_PRIORITY);
+            record.note(|told| told.is_of(ranked.class));
+        }
         // The view may have changed while the body arrived.
         let wanted = Wanted {
             lens,
@@ -236,9 +250,9 @@ impl Proxy {
         };
         record.note(|told| told.asks(&asked.model, known, asked.stream));
         let found = match found {
-            Err(error) if self.wait_for_model.is_zero() => return Err(error),
+            Err(error) if wait_for_model.is_zero() => return Err(error),
             // Boxed, so that the state of this rare wait is not part of every request.
-            Err(_) => Box::pin(wanted.find_within(self.wait_for_model, closed)).await?,
+            Err(_) => Box::pin(wanted.find_within(wait_for_model, closed)).await?,
             Ok(found) => found,
         };
         let mut headers = std::mem::take(&mut head.headers);
@@ -271,6 +285,7 @@ impl Proxy {
             id,
             usage: usage.as_ref(),
             salt: salt.as_ref(),
+            ranked: ranked.as_ref(),
             session: session.as_deref(),
             by_prompt: mode == RouterMode::CacheAware && route.continues_a_prompt(),
             reservation: None,
@@ -378,7 +393,7 @@ impl Proxy {
             bytes: 0,
             settled: false,
             request_id: id.clone(),
-            patience: Patience::new(self.idle_stream),
+            patience: Patience::new(self.idle_stream.now()),
             phase: Phase::Flowing,
         };
         Response::from_parts(parts, axum::body::Body::new(passage))

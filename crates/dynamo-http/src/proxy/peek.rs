@@ -7,6 +7,7 @@ use dynamo_discovery::{ModelEntry, check_model_name};
 use http::StatusCode;
 
 use super::json;
+use super::member::Member;
 use crate::error::ApiError;
 
 #[cfg(test)]
@@ -55,6 +56,10 @@ pub(crate) struct Places {
     pub(crate) cache_salt: Option<Range<usize>>,
     /// Whether the body has several of them, of which the last is the place above.
     pub(crate) repeats_salt: bool,
+    /// The member `priority`, if the body has it.
+    pub(crate) priority: Option<Member>,
+    /// Whether the body has several of them, of which the last is the one above.
+    pub(crate) repeats_priority: bool,
     /// Just behind the opening brace. The body has a model, so a comma must follow each member that
     /// is inserted here.
     pub(crate) first_member: usize,
@@ -80,6 +85,7 @@ pub(crate) fn peek_and<'a>(
     let (mut model, mut stream, mut stream_options) = (None, None, None);
     let mut prompt = Prompt::default();
     let (mut cache_salt, mut repeats_salt) = (None, false);
+    let (mut priority, mut repeats_priority) = (None, false);
     let mut sessions = [None; 3];
     let mut name_session = |rank: usize, place: Range<usize>| {
         let value = &text[place];
@@ -104,6 +110,11 @@ pub(crate) fn peek_and<'a>(
         Some("cache_salt") => {
             prompt.cache_salt = &text[place.clone()];
             repeats_salt |= cache_salt.replace(place).is_some();
+        }
+        Some("priority") => {
+            // A raw name is a part of the text.
+            let at = name.as_ptr() as usize - text.as_ptr() as usize;
+            repeats_priority |= priority.replace(Member { name: at, value: place }).is_some();
         }
         Some("prompt_cache_key") => name_session(0, place),
         Some("conversation") => name_session(1, place),
@@ -131,7 +142,15 @@ pub(crate) fn peek_and<'a>(
         stream: stream.is_some_and(|place| &text[place] == "true"),
         session: sessions.into_iter().flatten().next(),
         prompt,
-        places: Places { model: place, stream_options, cache_salt, repeats_salt, first_member },
+        places: Places {
+            model: place,
+            stream_options,
+            cache_salt,
+            repeats_salt,
+            priority,
+            repeats_priority,
+            first_member,
+        },
     })
 }
 

@@ -9,6 +9,7 @@ use super::headers::RequestId;
 use super::isolation::Salt;
 use super::lookup::Lookup;
 use super::peek::{Peeked, Prompt};
+use super::priority::Ranked;
 use crate::access::Reservation;
 use crate::alias::AliasTarget;
 use crate::balance::{AffinityKey, Wish};
@@ -32,6 +33,8 @@ pub(super) struct Received<'a> {
     pub(super) usage: Option<&'a Edits>,
     /// What keeps the request apart from those of others in an engine's cache.
     pub(super) salt: Option<&'a Salt>,
+    /// The class of the request, where requests have classes.
+    pub(super) ranked: Option<&'a Ranked>,
     pub(super) session: Option<&'a [u8]>,
     /// Whether the worker is chosen by the prompt.
     pub(super) by_prompt: bool,
@@ -76,6 +79,7 @@ impl<'a> Received<'a> {
             id: self.id,
             usage: self.usage,
             salt: self.salt,
+            ranked: self.ranked,
             rename: None,
             edits_answer: false,
             reservation: self.reservation,

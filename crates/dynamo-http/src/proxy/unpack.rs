@@ -11,7 +11,7 @@ use http::StatusCode;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::body::{BodyLimits, Buffer, InMemory, Length};
+use super::body::{BodyLimits, Buffer, InMemory, Length, too_large};
 use super::coding::Coding;
 use crate::error::ApiError;
 
@@ -61,6 +61,7 @@ impl BodyLimits {
         coding: Coding,
         packed: InMemory<'a>,
     ) -> Result<InMemory<'a>, ApiError> {
+        let each = self.each.now();
         let _window = self.memory.reserve(coding.window() + PIECE)?;
         let mut decoder = coding.decoder(&packed.bytes);
         let mut piece = vec![0; PIECE];
@@ -73,10 +74,10 @@ impl BodyLimits {
             if read == 0 {
                 return Ok(unpacked.into_body());
             }
-            if unpacked.len() + read > self.each {
-                return Err(self.too_large());
+            if unpacked.len() + read > each {
+                return Err(too_large(each));
             }
-            unpacked.extend(&piece[..read], Length::AtMost(self.each))?;
+            unpacked.extend(&piece[..read], Length::AtMost(each))?;
             tokio::task::yield_now().await;
         }
     }
@@ -148,6 +149,7 @@ mod tests {
 
     use super::super::body::Memory;
     use super::*;
+    use crate::live::Live;
 
     const ALL: [Coding; 4] = [Coding::Gzip, Coding::Deflate, Coding::Zstd, Coding::Brotli];
 
@@ -186,7 +188,11 @@ mod tests {
     }
 
     fn limits(each: usize, all: usize) -> BodyLimits {
-        BodyLimits { each, stall: Duration::from_secs(30), memory: Memory::new(all) }
+        BodyLimits {
+            each: Live::new(each),
+            stall: Live::new(Duration::from_secs(30)),
+            memory: Memory::new(all),
+        }
     }
 
     fn unpack(limits: &BodyLimits, coding: Coding, packed: &[u8]) -> Result<Bytes, ApiError> {

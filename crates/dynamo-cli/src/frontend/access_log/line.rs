@@ -38,6 +38,8 @@ pub(super) fn append(line: &mut Vec<u8>, record: &AccessRecord) {
     field(line, ",\"stream\":", |line| json(line, stream));
     field(line, ",\"bytes_in\":", |line| json(line, &record.bytes_in));
     field(line, ",\"bytes_out\":", |line| json(line, &record.bytes_out));
+    let priority = record.priority.map(dynamo_http::Priority::name);
+    field(line, ",\"priority\":", |line| text(line, priority));
     field(line, ",\"queue_ms\":", |line| milliseconds(line, Some(record.queued)));
     field(line, ",\"ttft_ms\":", |line| milliseconds(line, record.first_token));
     field(line, ",\"gap_ms\":", |line| milliseconds(line, Some(record.largest_gap)));

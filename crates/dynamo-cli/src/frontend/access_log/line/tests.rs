@@ -1,6 +1,6 @@
 //! Lines, read back by a parser of JSON.
 
-use dynamo_http::{AccessEnd, TraceId};
+use dynamo_http::{AccessEnd, Priority, TraceId};
 use http::StatusCode;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ fn a_request_of_which_nothing_is_known_has_every_field() {
         "time": "1970-01-01T00:00:00.000Z", "peer": null, "request_id": null, "trace_id": null,
         "key": null, "namespace": null, "model": null, "model_served": null, "method": "POST",
         "route": "/v1/embeddings", "worker": null, "status": null, "error": null, "stream": false,
-        "bytes_in": 0, "bytes_out": 0, "queue_ms": 0, "ttft_ms": null, "gap_ms": 0, "total_ms": 0,
+        "bytes_in": 0, "bytes_out": 0, "priority": null, "queue_ms": 0, "ttft_ms": null, "gap_ms": 0, "total_ms": 0,
         "tokens_in": null, "tokens_cached": null, "tokens_out": null, "tokens_estimated": false,
         "attempts": 0, "outcome": "client_gone",
     });
@@ -52,6 +52,7 @@ fn a_request_of_which_all_is_known_has_every_value() {
     record.status = Some(StatusCode::OK);
     record.stream = true;
     (record.bytes_in, record.bytes_out) = (120, 4096);
+    record.priority = Some(Priority::Bulk);
     record.queued = Duration::from_micros(1_500);
     record.first_token = Some(Duration::from_micros(250_007));
     record.largest_gap = Duration::from_micros(40_040);
@@ -67,7 +68,7 @@ fn a_request_of_which_all_is_known_has_every_value() {
         "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "key": "team-a", "namespace": "a-1",
         "model": "gpt-4o", "model_served": "Qwen/Qwen3-32B", "method": "POST",
         "route": "/v1/chat/completions", "worker": "http://192.0.2.9:8000", "status": 200,
-        "error": null, "stream": true, "bytes_in": 120, "bytes_out": 4096, "queue_ms": 1.5,
+        "error": null, "stream": true, "bytes_in": 120, "bytes_out": 4096, "priority": "bulk", "queue_ms": 1.5,
         "ttft_ms": 250.007, "gap_ms": 40.04, "total_ms": 3000, "tokens_in": 9, "tokens_cached": 8,
         "tokens_out": u64::MAX, "tokens_estimated": true, "attempts": 2, "outcome": "complete",
     });
