@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::environment::Environment;
 use crate::failure::{Failure, one_line};
@@ -23,6 +23,9 @@ use crate::version;
 const HOW_SETTINGS_RANK: &str = "A flag wins over its variable, a variable over the configuration \
                                  file, and the file over the default. A blank variable counts as \
                                  unset.";
+
+/// Behind or before `--version`, asks for more.
+const VERBOSE: &str = "--verbose";
 
 /// A program, and what it does.
 #[derive(Debug)]
@@ -157,8 +160,14 @@ fn parse(command: Command, arguments: &[OsString]) -> Result<Parsed, Failure> {
     match command.try_get_matches_from(arguments) {
         Ok(flags) => Ok(Parsed::Flags(flags)),
         Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                Ok(Parsed::Help(error.render().to_string()))
+            ErrorKind::DisplayHelp => Ok(Parsed::Help(error.render().to_string())),
+            // clap ends at `--version`, whatever else is given.
+            ErrorKind::DisplayVersion => {
+                let mut told = error.render().to_string();
+                if arguments.iter().any(|argument| argument == VERBOSE) {
+                    told += &version::built_in();
+                }
+                Ok(Parsed::Help(told))
             }
             _ => Err(Failure::usage(refusal(&error, arguments))),
         },
@@ -171,7 +180,14 @@ pub(crate) fn command(program: &Program) -> Command {
         .about(program.about)
         .version(version::RELEASE)
         .long_version(version::with_build())
-        .override_usage(program.usage.join("\n       "));
+        .override_usage(program.usage.join("\n       "))
+        .arg(
+            Arg::new("verbose")
+                .long(VERBOSE.trim_start_matches('-'))
+                .action(ArgAction::SetTrue)
+                .requires("version")
+                .help("With --version, print what is built in as well"),
+        );
     for group in program.groups {
         let arguments = group.settings.iter().filter_map(|setting| setting.argument());
         command = command.args(

@@ -13,3 +13,13 @@ pub(crate) fn with_build() -> String {
     let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
     format!("{RELEASE} (commit {commit}, {arch}-{os}-{libc}, TLS by rustls with ring)")
 }
+
+/// What `--version --verbose` says beside: the features of the libraries, one library a line.
+pub(crate) fn built_in() -> String {
+    let features =
+        [("dynamo-http", dynamo_http::FEATURES), ("dynamo-discovery", dynamo_discovery::FEATURES)];
+    let line = |(library, features): (&str, &[&str])| {
+        format!("features of {library}: {}\n", features.join(", "))
+    };
+    features.map(line).concat()
+}

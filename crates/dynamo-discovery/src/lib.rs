@@ -70,3 +70,15 @@ pub use watcher::{
     run_watcher,
 };
 pub use worker_url::{InvalidUrl, WorkerUrl};
+
+/// The features of this crate that are built in, by their names in its manifest.
+pub const FEATURES: &[&str] = &[
+    #[cfg(feature = "etcd")]
+    "etcd",
+    #[cfg(feature = "etcd-tls")]
+    "etcd-tls",
+    #[cfg(feature = "mock")]
+    "mock",
+    #[cfg(feature = "test-util")]
+    "test-util",
+];

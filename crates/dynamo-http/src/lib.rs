@@ -107,3 +107,17 @@ pub use serve::{Connections, ServeOptions, serve};
 pub use threads::Threads;
 #[cfg(feature = "tls")]
 pub use tls::{ClientAuth, ServerTls, TlsError, WorkerTls};
+
+/// The features of this crate that are built in, by their names in its manifest.
+pub const FEATURES: &[&str] = &[
+    #[cfg(feature = "decompress")]
+    "decompress",
+    #[cfg(feature = "fuzzing")]
+    "fuzzing",
+    #[cfg(feature = "proxy")]
+    "proxy",
+    #[cfg(feature = "serve")]
+    "serve",
+    #[cfg(feature = "tls")]
+    "tls",
+];

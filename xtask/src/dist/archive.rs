@@ -76,8 +76,19 @@ fn read_by_shells(share: &Path) -> Result<()> {
         command.args(["-c", ". \"$1\" && complete -p \"$2\"", "bash"]).arg(bash);
         capture(command.arg(program))?;
         if let Some(zsh) = installed("zsh") {
-            let script = share.join(format!("zsh/site-functions/_{program}"));
-            capture(Command::new(zsh).arg("-n").arg(script))?;
+            let load = "fpath=(\"$1\" $fpath); autoload -Uz compinit; compinit -u -D; \
+                        [[ ${_comps[$2]} = _$2 ]] && autoload +X _$2";
+            let mut command = Command::new(zsh);
+            command.args(["-f", "-c", load, "zsh"]).arg(share.join("zsh/site-functions"));
+            capture(command.arg(program))?;
+        }
+        if let Some(fish) = installed("fish") {
+            let script = share.join(format!("fish/vendor_completions.d/{program}.fish"));
+            let load = "source $argv[1]; complete --do-complete \"$argv[2] --vers\"";
+            let mut command = Command::new(fish);
+            let completed =
+                capture(command.args(["--no-config", "-c", load]).arg(script).arg(program))?;
+            ensure!(completed.contains("--version"), "fish completes {program} by {completed:?}");
         }
     }
     Ok(())

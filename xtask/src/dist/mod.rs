@@ -4,6 +4,7 @@
 
 mod archive;
 mod compose;
+mod crates;
 mod debian;
 mod folder;
 mod image;
@@ -46,6 +47,8 @@ enum Artefact {
     Debian,
     /// A Python wheel
     Wheel,
+    /// The crates, as they are published
+    Crates,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -93,6 +96,7 @@ impl Artefact {
             Self::Compose | Self::Kubernetes => Ok(Outcome::Done("the files in deploy".into())),
             Self::Debian => debian::build(dist),
             Self::Wheel => wheel::build(dist),
+            Self::Crates => crates::build(),
         }
     }
 
@@ -104,6 +108,7 @@ impl Artefact {
             Self::Kubernetes => kubernetes::check(),
             Self::Debian => debian::check(dist),
             Self::Wheel => wheel::check(dist),
+            Self::Crates => crates::check(dist),
         }
     }
 }
