@@ -88,7 +88,7 @@ pub(super) async fn follow(
             match changed {
                 Ok(sources) => {
                     followed.replace(sources);
-                    info!("how names are resolved has changed, and was taken up");
+                    info!("the files that say how names are resolved were taken up");
                     changed_file.taken_up();
                 }
                 Err(error) => changed_file.refused(&error),
