@@ -13,7 +13,8 @@ use common::{
 };
 use dynamo_discovery::ModelUpdate;
 use dynamo_http::{
-    Feed, Frontend, FrontendConfig, ProgramProblems, Switchboard, update_http_endpoints,
+    Alias, AliasTable, AliasTarget, Aliases, Feed, Frontend, FrontendConfig, ProgramProblems,
+    ServeOptions, Switchboard, update_http_endpoints,
 };
 use futures_util::StreamExt as _;
 use http::{Request, StatusCode};
@@ -266,4 +267,31 @@ async fn a_problem_of_the_program_is_shown_with_the_time_at_which_it_began() {
     assert_eq!(told["weight"], "note");
     let now = status["time"].as_u64().unwrap();
     assert!((now - 60..=now + 60).contains(&told["since"].as_u64().unwrap()), "{told}");
+}
+
+#[tokio::test]
+async fn a_target_of_an_alias_that_nobody_serves_is_told_unless_it_gets_no_request() {
+    let within = |namespace: &str, weight| {
+        let target = AliasTarget::new("m").with_namespace(namespace.parse().unwrap());
+        target.with_weight(weight)
+    };
+    let targets =
+        [within("team-a", 9), within("team-b", 1), AliasTarget::new("other").with_weight(0)];
+    let alias = Alias::new("gpt", targets).with_fallback([AliasTarget::new("spare")]);
+    let aliases = Aliases::default();
+    aliases.replace(AliasTable::new([alias]).unwrap());
+    let config = FrontendConfig::new().with_aliases(aliases);
+    let mut door = Door::with("team-a", &config, ServeOptions::default()).await;
+    let admin = door.frontend.admin_router(local_admin());
+    let told = async |admin: &Router| {
+        let problems = status(admin, "").await["problems"].clone();
+        let texts = problems.as_array().unwrap().iter().map(|one| one["text"].as_str().unwrap());
+        texts.filter(|text| text.contains("alias")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // The target in team-b is out of this frontend's scope.
+    let text = "No instance serves a target of an alias: m of team-a for gpt, spare for gpt.";
+    assert_eq!(told(&admin).await, [text]);
+    door.add(&instance("team-a", "m", "Chat", Some("http://192.0.2.7")));
+    door.add(&instance("team-a", "spare", "Chat", Some("http://192.0.2.8")));
+    assert!(told(&admin).await.is_empty());
 }

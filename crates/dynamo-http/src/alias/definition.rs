@@ -8,6 +8,7 @@ use dynamo_namespace::Namespace;
 use http::HeaderValue;
 
 use super::share::{Ticket, hash};
+use crate::view::Model;
 
 /// A name that clients ask for, and the models that answer.
 ///
@@ -143,7 +144,12 @@ impl Alias {
 
     /// Whether it has the model of its own name among its targets.
     pub(crate) fn stands_for_itself(&self) -> bool {
-        self.targets.iter().chain(&self.fallback).any(|target| target.model == self.name)
+        self.all().any(|target| target.model == self.name)
+    }
+
+    /// Its targets, and then its fallbacks.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &AliasTarget> {
+        self.targets.iter().chain(&self.fallback)
     }
 
     /// Whether nobody has told yet that the alias hides a model. From now on somebody has.
@@ -201,6 +207,11 @@ impl AliasTarget {
     /// What it draws its lots by.
     pub(super) fn ticket(&self) -> Ticket {
         Ticket { hash: self.hash, weight: self.weight }
+    }
+
+    /// Whether the model has an instance that the target means.
+    pub(crate) fn is_served_by(&self, model: &Model) -> bool {
+        !model.part(self.namespace()).kinds.is_empty()
     }
 
     /// Whether both mean the same instances.

@@ -108,7 +108,7 @@ impl<'a, V: Deref<Target = View>> Offer<'a, V> {
     fn possible(&self, name: &str) -> impl Iterator<Item = &'a AliasTarget> {
         let alias = self.table.and_then(|table| table.get(name));
         let alias = alias.filter(|alias| self.sight.may_use(alias.name()));
-        let all = alias.into_iter().flat_map(|alias| alias.targets.iter().chain(&alias.fallback));
+        let all = alias.into_iter().flat_map(|alias| alias.all());
         all.filter(|target| self.exists(target))
     }
 
@@ -146,8 +146,7 @@ impl<'a, V: Deref<Target = View>> Offer<'a, V> {
         let exists = |target: &&'a AliasTarget| self.exists(target);
         let seen = |target: &'a AliasTarget| {
             let model = self.sight.model_behind(alias.name(), target.model())?;
-            let is_there = !model.part(target.namespace()).kinds.is_empty();
-            is_there.then_some(Seen { target, model })
+            target.is_served_by(model).then_some(Seen { target, model })
         };
         let mut fallback = alias.fallback.iter().filter(exists);
         let mut targets: Vec<_> = alias.targets.iter().filter(exists).collect();

@@ -286,6 +286,9 @@ impl Record {
             _ => Knowledge::Told,
         };
         meter.usage[known as usize].inc();
+        if let Some(worker) = &self.worker {
+            worker.tokens(&tokens.usage);
+        }
         // A float holds each number of tokens that is believed.
         if let Some(input) = tokens.usage.input {
             meter.input.observe(input as f64);
@@ -370,5 +373,28 @@ impl Drop for Record {
             let largest_gap = gap.unwrap_or_default();
             told.end(&Ended { status, end, usage, is_estimated, largest_gap, total });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tokens_of_an_answer_are_those_of_its_worker_as_well() {
+        let metrics = Arc::new(Metrics::new());
+        let model = metrics.model("m");
+        let mut record = Record::begin(&metrics, Route::ChatCompletions);
+        record.is_for(model.clone(), false);
+        record.begun(StatusCode::OK, metrics.worker("http://192.0.2.7"));
+        record.reads(Form::Plain, Some(metrics.namespace(&model, "team-a")));
+        let usage = Usage { input: Some(7), cached: Some(2), output: Some(3) };
+        record.read(Instant::now(), usage, 0, 0);
+        assert!(record.ended());
+        drop(record);
+        let (worker, totals) = metrics.worker_totals().next().unwrap();
+        assert_eq!(&*worker, "http://192.0.2.7");
+        let tokens = (totals.input, totals.cached, totals.output);
+        assert_eq!((totals.requests, tokens), (1, (7, 2, 3)));
     }
 }

@@ -1,5 +1,7 @@
 //! The series of one worker's server.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use http::StatusCode;
 use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
@@ -7,6 +9,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::names::{FIRST, buckets, opts, valid};
 use super::totals::{Distribution, Totals};
+use super::usage::Usage;
 
 /// How a request ended at a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,15 @@ pub(crate) struct WorkerSeries {
     requests: IntCounterVec,
     endings: [IntCounter; Ending::ALL.len()],
     first_token: Histogram,
+    /// The tokens of its answers, which only the page of operators shows.
+    tokens: Tokens,
+}
+
+#[derive(Debug, Default)]
+struct Tokens {
+    input: AtomicU64,
+    cached: AtomicU64,
+    output: AtomicU64,
 }
 
 impl WorkerSeries {
@@ -82,6 +94,7 @@ impl WorkerSeries {
             endings: Ending::ALL.map(|ending| requests.with_label_values(&[ending.name()])),
             requests,
             first_token: valid(Histogram::with_opts(buckets(first_token, FIRST))),
+            tokens: Tokens::default(),
         }
     }
 
@@ -99,6 +112,18 @@ impl WorkerSeries {
         self.first_token.observe(seconds);
     }
 
+    /// Counts the tokens of an answer.
+    pub(super) fn tokens(&self, usage: &Usage) {
+        let Tokens { input, cached, output } = &self.tokens;
+        for (counter, tokens) in
+            [(input, usage.input), (cached, usage.cached), (output, usage.output)]
+        {
+            if let Some(tokens) = tokens {
+                counter.fetch_add(tokens, Relaxed);
+            }
+        }
+    }
+
     /// What was counted so far.
     pub(super) fn totals(&self) -> Totals {
         let requests = self.endings.iter().map(IntCounter::get).sum();
@@ -106,7 +131,9 @@ impl WorkerSeries {
             requests,
             errors: requests - self.endings[Ending::Success as usize].get().min(requests),
             first_token: Distribution::of(&self.first_token),
-            ..Totals::default()
+            input: self.tokens.input.load(Relaxed),
+            cached: self.tokens.cached.load(Relaxed),
+            output: self.tokens.output.load(Relaxed),
         }
     }
 

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use super::snapshot::{Row, Snapshot};
 use crate::access::ApiKeys;
+use crate::alias::{AliasTable, AliasTarget};
 use crate::door::state::State;
+use crate::view::View;
 
 /// From so small a part on that is left, a limit of a key is worth a look.
 const CLOSE: f64 = 0.1;
@@ -97,13 +99,14 @@ pub(super) fn problems(state: &State, snapshot: &Snapshot) -> Value {
     let dead: Vec<_> =
         dead.map(|group| format!("{} of {}", group[0].model(), group[0].namespace())).collect();
     if !dead.is_empty() {
-        let more = match dead.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let named = dead[..dead.len().min(NAMED)].join(", ");
-        let text = format!("No instance is in rotation for {named}{more}.");
+        let text = format!("No instance is in rotation for {}.", first_of(&dead));
         tell(Weight::Bad, text, Some("ailing"));
+    }
+    let aliases = state.proxy.aliases.load();
+    let unserved: Vec<_> = unserved_targets(aliases.as_deref(), view).collect();
+    if !unserved.is_empty() {
+        let text = format!("No instance serves a target of an alias: {}.", first_of(&unserved));
+        tell(Weight::Note, text, None);
     }
     let mut outs = BTreeMap::<&str, usize>::new();
     let (mut held, mut unroutable) = (0_usize, 0_usize);
@@ -146,8 +149,34 @@ pub(super) fn problems(state: &State, snapshot: &Snapshot) -> Value {
     found.into()
 }
 
-/// How many models one problem names at most.
+/// How many models or targets one problem names at most.
 const NAMED: usize = 5;
+
+/// The first of these by name, and how many more there are.
+fn first_of(names: &[String]) -> String {
+    let named = names[..names.len().min(NAMED)].join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
+/// The targets of aliases, fallbacks included, that should get requests and have no instance. A target
+/// out of the frontend's scope is for another frontend.
+fn unserved_targets(table: Option<&AliasTable>, view: &View) -> impl Iterator<Item = String> {
+    let aliases = table.into_iter().flat_map(AliasTable::iter);
+    let targets = aliases.flat_map(|alias| alias.all().map(move |target| (alias, target)));
+    let is_unserved = |target: &AliasTarget| {
+        let in_scope = target.namespace().is_none_or(|one| view.scope().contains(one));
+        let is_served = view.model(target.model()).is_some_and(|model| target.is_served_by(model));
+        in_scope && target.weight() > 0 && !is_served
+    };
+    targets.filter(move |(_, target)| is_unserved(target)).map(|(alias, target)| {
+        let namespace = target.namespace().map(|namespace| format!(" of {namespace}"));
+        let namespace = namespace.unwrap_or_default();
+        format!("{}{namespace} for {}", target.model(), alias.name())
+    })
+}
 
 fn by_group(rows: &[Row]) -> impl Iterator<Item = &[Row]> {
     let is_same = |one: &Row, other: &Row| {
