@@ -5,7 +5,7 @@ use std::io::{BufRead as _, Read as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use dynamo_http::KeyHash;
+use dynamo_http::{KeyHash, WeakKey};
 
 use crate::failure::Failure;
 use crate::program;
@@ -15,7 +15,7 @@ use crate::settings::table::NewKey;
 pub(crate) fn run(given: &Given) -> Result<ExitCode, Failure> {
     let generate = *NewKey::read(given)?.generate;
     let key = if generate { new_key()? } else { read_key()? };
-    let hash = KeyHash::of(&key).map_err(Failure::usage)?;
+    let hash = KeyHash::of(&key).map_err(|weak| Failure::usage(why(weak, &key)))?;
     program::print(&if generate { format!("{key}\n{hash}\n") } else { format!("{hash}\n") })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -31,6 +31,18 @@ fn read_key() -> Result<String, Failure> {
         .context("cannot read the key from stdin")
         .map_err(Failure::Running)?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Why a text is no key. The text is not repeated, since it may be one elsewhere.
+fn why(weak: WeakKey, text: &str) -> String {
+    let length = text.chars().count();
+    if length > KeyHash::LONGEST_KEY {
+        format!("{weak}; this one has more")
+    } else if length < KeyHash::SHORTEST_KEY {
+        format!("{weak}; this one has {length}")
+    } else {
+        format!("{weak}; this one has others")
+    }
 }
 
 /// 256 random bits.
@@ -51,6 +63,21 @@ fn new_key() -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_key_is_told_with_its_length_and_not_repeated() {
+        let expected = "a key is 24 to 1024 visible ASCII characters without blanks; this one has ";
+        for (text, part) in [
+            ("sk-1234".to_owned(), "7"),
+            (String::new(), "0"),
+            ("k".repeat(1026), "more"),
+            ("sk 1234".repeat(4), "others"),
+            ("schlüssel".repeat(3), "others"),
+        ] {
+            let weak = KeyHash::of(&text).unwrap_err();
+            assert_eq!(why(weak, &text), format!("{expected}{part}"));
+        }
+    }
 
     #[test]
     fn a_new_key_is_long_enough_and_never_the_same() {
