@@ -14,7 +14,7 @@ use serde_saphyr::Spanned;
 use super::Setting;
 use super::document::{self, at, said};
 use super::node::Node;
-use super::table::{CONFIG, Program};
+use super::table::{CONFIG, MODELS_SECTION, Program};
 use crate::environment::Environment;
 use crate::failure::Failure;
 
@@ -172,8 +172,15 @@ impl Reader<'_> {
         let fields = settings.map(|setting| setting.name).filter(|name| *name != CONFIG.name);
         let fields = fields.chain(self.program.sections.iter().copied());
         let nearest = nearest(name, fields);
+        let is_foreign =
+            self.program.sections.contains(&MODELS_SECTION) && FIELDS_OF_LITELLM.contains(&name);
+        let hint = if is_foreign {
+            "; for a file of LiteLLM: dynamo-frontend config import --from litellm FILE"
+        } else {
+            ""
+        };
         let name = name.escape_debug();
-        format!("{} has no field `{name}`; the nearest is `{nearest}`", self.program.name)
+        format!("{} has no field `{name}`; the nearest is `{nearest}`{hint}", self.program.name)
     }
 
     fn take_setting(&mut self, setting: &'static Setting, line: u64, raw: Vec<String>) {
@@ -199,6 +206,10 @@ impl Reader<'_> {
         }
     }
 }
+
+/// What a file of LiteLLM may begin with: such a file can be translated.
+const FIELDS_OF_LITELLM: &[&str] =
+    &["model_list", "litellm_settings", "router_settings", "general_settings"];
 
 /// The field whose name is nearest to this one.
 pub(crate) fn nearest<'a>(name: &str, fields: impl IntoIterator<Item = &'a str>) -> &'a str {
@@ -349,6 +360,11 @@ mod tests {
                 "\nhttp-prt: 1",
                 "f.yaml:2: dynamo-frontend has no field `http-prt`; the nearest is `http_port`",
             ),
+            (
+                "model_list: []",
+                "f.yaml:1: dynamo-frontend has no field `model_list`; the nearest is `models`; for a \
+                 file of LiteLLM: dynamo-frontend config import --from litellm FILE",
+            ),
             ("config: x", "f.yaml:1: dynamo-frontend has no field `config`;"),
             ("hold: 1\nhold: 2", "f.yaml:2: duplicate mapping key: hold"),
             ("hold: [1]", "f.yaml:1: expected string scalar"),
@@ -372,9 +388,14 @@ mod tests {
 
     #[test]
     fn a_program_knows_its_own_fields_only() {
-        let of_worker =
-            ConfigFile::parse(Path::new("f.yaml"), "keys: []", &WORKER, &Environment::from([]));
-        let message = of_worker.unwrap_err().to_string();
-        assert!(message.starts_with("f.yaml:1: dynamo-worker has no field `keys`"), "{message}");
+        for name in ["keys", "model_list"] {
+            let (path, text) = (Path::new("f.yaml"), format!("{name}: []"));
+            let of_worker = ConfigFile::parse(path, &text, &WORKER, &Environment::from([]));
+            let message = of_worker.unwrap_err().to_string();
+            let expected =
+                format!("f.yaml:1: dynamo-worker has no field `{name}`; the nearest is ");
+            assert!(message.starts_with(&expected), "{message}");
+            assert!(!message.contains("LiteLLM"), "{message}");
+        }
     }
 }
