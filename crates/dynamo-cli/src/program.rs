@@ -279,6 +279,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_meaning_ends_without_a_stop_and_promises_only_what_its_program_does() {
+        for program in PROGRAMS {
+            let follows_its_file = program.name == FRONTEND.name;
+            for setting in program.settings() {
+                let (name, meaning) = (setting.name, setting.meaning());
+                assert!(!meaning.ends_with('.') && !meaning.contains(".."), "{name}: {meaning}");
+                let is_followed = meaning.contains("Followed in the configuration file");
+                assert!(follows_its_file || !is_followed, "{} {name}", program.name);
+                if name == CONFIG.name {
+                    let is_read_again = meaning.contains("Read again when it changes");
+                    assert_eq!(is_read_again, follows_its_file, "{}", program.name);
+                    let (_, example) = meaning.split_once('`').unwrap();
+                    let (example, _) = example.split_once(':').unwrap();
+                    let has_it = program.settings().any(|setting| setting.name == example);
+                    assert!(has_it, "{}: {example}", program.name);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_told_in_one_line_with_a_tip() {
         let arguments = ["--http-prt", "1"];
         assert_eq!(

@@ -124,8 +124,8 @@ pub(crate) const WORKER: Program = Program {
         Echo::GROUP,
         Lease::GROUP,
         Store::GROUP,
-        Logs::GROUP,
-        Config::GROUP,
+        LOGS_FROM_START,
+        CONFIG_AT_START,
     ],
     operand: None,
     has_verbs: false,
@@ -138,7 +138,7 @@ pub(crate) const WORKER_CONFIG: Program = Program {
     name: "dynamo-worker-config",
     about: "Prints the identity under which a worker registers: namespace, component and endpoint",
     usage: &["dynamo-worker-config [OPTIONS]"],
-    groups: &[Identity::GROUP, Output::GROUP, Logs::GROUP],
+    groups: &[Identity::GROUP, Output::GROUP, LOGS_FROM_START],
     operand: None,
     has_verbs: false,
     command: None,
@@ -246,6 +246,26 @@ impl Program {
         self.groups.iter().flat_map(|group| group.settings).copied()
     }
 }
+
+/// The logs of a program whose configuration file is not followed.
+const LOGS_FROM_START: &Group =
+    &Group { title: Logs::GROUP.title, settings: &[LOG_FROM_START, Logs::logging_jsonl] };
+const LOG_FROM_START: &Setting = &Setting {
+    name: Logs::log.name,
+    meaning: Logs::log.meaning,
+    schema: Logs::log.schema,
+    ..variable("DYN_LOG", "FILTER").or(RUST_LOG).default("info")
+};
+
+/// The configuration file of a program that reads it once.
+const CONFIG_AT_START: &Group = &Group { title: Config::GROUP.title, settings: &[FILE_AT_START] };
+const FILE_AT_START: &Setting = &Setting {
+    name: CONFIG.name,
+    meaning: "File with settings by their names, in YAML: `namespace: team-a`. A flag or a variable \
+              wins over the file. Read at the start",
+    schema: CONFIG.schema,
+    ..flag("FILE").or("DYN_CONFIG")
+};
 
 /// The variable for the filter of logs that an engine may read as well.
 pub(crate) const RUST_LOG: &str = "RUST_LOG";
@@ -682,7 +702,7 @@ settings! {
     }
 
     Logs "Logs" {
-        /// Which logs are written to stderr, such as `debug` or `info,dynamo_http=debug`.
+        /// Which logs are written to stderr, such as `debug` or `info,dynamo_http=debug`
         log: String = variable("DYN_LOG", "FILTER").or(RUST_LOG).default("info").followed();
         /// Logs as one JSON object a line
         logging_jsonl: YesNo = variable("DYN_LOGGING_JSONL", "YES|NO").default("0");
