@@ -5,7 +5,7 @@ use std::fmt::{Display, Formatter};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use dynamo_http::{
     ApiKey, ClientName, Counted, Credential, KeyHash, KeyHashes, KeyList, KeyName, ModelNames,
     Priority, Span, TokenLimits,
@@ -14,9 +14,10 @@ use dynamo_namespace::{Namespace, NamespaceScope};
 use schemars::JsonSchema;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::keys::ClientKeys;
+use super::section::{Fault, each_alone, escaped, object};
 use crate::settings::table::{Balancing, Listening};
 
 /// Reads the keys of a frontend that discovers `within`.
@@ -26,16 +27,33 @@ use crate::settings::table::{Balancing, Listening};
 /// One line that names the fault and its place. The line repeats no hash, since the text may be a
 /// key that was put into the wrong field.
 pub(super) fn parse(text: &str, keys: &ClientKeys) -> anyhow::Result<KeyList> {
-    checked(serde_json::from_str(text), keys)
+    let entries = serde_json::from_str(text)
+        .map_err(|error: serde_json::Error| anyhow::Error::msg(escaped(&error.to_string())))
+        .context("it is no list of keys")?;
+    checked(entries, keys).map_err(|fault| anyhow::Error::msg(fault.why))
 }
 
 /// The same for a section of the configuration file.
 ///
 /// # Errors
 ///
-/// As [`parse`].
-pub(super) fn of_section(section: &Value, keys: &ClientKeys) -> anyhow::Result<KeyList> {
-    checked(Vec::deserialize(section), keys)
+/// The part that is wrong. No hash is repeated.
+pub(super) fn of_section(section: &Value, keys: &ClientKeys) -> Result<KeyList, Fault> {
+    let Value::Array(entries) = section else {
+        return Err(Fault::new("", "it is no list of keys"));
+    };
+    let entries = entries.iter().enumerate().map(|(number, entry)| {
+        let pointer = at(number);
+        let members = object(entry, &pointer, FIELDS)?;
+        each_alone::<Fields>(members, &pointer, &json!({ "name": "k" }), &["name", "hash"])?;
+        Entry::deserialize(entry).map_err(|error| Fault::new(pointer, escaped(&error.to_string())))
+    });
+    checked(entries.collect::<Result<_, _>>()?, keys)
+}
+
+/// The pointer of an entry.
+fn at(number: usize) -> String {
+    format!("/{number}")
 }
 
 /// The JSON schema of a list of keys.
@@ -44,29 +62,26 @@ pub(super) fn schema() -> Value {
 }
 
 fn checked(
-    entries: serde_json::Result<Vec<Entry>>,
+    entries: Vec<Entry>,
     ClientKeys { within, asks_for_certificates, has_priorities }: &ClientKeys,
-) -> anyhow::Result<KeyList> {
-    let entries = entries
-        .map_err(|error| anyhow::Error::msg(escaped(&error.to_string())))
-        .context("it is no list of keys")?;
-    let mut unbound = entries.iter().map(|Entry(unbound)| unbound);
-    if let Some(key) =
-        unbound.find(|key| !*asks_for_certificates && key.credential.client().is_some())
-    {
-        bail!(
-            "the key {} has client_cn, which needs {}: without it no client is asked for a certificate",
-            key.name,
-            Listening::tls_client_ca_path.label()
-        );
-    }
-    let mut unbound = entries.iter().map(|Entry(unbound)| unbound);
-    if let Some(key) = unbound.find(|key| !has_priorities && key.has_priority()) {
-        bail!(
-            "the key {} has a priority, which needs {} keys: without it requests have none",
-            key.name,
-            Balancing::priority.label()
-        );
+) -> Result<KeyList, Fault> {
+    for (number, Entry(key)) in entries.iter().enumerate() {
+        if !*asks_for_certificates && key.credential.client().is_some() {
+            let why = format!(
+                "the key {} has client_cn, which needs {}: without it no client is asked for a certificate",
+                key.name,
+                Listening::tls_client_ca_path.label()
+            );
+            return Err(Fault::new(at(number), why));
+        }
+        if !has_priorities && key.has_priority() {
+            let why = format!(
+                "the key {} has a priority, which needs {} keys: without it requests have none",
+                key.name,
+                Balancing::priority.label()
+            );
+            return Err(Fault::new(at(number), why));
+        }
     }
     let keys = entries.into_iter().map(|Entry(unbound)| {
         let mut key = ApiKey::new(
@@ -83,19 +98,7 @@ fn checked(
         key.priority_header = unbound.priority_header;
         key
     });
-    Ok(KeyList::new(keys, within)?)
-}
-
-/// Text of the file, escaped, since the text must not control a terminal.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for letter in text.chars() {
-        match letter {
-            letter if letter.is_control() => escaped.extend(letter.escape_debug()),
-            letter => escaped.push(letter),
-        }
-    }
-    escaped
+    KeyList::new(keys, within).map_err(|error| Fault::new("", error))
 }
 
 /// An entry of the list, after the checks that need no other entry.
@@ -187,6 +190,31 @@ struct Fields {
     #[serde(default)]
     priority_header: bool,
 }
+
+const FIELDS: &[&str] = &[
+    "name",
+    "hash",
+    "client_cn",
+    "namespace",
+    "namespaces",
+    "namespace_prefix",
+    "all_namespaces",
+    "requests_per_minute",
+    "concurrent",
+    "tokens_per_minute",
+    "tokens_per_day",
+    "tokens_per_month",
+    "input_tokens_per_minute",
+    "input_tokens_per_day",
+    "input_tokens_per_month",
+    "output_tokens_per_minute",
+    "output_tokens_per_day",
+    "output_tokens_per_month",
+    "models",
+    "explain",
+    "priority",
+    "priority_header",
+];
 
 /// The names of priorities.
 #[derive(JsonSchema)]
@@ -350,7 +378,12 @@ impl TryFrom<Fields> for Entry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::Keyring;
     use super::*;
+    use crate::environment::Environment;
+    use crate::program::tests::given;
+    use crate::settings::file::ConfigFile;
+    use crate::settings::table::FRONTEND;
 
     const HASH: &str = "sha256:71c480df93d6ae2f1efad1447c66c9525e316218cf51fc8d9ed832f2daf18b73";
 
@@ -492,6 +525,71 @@ mod tests {
         for models in ["[]", r#"["a*b"]"#, r#"[""]"#, r#""gpt-4o""#] {
             assert!(with(models).is_err(), "{models}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_section_is_told_with_its_line_and_its_path() {
+        let first = format!("keys:\n  - {{name: team-a, namespace: a, hash: '{HASH}'}}\n");
+        let begin = format!("{first}  - name: team-b\n    namespace: b\n");
+        let hashed = format!("{begin}    hash: '{HASH}'\n");
+        for (text, expected) in [
+            ("keys: 1".to_owned(), "f.yaml:1: keys: it is no list of keys"),
+            (
+                format!("{begin}    hsh: '{HASH}'"),
+                "f.yaml:5: keys[1] (team-b).hsh: there is no field `hsh`; the nearest is `hash`",
+            ),
+            (format!("{begin}    hash: s3cret"), "f.yaml:5: keys[1] (team-b).hash: expected `sha"),
+            (format!("{begin}    hash: 7777"), "f.yaml:5: keys[1] (team-b).hash: expected a hash"),
+            (
+                format!("{begin}    hash: [7777]"),
+                "f.yaml:5: keys[1] (team-b).hash: expected a text",
+            ),
+            (
+                format!("{hashed}    priority: high"),
+                "f.yaml:6: keys[1] (team-b).priority: \"high\": expected interactive, default or bulk",
+            ),
+            (
+                format!("{hashed}    concurrent: 0"),
+                "f.yaml:6: keys[1] (team-b).concurrent: 0: expected a whole number from 1 to 429",
+            ),
+            (
+                format!("{hashed}    explain: maybe"),
+                "f.yaml:6: keys[1] (team-b).explain: \"maybe\": expected true or false",
+            ),
+            (
+                format!("{hashed}    models: x"),
+                "f.yaml:6: keys[1] (team-b).models: \"x\": expected a l",
+            ),
+            (
+                format!("{hashed}    priority: bulk"),
+                "f.yaml:3: keys[1] (team-b): the key team-b has a priority, which needs --priority",
+            ),
+            (begin.clone(), "f.yaml:3: keys[1] (team-b): the key team-b needs one of hash and"),
+            (format!("{first}  - namespace: b"), "f.yaml:3: keys[1]: missing field `name`"),
+            (format!("{first}  - s3cret"), "f.yaml:3: keys[1]: expected the fields name, hash"),
+            (hashed.clone(), "f.yaml:1: keys: the keys team-a and team-b are the same key"),
+        ] {
+            let path = std::path::Path::new("f.yaml");
+            let file = ConfigFile::parse(path, &text, &FRONTEND, &Environment::from([])).unwrap();
+            let given = given(&FRONTEND, &[], [("X", "1")]).unwrap().with_file(file);
+            let keyring = Keyring::of(&given).unwrap();
+            let keys = within(&NamespaceScope::All, true);
+            let message = keys.of_section(&keyring).unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{text}\n{message}");
+            for secret in ["s3cret", "7777", &HASH[..12]] {
+                assert!(!message.contains(secret), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_schema_has_the_fields_and_no_others() {
+        let fields = schema()["$defs"]["Fields"]["properties"].clone();
+        let mut known = FIELDS.to_vec();
+        known.sort_unstable();
+        let mut names: Vec<_> = fields.as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        assert_eq!(names, known);
     }
 
     #[test]

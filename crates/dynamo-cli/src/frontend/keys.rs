@@ -30,10 +30,14 @@ impl ClientKeys {
     ///
     /// # Errors
     ///
-    /// When the section is no list of keys for this frontend.
-    pub(super) fn of_section(&self, keyring: &Keyring) -> anyhow::Result<KeyList> {
-        api_keys::of_section(&keyring.keys, self)
-            .with_context(|| format!("{}: {KEYS_SECTION}", keyring.at))
+    /// When the section is no list of keys for this frontend: one line with the file, the line and
+    /// the fault.
+    pub(super) fn of_section(
+        &self,
+        Keyring { file, section }: &Keyring,
+    ) -> Result<KeyList, Failure> {
+        api_keys::of_section(&section.value, self)
+            .map_err(|fault| fault.told(file, KEYS_SECTION, section))
     }
 
     /// Reads the keys of a file of their own for the first time.

@@ -11,6 +11,7 @@ mod keys;
 mod models;
 mod reload;
 mod resolver;
+mod section;
 mod settings;
 mod state_file;
 mod static_workers;
@@ -69,7 +70,7 @@ pub(crate) const MAIN: Main =
 fn check(given: &Given) -> Result<(), Failure> {
     let settings = settings::read(given)?;
     if let Some(KeySource::Section(keyring)) = &settings.api_keys {
-        settings.client_keys().of_section(keyring).map_err(Failure::Usage)?;
+        settings.client_keys().of_section(keyring)?;
     }
     Ok(())
 }
@@ -140,9 +141,7 @@ async fn start(
             key_file = Some(file);
             Some(list)
         }
-        Some(KeySource::Section(keyring)) => {
-            Some(settings.client_keys().of_section(&keyring).map_err(Failure::Usage)?)
-        }
+        Some(KeySource::Section(keyring)) => Some(settings.client_keys().of_section(&keyring)?),
         None => None,
     };
     for (path, key) in std::mem::take(&mut settings.worker_keys) {

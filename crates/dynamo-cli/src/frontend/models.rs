@@ -1,15 +1,14 @@
 //! The aliases of a configuration file: the section `models`.
 
-use std::fmt::Display;
-
 use dynamo_http::{Alias, AliasTable, AliasTarget, AnswerAs};
 use dynamo_namespace::Namespace;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::section::{Fault, each_alone, object};
 use crate::failure::Failure;
-use crate::settings::file::{Section, nearest};
+use crate::settings::file::Section;
 use crate::settings::given::Given;
 use crate::settings::table::MODELS_SECTION;
 
@@ -21,36 +20,12 @@ use crate::settings::table::MODELS_SECTION;
 pub(super) fn read(given: &Given) -> Result<AliasTable, Failure> {
     let section = given.file.as_ref().and_then(|file| Some((file, file.section(MODELS_SECTION)?)));
     let Some((file, section)) = section else { return Ok(AliasTable::default()) };
-    of_section(section).map_err(|Fault { pointer, why }| {
-        let at = file.at(section.line_of(&pointer));
-        Failure::usage(format!("{at}: {MODELS_SECTION}{}: {why}", path(&pointer)))
-    })
+    of_section(section).map_err(|fault| fault.told(&file.path, MODELS_SECTION, section))
 }
 
 /// The JSON schema of the section.
 pub(super) fn schema() -> Value {
     schemars::SchemaGenerator::default().into_root_schema_for::<Vec<Fields>>().to_value()
-}
-
-/// Why the section is refused, and by which part, as a JSON pointer.
-struct Fault {
-    pointer: String,
-    why: String,
-}
-
-impl Fault {
-    fn new(pointer: impl Into<String>, why: impl Display) -> Self {
-        Self { pointer: pointer.into(), why: why.to_string() }
-    }
-}
-
-/// A pointer as a message shows it: `[0].targets[1]`.
-fn path(pointer: &str) -> String {
-    let part = |part: &str| match part.parse::<usize>() {
-        Ok(number) => format!("[{number}]"),
-        Err(_) => format!(".{}", part.escape_debug()),
-    };
-    pointer.split('/').skip(1).map(part).collect()
 }
 
 /// A name that clients ask for.
@@ -177,27 +152,18 @@ fn alias(entry: &Value, pointer: &str) -> Result<Alias, Fault> {
         let Some(Value::Array(targets)) = members.get(list) else { continue };
         for (number, target) in targets.iter().enumerate() {
             let pointer = format!("{pointer}/{list}/{number}");
-            object(target, &pointer, fields)?;
-            let read = match list {
-                "targets" => Target::deserialize(target).map(drop),
-                _ => Fallback::deserialize(target).map(drop),
-            };
-            read.map_err(|error| Fault::new(&pointer, error))?;
+            let members = object(target, &pointer, fields)?;
+            let needs = json!({ "model": "m" });
+            match list {
+                "targets" => each_alone::<Target>(members, &pointer, &needs, &[])?,
+                _ => each_alone::<Fallback>(members, &pointer, &needs, &[])?,
+            }
+            if !members.contains_key("model") {
+                return Err(Fault::new(&pointer, "missing field `model`"));
+            }
         }
     }
-    for (name, member) in members {
-        // Read alone, a member that is wrong names its own line.
-        let with = |entry: Value| Fields::deserialize(entry).map(drop);
-        let alone = match name.as_str() {
-            "name" => with(json!({ "name": member, "targets": [] })),
-            name => {
-                let mut entry = json!({ "name": "m", "targets": [] });
-                entry[name] = member.clone();
-                with(entry)
-            }
-        };
-        alone.map_err(|error| Fault::new(format!("{pointer}/{name}"), error))?;
-    }
+    each_alone::<Fields>(members, pointer, &json!({ "name": "m", "targets": [] }), &[])?;
     let fields = Fields::deserialize(entry).map_err(|error| Fault::new(pointer, error))?;
     let targets = fields.targets.into_iter().map(|target| {
         let new = within(&target.model, target.namespace);
@@ -220,30 +186,6 @@ fn within(model: &str, namespace: Option<Namespace>) -> AliasTarget {
     match namespace {
         Some(namespace) => target.with_namespace(namespace),
         None => target,
-    }
-}
-
-/// The members of an object that has no others than these fields.
-fn object<'a>(
-    value: &'a Value,
-    pointer: &str,
-    fields: &[&'static str],
-) -> Result<&'a Map<String, Value>, Fault> {
-    let Value::Object(members) = value else {
-        let why = format!("expected the fields {}", fields.join(", "));
-        return Err(Fault::new(pointer, why));
-    };
-    match members.keys().find(|name| !fields.contains(&name.as_str())) {
-        None => Ok(members),
-        Some(name) => {
-            let nearest = nearest(name, fields.iter().copied());
-            let why =
-                format!("there is no field `{}`; the nearest is `{nearest}`", name.escape_debug());
-            Err(Fault::new(
-                format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
-                why,
-            ))
-        }
     }
 }
 
@@ -302,48 +244,63 @@ mod tests {
             ("models: 1", "f.yaml:1: models: it is no list of names with targets"),
             (
                 &format!("{begin}        wieght: 5"),
-                "f.yaml:6: models[0].targets[0].wieght: there is no field `wieght`; the nearest is `weight`",
+                "f.yaml:6: models[0] (a).targets[0].wieght: there is no field `wieght`; the nearest is `weight`",
             ),
             (
                 &format!("{begin}        weight: -5"),
-                "f.yaml:5: models[0].targets[0]: invalid value: integer `-5`",
+                "f.yaml:6: models[0] (a).targets[0].weight: -5: expected a whole number from 0 to 4294967295",
+            ),
+            (
+                &format!("{begin}        weight: 10%"),
+                "f.yaml:6: models[0] (a).targets[0].weight: \"10%\": expected a whole number from 0",
+            ),
+            (
+                &format!("{begin}        weight: 0.1"),
+                "f.yaml:6: models[0] (a).targets[0].weight: 0.1: expected a whole number from 0",
+            ),
+            (
+                &format!("{begin}      - weight: 1"),
+                "f.yaml:6: models[0] (a).targets[1]: missing field `model`",
             ),
             (
                 &format!("{begin}        namespace: a b"),
-                "f.yaml:5: models[0].targets[0]: invalid namespace",
+                "f.yaml:6: models[0] (a).targets[0].namespace: invalid namespace",
             ),
             (
                 &format!("{begin}    falback: []"),
-                "f.yaml:6: models[0].falback: there is no field `falback`; the nearest is `fallback`",
+                "f.yaml:6: models[0] (a).falback: there is no field `falback`; the nearest is `fallback`",
             ),
             (
                 &format!("{begin}    fallback:\n    - {{model: n, weight: 1}}"),
-                "f.yaml:7: models[0].fallback[0].weight: there is no field `weight`",
+                "f.yaml:7: models[0] (a).fallback[0].weight: there is no field `weight`",
             ),
             (
                 &format!("{begin}    answer_as: me"),
-                "f.yaml:6: models[0].answer_as: unknown variant `me`, expected `asked` or `served`",
+                "f.yaml:6: models[0] (a).answer_as: \"me\": expected `asked` or `served`",
             ),
             (
                 &format!("{begin}    on: [503]"),
-                "f.yaml:6: models[0].on: expected 429 or context_length",
+                "f.yaml:6: models[0] (a).on: expected 429 or context_length",
             ),
-            (&format!("{begin}    listed: maybe"), "f.yaml:6: models[0].listed: invalid type"),
+            (
+                &format!("{begin}    listed: maybe"),
+                "f.yaml:6: models[0] (a).listed: \"maybe\": expected true or false",
+            ),
             (
                 &format!("{begin}  - name: b\n    targets: [{{model: a}}]"),
-                "f.yaml:6: models[1]: \"b\" has the target \"a\", which is an alias itself",
+                "f.yaml:6: models[1] (b): \"b\" has the target \"a\", which is an alias itself",
             ),
             (
                 &format!("{begin}  - name: a\n    targets: [{{model: m}}]"),
-                "f.yaml:6: models[1]: there are two aliases \"a\"",
+                "f.yaml:6: models[1] (a): there are two aliases \"a\"",
             ),
             (
                 &format!("{begin}  - targets: [{{model: m}}]"),
                 "f.yaml:6: models[1]: missing field `name`",
             ),
             (&format!("{begin}  - 7"), "f.yaml:6: models[1]: expected the fields name"),
-            (&format!("{begin}  - name: b"), "f.yaml:6: models[1]: missing field `targets`"),
-            ("models: [{name: a, targets: []}]", "f.yaml:1: models[0]: \"a\" needs a target"),
+            (&format!("{begin}  - name: b"), "f.yaml:6: models[1] (b): missing field `targets`"),
+            ("models: [{name: a, targets: []}]", "f.yaml:1: models[0] (a): \"a\" needs a target"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(expected), "{text}\n{error}");

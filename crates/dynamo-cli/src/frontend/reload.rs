@@ -198,9 +198,7 @@ impl Reloading {
     /// The keys of a changed file, where the frontend asks for keys of the file.
     fn key_list(&self, given: &Given) -> Result<Option<KeyList>, Failure> {
         match (&self.held.keys, Keyring::of(given)) {
-            (Some((keys, _)), Some(keyring)) => {
-                keys.of_section(&keyring).map(Some).map_err(Failure::Usage)
-            }
+            (Some((keys, _)), Some(keyring)) => keys.of_section(&keyring).map(Some),
             _ => Ok(None),
         }
     }

@@ -12,7 +12,6 @@ use dynamo_http::{
     ClientAuth, FrontendConfig, Hold, PriorityMode, ServeOptions, ServerTls, WorkerKey,
 };
 use dynamo_namespace::{Namespace, NamespaceScope};
-use serde_json::Value as Json;
 
 use super::admin::Admin;
 use super::isolation;
@@ -22,6 +21,7 @@ use super::traces::TraceSettings;
 use super::usage;
 use crate::certificates::Place;
 use crate::failure::Failure;
+use crate::settings::file::{ConfigFile, Section};
 use crate::settings::given::{Given, Origin, Value};
 use crate::settings::origin::WebOrigin;
 use crate::settings::scope::{self, ScopeSettings};
@@ -90,9 +90,9 @@ pub(crate) enum KeySource {
 /// The keys of a configuration file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Keyring {
-    /// The file and the line, as a message calls them.
-    pub(crate) at: String,
-    pub(crate) keys: Json,
+    /// The file.
+    pub(crate) file: PathBuf,
+    pub(crate) section: Section,
 }
 
 impl FrontendSettings {
@@ -113,7 +113,7 @@ impl KeySource {
             return Err(Failure::usage(format!(
                 "keys are given by {} and in {}: leave one of the two out",
                 file.source(),
-                keyring.at
+                ConfigFile::place(&keyring.file, keyring.section.line)
             )));
         }
         Ok(Some(Self::Section(keyring)))
@@ -125,7 +125,7 @@ impl Keyring {
     pub(crate) fn of(given: &Given) -> Option<Self> {
         let file = given.file.as_ref()?;
         let section = file.section(KEYS_SECTION)?;
-        Some(Self { at: file.at(section.line), keys: section.value.clone() })
+        Some(Self { file: file.path.clone(), section: section.clone() })
     }
 }
 
