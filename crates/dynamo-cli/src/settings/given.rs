@@ -234,13 +234,18 @@ mod tests {
     #[test]
     fn an_invalid_value_is_named_with_its_source() {
         for (arguments, variable, expected) in [
-            (&[][..], "eighty", "DYN_HTTP_PORT=\"eighty\": invalid digit found in string"),
+            (
+                &[][..],
+                "eighty",
+                "DYN_HTTP_PORT=\"eighty\": expected a whole number from 0 to 65535",
+            ),
             (
                 &["--http-port", "x"],
                 "1",
-                "invalid value 'x' for '--http-port <PORT>': invalid digit found in string; \
-                 try '--help'",
+                "invalid value 'x' for '--http-port <PORT>': expected a whole number from 0 \
+                 to 65535; try '--help'",
             ),
+            (&[], "273000", "DYN_HTTP_PORT=\"273000\": expected a whole number from 0 to 65535"),
         ] {
             let given = given(&FRONTEND, arguments, [("DYN_HTTP_PORT", variable)]).unwrap();
             let failure = Listening::read(&given).err().unwrap();

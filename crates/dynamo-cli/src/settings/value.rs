@@ -134,7 +134,25 @@ pub(crate) fn text_or(json: &str) -> Value {
 
 from_text!(String, HeaderName, Network, RouterMode, WorkerUrl, ControlUrl, ModelName);
 from_text!(Accepts, GroupName, UsageMode, WebOrigin);
-from_text!("integer": u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
+/// Whole numbers; what is none is told the bounds.
+macro_rules! whole_number {
+    ($($type:ty),+) => { $(
+        impl FromText for $type {
+            fn from_text(text: &OsStr) -> Result<Self, String> {
+                let number = text.to_str().ok_or("it is not UTF-8")?.parse();
+                number.map_err(|_: std::num::ParseIntError| {
+                    format!("expected a whole number from {} to {}", Self::MIN, Self::MAX)
+                })
+            }
+
+            fn schema() -> Value {
+                text_or("integer")
+            }
+        }
+    )+ };
+}
+
+whole_number!(u16, u32, usize, NonZeroU32, NonZeroU64, NonZeroUsize);
 from_text!("integer": LeaseTtl, Mebibytes, Kibibytes, Percent);
 from_text!("number": Seconds, Share, Timeout);
 from_text!("boolean": YesNo);

@@ -325,7 +325,7 @@ mod tests {
             (["--url", "ftp://h"], "neither http nor https"),
             (["--model", "a\u{202e}b"], "bidirectional"),
             (["--model-type", "telepathy"], "expected some of Chat"),
-            (["--context-length", "0"], "would be zero"),
+            (["--context-length", "0"], "expected a whole number from 1 to 18446744073709551615"),
             (["--drain-grace", "-1"], "unexpected argument '-1'"),
             (["--echo-port", "65536"], "65536"),
         ] {
