@@ -13,7 +13,7 @@ use serde_saphyr::Spanned;
 
 use super::Setting;
 use super::document::{self, at, said};
-use super::node::Node;
+use super::node::{Node, add_token};
 use super::table::{CONFIG, MODELS_SECTION, Program};
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -183,26 +183,29 @@ impl Reader<'_> {
         format!("{} has no field `{name}`; the nearest is `{nearest}`{hint}", self.program.name)
     }
 
-    fn take_setting(&mut self, setting: &'static Setting, line: u64, raw: Vec<String>) {
-        let texts: Result<Vec<_>, _> =
-            raw.iter().map(|text| replaced(text, self.environment).map(OsString::from)).collect();
-        match texts {
-            Ok(texts) => {
-                self.file.settings.insert(setting.name, Written { line, raw, texts });
+    /// Takes the texts of a setting, each with its line.
+    fn take_setting(&mut self, setting: &'static Setting, line: u64, written: Vec<(u64, String)>) {
+        let mut texts = Vec::new();
+        for (line, text) in &written {
+            match replaced(text, self.environment) {
+                Ok(text) => texts.push(OsString::from(text)),
+                Err(why) => self.fault(*line, format!("{}: {why}", setting.name)),
             }
-            Err(why) => self.fault(line, format!("{}: {why}", setting.name)),
         }
+        let raw = written.into_iter().map(|(_, text)| text).collect();
+        self.file.settings.insert(setting.name, Written { line, raw, texts });
     }
 
     fn take_section(&mut self, name: &'static str, line: u64, node: Node) {
         let mut lines = BTreeMap::new();
         node.note_lines(&mut String::new(), &mut lines);
-        let mut value = node.into_value();
-        match replace_all(&mut value, self.environment) {
+        let mut section = Section { line, value: node.into_value(), lines };
+        let mut pointer = String::new();
+        match replace_all(&mut section.value, &mut pointer, self.environment) {
             Ok(()) => {
-                self.file.sections.insert(name, Section { line, value, lines });
+                self.file.sections.insert(name, section);
             }
-            Err(why) => self.fault(line, format!("{name}: {why}")),
+            Err(why) => self.fault(section.line_of(&pointer), format!("{name}: {why}")),
         }
     }
 }
@@ -239,13 +242,15 @@ impl<'de> Visitor<'de> for &mut Reader<'_> {
             match self.known(&name.value) {
                 Known::Setting(setting) if setting.is_list() => {
                     // `null`, or nothing, leaves the setting to its other sources.
-                    if let Some(texts) = fields.next_value::<Option<Vec<String>>>()? {
-                        self.take_setting(setting, line, texts);
+                    if let Some(texts) = fields.next_value::<Option<Vec<Spanned<String>>>>()? {
+                        let written =
+                            texts.into_iter().map(|text| (text.referenced.line(), text.value));
+                        self.take_setting(setting, line, written.collect());
                     }
                 }
                 Known::Setting(setting) => {
                     if let Some(text) = fields.next_value::<Option<String>>()? {
-                        self.take_setting(setting, line, vec![text]);
+                        self.take_setting(setting, line, vec![(line, text)]);
                     }
                 }
                 Known::Section(section) => {
@@ -302,14 +307,25 @@ fn replaced(text: &str, environment: &Environment) -> Result<String, String> {
     Ok(done)
 }
 
-fn replace_all(value: &mut Value, environment: &Environment) -> Result<(), String> {
+/// The same for each text in a value. At a fault `pointer` is that of the text at fault.
+fn replace_all(
+    value: &mut Value,
+    pointer: &mut String,
+    environment: &Environment,
+) -> Result<(), String> {
+    let mut part = |token: &str, value: &mut Value| {
+        let length = pointer.len();
+        add_token(pointer, token);
+        replace_all(value, pointer, environment).map(|()| pointer.truncate(length))
+    };
     match value {
         Value::String(text) => *text = replaced(text, environment)?,
         Value::Array(values) => {
-            values.iter_mut().try_for_each(|value| replace_all(value, environment))?;
+            let mut values = values.iter_mut().enumerate();
+            values.try_for_each(|(number, value)| part(&number.to_string(), value))?;
         }
         Value::Object(fields) => {
-            fields.values_mut().try_for_each(|value| replace_all(value, environment))?;
+            fields.iter_mut().try_for_each(|(name, value)| part(name, value))?;
         }
         _ => {}
     }
@@ -373,6 +389,14 @@ mod tests {
             ("hold: 1: 2", "f.yaml:1: mapping values are not allowed in this context"),
             ("hold: ${NONE}", "f.yaml:1: hold: the variable `NONE` is not set or blank"),
             ("hold: ${BLANK}", "f.yaml:1: hold: the variable `BLANK` is not set or blank"),
+            (
+                "worker_url:\n- http://a\n- x${TEAM}\n- ${NONE}\n- ${BLANK}",
+                "f.yaml:4: worker_url: the variable `NONE` is not set or blank",
+            ),
+            (
+                "models:\n- name: a\n  targets:\n  - model: m\n    namespace: ${NONE}",
+                "f.yaml:5: models: the variable `NONE` is not set or blank",
+            ),
             ("hold: ${TEAM", "f.yaml:1: hold: `${` has no `}`"),
             (
                 "hold: 1\netcd_password: hunter2",

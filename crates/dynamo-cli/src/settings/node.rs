@@ -20,8 +20,7 @@ impl Node {
     pub(super) fn note_lines(&self, pointer: &mut String, lines: &mut BTreeMap<String, u64>) {
         let mut note = |token: &str, line: u64, node: &Self| {
             let length = pointer.len();
-            pointer.push('/');
-            pointer.push_str(&token.replace('~', "~0").replace('/', "~1"));
+            add_token(pointer, token);
             lines.insert(pointer.clone(), line);
             node.note_lines(pointer, lines);
             pointer.truncate(length);
@@ -54,6 +53,12 @@ impl Node {
             }
         }
     }
+}
+
+/// Makes a JSON pointer that of a member, or of an element, of what it pointed to.
+pub(super) fn add_token(pointer: &mut String, token: &str) {
+    pointer.push('/');
+    pointer.push_str(&token.replace('~', "~0").replace('/', "~1"));
 }
 
 impl<'de> Deserialize<'de> for Node {
