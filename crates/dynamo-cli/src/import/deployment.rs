@@ -73,15 +73,6 @@ pub(super) enum Url {
 /// Reads an entry; tells of all in it that is not translated.
 pub(super) fn read(entry: &Value, pointer: &str, report: &mut Report<'_>) -> Option<Deployment> {
     let members = report.members(entry, pointer)?;
-    let mut kinds = None;
-    for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
-        let pointer = below(pointer, name);
-        match name.as_str() {
-            "model_name" | "litellm_params" => {}
-            "model_info" => kinds = model_info(value, &pointer, report),
-            _ => report.tell(&pointer, advice::of(Part::Model, name)),
-        }
-    }
     let Some(group) = members.get("model_name").and_then(Value::as_str) else {
         report
             .tell(pointer, "it has no `model_name` that is a text, so no client could ask for it");
@@ -92,21 +83,6 @@ pub(super) fn read(entry: &Value, pointer: &str, report: &mut Report<'_>) -> Opt
         report.tell(pointer, "it has no `litellm_params`, so there is no server to send to");
         return None;
     };
-    let mut shares = [0.0; 3];
-    for (name, value) in params.iter().filter(|(_, value)| !value.is_null()) {
-        let at = below(&at, name);
-        let share = ["weight", "rpm", "tpm"].iter().position(|share| share == name);
-        if let Some(share) = share {
-            match value.as_f64().filter(|share| share.is_finite() && *share >= 0.0) {
-                Some(number) => shares[share] = number,
-                None => report.tell(&at, "expected a number that is not negative"),
-            }
-        }
-        match name.as_str() {
-            "model" | "api_base" | "base_url" | "custom_llm_provider" | "api_key" | "weight" => {}
-            _ => report.tell(&at, advice::of(Part::Deployment, name)),
-        }
-    }
     let text = |name: &str| params.get(name).and_then(Value::as_str);
     let Some(model) = text("model") else {
         report.tell(&at, "it has no `model` that is a text, so nothing is known of the server");
@@ -146,6 +122,40 @@ pub(super) fn read(entry: &Value, pointer: &str, report: &mut Report<'_>) -> Opt
     if let Some(fault) = fault(group, model, &url) {
         report.tell(&at, &fault);
         return None;
+    }
+    // Of an entry that is left out, nothing more is told.
+    let mut kinds = None;
+    for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
+        let pointer = below(pointer, name);
+        match name.as_str() {
+            "model_name" | "litellm_params" => {}
+            "model_info" => kinds = model_info(value, &pointer, report),
+            _ => report.tell(&pointer, advice::of(Part::Model, name)),
+        }
+    }
+    let mut shares = [0.0; 3];
+    for (name, value) in params.iter().filter(|(_, value)| !value.is_null()) {
+        let at = below(&at, name);
+        let share = ["weight", "rpm", "tpm"].iter().position(|share| share == name);
+        if let Some(share) = share {
+            match value.as_f64().filter(|share| share.is_finite() && *share >= 0.0) {
+                Some(number) => shares[share] = number,
+                None => report.tell(&at, "expected a number that is not negative"),
+            }
+        }
+        match name.as_str() {
+            "model" | "api_base" | "base_url" | "custom_llm_provider" | "api_key" | "weight" => {}
+            _ => report.tell(&at, advice::of(Part::Deployment, name)),
+        }
+    }
+    if let Url::Variable(name) = &url {
+        let field = if text("api_base").is_some() { "api_base" } else { "base_url" };
+        report.tell(
+            &below(&at, field),
+            &format!(
+                "the file names the variable {name}: set it for the service, and for `config check`"
+            ),
+        );
     }
     let key = params.get("api_key").filter(|key| !key.is_null()).map(Value::to_string);
     let model = model.map(str::to_owned);

@@ -248,6 +248,7 @@ fn names(
         }
         name.fall_back(to, on, workers, pointer, report);
     }
+    copy_fallbacks(&mut names, &settings.aliases);
     if let Some((to, pointer)) = &settings.default_fallbacks {
         for name in names.iter_mut().filter(|name| !name.on.contains(&"429")) {
             let others: Vec<_> = to.iter().filter(|to| **to != name.name).cloned().collect();
@@ -256,6 +257,18 @@ fn names(
     }
     names.retain(Name::is_needed);
     without_chains(names, report)
+}
+
+/// A further name of a name falls back as that does, unless it has fallbacks of its own.
+fn copy_fallbacks(names: &mut [Name], aliases: &[(String, String, bool, String)]) {
+    for (alias, of, ..) in aliases {
+        let Some(of) = names.iter().find(|name| name.name == *of) else { continue };
+        let (fallback, on) = (of.fallback.clone(), of.on.clone());
+        let is_bare = |name: &&mut Name| name.name == *alias && name.fallback.is_empty();
+        if let Some(name) = names.iter_mut().find(is_bare) {
+            (name.fallback, name.on) = (fallback, on);
+        }
+    }
 }
 
 impl Name {

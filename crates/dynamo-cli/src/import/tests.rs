@@ -239,6 +239,37 @@ fn further_names_may_be_hidden() {
 }
 
 #[test]
+fn a_further_name_falls_back_as_the_name_does_unless_it_says_otherwise() {
+    let entries = [
+        server("gpt-4o", "openai/A", 1, ""),
+        server("b", "openai/B", 2, ""),
+        server("c", "openai/C", 3, ""),
+    ];
+    let text = format!(
+        "{}router_settings:\n  model_group_alias: {{gpt-4: gpt-4o, own: gpt-4o}}\n  fallbacks: \
+         [{{gpt-4o: [b]}}, {{own: [c]}}]\n",
+        list(&entries)
+    );
+    let text = translate(&text).text;
+    for (name, model) in [("gpt-4o", "B"), ("gpt-4", "B"), ("own", "C")] {
+        let expected = format!(
+            "  - name: \"{name}\"\n    targets:\n      - {{model: \"A\"}}\n    fallback:\n      \
+             - {{model: \"{model}\"}}\n    on: [429]\n"
+        );
+        assert!(text.contains(&expected), "{expected}{text}");
+    }
+}
+
+#[test]
+fn of_an_entry_that_is_left_out_only_the_reason_is_told() {
+    let text = "model_list: [{model_name: m, model_info: {id: x}, litellm_params: {model: \
+                anthropic/c, temperature: 1, rpm: 5}}]";
+    let left = translate(text).left;
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].starts_with("1: model_list[0].litellm_params.model: the provider"), "{left:?}");
+}
+
+#[test]
 fn all_models_of_a_server_and_models_that_are_not_text() {
     let text = "model_list:\n  - model_name: '*'\n    litellm_params: {model: openai/*, api_base: \
                 os.environ/BASE}\n  - model_name: e\n    litellm_params: {model: openai/e, api_base: \
@@ -248,7 +279,10 @@ fn all_models_of_a_server_and_models_that_are_not_text() {
         lines(&translated.text)[2..],
         [r#"- "${BASE}""#, r#"- "e=http://192.0.2.1;kinds=embedding""#]
     );
-    assert!(translated.left[0].starts_with("6: model_list[1].model_info.id: "));
+    assert!(translated.left[0].starts_with(
+        "3: model_list[0].litellm_params.api_base: the file names the variable BASE: set it"
+    ));
+    assert!(translated.left[1].starts_with("6: model_list[1].model_info.id: "));
 }
 
 #[test]
@@ -290,7 +324,7 @@ fn each_field_that_is_left_out_is_told_with_its_line_and_no_secret() {
         ("include: [HUNTER]", "1: include: other files"),
         ("model_list: HUNTER", "1: model_list: expected a list"),
         ("model_list: [HUNTER]", "1: model_list[0]: expected fields"),
-        ("model_list: [{x: HUNTER}]", "1: model_list[0].x: "),
+        ("model_list: [{x: HUNTER}]", "1: model_list[0]: it has no `model_name`"),
         ("router_settings: HUNTER", "1: router_settings: expected fields"),
         ("router_settings: {fallbacks: HUNTER}", "1: router_settings.fallbacks: expected a list"),
         ("router_settings: {redis_password: HUNTER}", "1: router_settings.redis_password: "),
