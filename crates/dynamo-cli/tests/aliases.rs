@@ -345,11 +345,11 @@ fn a_fallback_answers_while_the_target_fails_and_a_broken_file_changes_nothing()
 
     write(&path, &models("503"));
     let line = frontend.wait_for("the configuration file cannot be used");
-    assert!(line.contains("models[0].on: expected 429 or context_length"), "{line}");
+    assert!(line.contains("models[0] (x).on: expected 429 or context_length"), "{line}");
     assert_eq!(chat(&address, A, "x").status, 200);
     let check = finish(FRONTEND, &["config", "check", path.to_str().unwrap()], &[]);
     assert_eq!(check.code, 2);
-    assert!(check.stderr.contains(":1: models[0].on: expected 429"), "{}", check.stderr);
+    assert!(check.stderr.contains(":1: models[0] (x).on: expected 429"), "{}", check.stderr);
 }
 
 #[test]

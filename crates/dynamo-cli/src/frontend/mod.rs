@@ -39,7 +39,6 @@ use crate::certificates::Certificates;
 use crate::failure::Failure;
 use crate::logging::Logging;
 use crate::program::{self, Main};
-use crate::settings::Setting;
 use crate::settings::given::Given;
 use crate::settings::scope::{self, ScopeSettings};
 use crate::settings::table::{FRONTEND, HASH_KEY, KEYS_SECTION, Keys, Listening, MODELS_SECTION};
@@ -160,11 +159,12 @@ async fn start(
     let threads = Threads::start(settings.threads).context("cannot start threads");
     let threads = Some(threads.map_err(Failure::Running)?);
     let (sources, workers) = sources(&mut settings, given.file.is_some()).await?;
-    let (address, listener) = listen(&settings.host, settings.port, Listening::http_port).await?;
+    let (address, listener) =
+        listen(&settings.host, settings.port, &given.source(Listening::http_port)).await?;
     let admin = match settings.admin.take() {
         Some(admin) => {
             let (address, listener) =
-                listen(&admin.host, admin.port, Listening::admin_port).await?;
+                listen(&admin.host, admin.port, &given.source(Listening::admin_port)).await?;
             Some((address, listener, admin.access(address.ip(), problems.clone()).await?))
         }
         None => None,
@@ -371,15 +371,11 @@ async fn sources(
     Ok((sources, workers))
 }
 
-async fn listen(
-    host: &str,
-    port: u16,
-    setting: &Setting,
-) -> Result<(SocketAddr, TcpListener), Failure> {
+async fn listen(host: &str, port: u16, source: &str) -> Result<(SocketAddr, TcpListener), Failure> {
     TcpListener::bind((host, port))
         .await
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
-        .with_context(|| format!("cannot listen on {host}:{port}, which {} sets", setting.label()))
+        .with_context(|| format!("cannot listen on {host}:{port}, which {source} sets"))
         .map_err(Failure::Running)
 }
 

@@ -103,6 +103,17 @@ impl Given {
         by_flag().or_else(by_variable).or_else(by_file).or_else(by_default)
     }
 
+    /// How a message calls a setting by the source that has it: `http_port (f.yaml:4)`, or by its flag
+    /// and variable.
+    pub(crate) fn source(&self, setting: &Setting) -> String {
+        match (self.texts(setting), &self.file) {
+            (Some((Origin::File(line), _)), Some(file)) => {
+                format!("{} ({})", setting.name, file.at(line))
+            }
+            _ => setting.label(),
+        }
+    }
+
     /// The settings of a program whose values differ from those of an earlier time.
     pub(crate) fn changes(&self, earlier: &Self, program: &Program) -> Vec<&'static Setting> {
         let texts = |given: &Self, setting| given.texts(setting).map(|(_, texts)| texts);
@@ -228,6 +239,19 @@ mod tests {
         for (ours, expected) in [("warn", "DYN_LOG"), (" ", "RUST_LOG")] {
             let given = given(&FRONTEND, &[], [("DYN_LOG", ours), ("RUST_LOG", "debug")]).unwrap();
             assert_eq!(Logs::read(&given).unwrap().log.origin, Origin::Variable(expected));
+        }
+    }
+
+    #[test]
+    fn a_setting_is_called_by_its_line_where_the_file_has_it() {
+        let (path, environment) = (std::path::Path::new("f.yaml"), Environment::default());
+        let file = || ConfigFile::parse(path, "\nhttp_port: 80", &FRONTEND, &environment).unwrap();
+        for (arguments, expected) in [
+            (&[][..], "http_port (f.yaml:2)"),
+            (&["--http-port", "81"], "--http-port (DYN_HTTP_PORT)"),
+        ] {
+            let given = given(&FRONTEND, arguments, NONE).unwrap().with_file(file());
+            assert_eq!(given.source(Listening::http_port), expected);
         }
     }
 
