@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use dynamo_http::ProgramProblems;
 use tracing::info;
 
@@ -28,9 +28,7 @@ where
 {
     let mut file =
         FollowedFile::new(path).context("cannot listen for SIGHUP").map_err(Failure::Running)?;
-    let take_up = move |text: anyhow::Result<String>, path: &Path| {
-        take_up(text?.trim()).with_context(|| format!("{} holds no key", path.display()))
-    };
+    let take_up = move |text: anyhow::Result<String>, path: &Path| only(&text?, path, &take_up);
     let text = file.read().await;
     let taken = take_up(text, file.path());
     taken.with_context(|| setting.label()).map_err(Failure::Usage)?;
@@ -49,6 +47,25 @@ where
     })
 }
 
+/// Takes the only key of a file.
+///
+/// # Errors
+///
+/// When the text has several lines, or is no key.
+pub(crate) fn only<T, E>(
+    text: &str,
+    path: &Path,
+    key: impl FnOnce(&str) -> Result<T, E>,
+) -> anyhow::Result<T>
+where
+    Result<T, E>: Context<T, E>,
+{
+    let (text, path) = (text.trim(), path.display());
+    let lines = text.lines().count();
+    ensure!(lines < 2, "{path} has {lines} lines: a key file holds one key on one line");
+    key(text).with_context(|| format!("{path} holds no key"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -58,6 +75,20 @@ mod tests {
 
     use super::*;
     use crate::settings::table::Engine;
+
+    #[test]
+    fn a_file_holds_one_key_on_one_line() {
+        let take = |text: &str| {
+            only(text, Path::new("f"), |key| WorkerKey::default().set(key))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(take(" one \n\n"), Ok(()));
+        let two = "f has 2 lines: a key file holds one key on one line";
+        assert_eq!(take("s3cret\r\nother\n"), Err(two.to_owned()));
+        for none in ["", "\n", "no key"] {
+            assert_eq!(take(none), Err("f holds no key".to_owned()));
+        }
+    }
 
     #[tokio::test]
     async fn a_changed_key_is_taken_up_and_one_that_is_none_changes_nothing() {

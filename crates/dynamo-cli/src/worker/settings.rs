@@ -13,6 +13,7 @@ use super::control::{ControlConfig, ControlKey};
 use crate::certificates::Place;
 use crate::echo::EchoEngine;
 use crate::failure::Failure;
+use crate::key_file;
 use crate::settings::given::{Given, Value};
 use crate::settings::static_worker::default_kinds;
 use crate::settings::store::{self, Etcd, Store};
@@ -199,7 +200,7 @@ where
     let read = || {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        key(text.trim()).with_context(|| format!("{} holds no key", path.display()))
+        key_file::only(&text, path, key)
     };
     read().map(Some).with_context(|| file.setting.label()).map_err(Failure::Usage)
 }
