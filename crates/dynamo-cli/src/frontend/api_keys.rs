@@ -564,10 +564,10 @@ mod tests {
                 format!("{hashed}    priority: bulk"),
                 "f.yaml:3: keys[1] (team-b): the key team-b has a priority, which needs --priority",
             ),
-            (begin.clone(), "f.yaml:3: keys[1] (team-b): the key team-b needs one of hash and"),
+            (begin, "f.yaml:3: keys[1] (team-b): the key team-b needs one of hash and"),
             (format!("{first}  - namespace: b"), "f.yaml:3: keys[1]: missing field `name`"),
             (format!("{first}  - s3cret"), "f.yaml:3: keys[1]: expected the fields name, hash"),
-            (hashed.clone(), "f.yaml:1: keys: the keys team-a and team-b are the same key"),
+            (hashed, "f.yaml:1: keys: the keys team-a and team-b are the same key"),
         ] {
             let path = std::path::Path::new("f.yaml");
             let file = ConfigFile::parse(path, &text, &FRONTEND, &Environment::from([])).unwrap();
