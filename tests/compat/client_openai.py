@@ -169,13 +169,13 @@ def drain(arguments):
     os.kill(arguments.worker, signal.SIGTERM)
     told = time.monotonic()
 
-    @check("drain: no new request gets anything but an answer or 404")
+    @check("drain: a new request gets an answer, and then 503 model_unavailable")
     def _():
         while time.monotonic() < told + 30:
             try:
                 client.chat.completions.create(**ask, max_tokens=1)
-            except openai.NotFoundError as error:
-                expect(error.code == "model_not_found", error.code)
+            except openai.InternalServerError as error:
+                expect(error.code == "model_unavailable", error.code)
                 return
         raise AssertionError("still answered")
 

@@ -15,6 +15,8 @@ def main(arguments):
     command += ["--dtype", "float32", "--enforce-eager"]
     # Without it, streams that are open at SIGTERM fall silent for as long as their clients wait.
     command += ["--shutdown-timeout", "60"]
+    # It tells cached tokens only with this.
+    command += ["--enable-prompt-tokens-details"]
     if arguments.embeddings:
         command += ["--runner", "pooling"]
     environment = {

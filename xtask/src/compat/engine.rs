@@ -54,20 +54,9 @@ impl Engine {
         }
     }
 
-    /// One purpose for each process. A second pair of vLLM's servers would take as much memory again.
-    pub(crate) fn purposes(self) -> &'static [Purpose] {
-        match self {
-            Self::LlamaCpp | Self::LlamaServer => {
-                &[Purpose::Chat, Purpose::Embeddings, Purpose::Twins, Purpose::Twins]
-            }
-            Self::Vllm => &[Purpose::Chat, Purpose::Embeddings],
-        }
-    }
-
-    /// Whether two engines serve one model.
-    pub(crate) fn has_twins(self) -> bool {
-        self.purposes().contains(&Purpose::Twins)
-    }
+    /// One purpose for each process: two engines serve one model.
+    pub(crate) const PURPOSES: [Purpose; 4] =
+        [Purpose::Chat, Purpose::Embeddings, Purpose::Twins, Purpose::Twins];
 
     fn environment(self) -> Environment {
         match self {

@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("\n{} with errors", client.name());
         table.add("errors", client.name(), client.try_errors(&stage)?);
     }
-    for &engine in engines.iter().filter(|engine| engine.has_twins()) {
+    for &engine in &engines {
         println!("\n{}, where two serve one model", engine.name());
         let outcomes = Client::OpenAi.try_twins(&stage, engine)?;
         table.add(engine.name(), Client::OpenAi.name(), outcomes);

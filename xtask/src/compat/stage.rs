@@ -64,7 +64,7 @@ impl Stage {
         let key_file = directory()?.join("engine-key");
         fs::write(&key_file, KEY)?;
         for engine in engines {
-            for (number, &purpose) in engine.purposes().iter().enumerate() {
+            for (number, &purpose) in Engine::PURPOSES.iter().enumerate() {
                 let [port] = http::free_ports()?;
                 let kinds = match purpose {
                     Purpose::Chat | Purpose::Twins => "chat,completions",
