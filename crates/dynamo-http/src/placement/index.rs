@@ -59,8 +59,8 @@ struct Holding {
     mark: Mark,
 }
 
-/// The number of a request at a server. Numbers begin again after two thousand million, so only those
-/// of about the same time compare.
+/// The number of a request at a server. The numbers wrap after 2^31 requests, so a comparison holds for
+/// two numbers that are less than 2^30 requests apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turn(u32);
 
@@ -296,10 +296,12 @@ impl Index {
         before
     }
 
-    /// Notes that an engine no longer had so many blocks which it was sent with this request and, until
-    /// now, not since. What is as old is gone as well. An engine has less room at times, for what runs,
-    /// so a quarter of this is given up at a time: what is given up by mistake is asked for elsewhere,
-    /// and then nobody tells.
+    /// Notes that an engine has evicted so many blocks, which this request was the last to send. The engine
+    /// has evicted all blocks that are as old, too.
+    ///
+    /// The frontend gives up a quarter of these blocks only. An engine evicts more while many requests run,
+    /// and a block that the frontend gave up by mistake is hard to win back: later requests for the block
+    /// go to another engine, so no answer of this engine shows that the block is there.
     pub(super) fn gave_up(&mut self, slot: Slot, turn: Turn, blocks: u32) {
         let Held { border, kept, .. } = self.slots[slot.0 as usize];
         let (mut at, mut gone) = (border, blocks.min(kept));
@@ -311,8 +313,8 @@ impl Index {
         self.draw_border(slot);
     }
 
-    /// Notes that an engine still had what it was sent with this request and not since, although it was
-    /// presumed to be gone: what is younger is there as well.
+    /// Notes that an engine still had the blocks which this request was the last to send, although they
+    /// were presumed to be evicted. All blocks that were sent later are presumed to be there as well.
     pub(super) fn still_had(&mut self, slot: Slot, turn: Turn) {
         for _ in 0..MOVED {
             let Held { border, newest, .. } = self.slots[slot.0 as usize];
