@@ -80,6 +80,16 @@ impl Program {
         Self::start("dynamo-worker", &[&echo, arguments].concat(), variables)
     }
 
+    /// Starts a worker with an echo engine, and waits until the worker knows that it is registered.
+    ///
+    /// A frontend lists the models before that, while etcd's answer to the worker is still under way.
+    /// A fault that came then would take this answer, and the registration would not be counted.
+    pub async fn registered(etcd: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let worker = Self::worker(etcd, arguments, variables);
+        worker.says("registered").await;
+        worker
+    }
+
     /// All log lines of the program.
     pub fn log(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
@@ -111,6 +121,13 @@ impl Program {
             }
         };
         soon(message, said).await
+    }
+
+    /// Waits for a log line with this message, which must be the only one so far.
+    pub async fn says_once(&self, message: &str) -> Value {
+        let line = self.says(message).await;
+        assert_eq!(self.logged(message).len(), 1, "{message:?} was logged more than once");
+        line
     }
 
     /// Stops reading the program's log, and fills its pipe: the next line that it writes waits.

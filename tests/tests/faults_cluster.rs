@@ -13,6 +13,7 @@ use dynamo_tests::invariants::{assert_serves, assert_within, registered};
 use dynamo_tests::{
     BlackHole, Cluster, Frontend, Load, Program, REFUSED, Space, UNKNOWN, connected, lists, reaches,
 };
+use futures_util::future::join_all;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -21,13 +22,13 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn worker(endpoints: &str, ttl: &str) -> Program {
-    worker_of("m", endpoints, ttl)
+async fn worker(endpoints: &str, ttl: &str) -> Program {
+    worker_of("m", endpoints, ttl).await
 }
 
-fn worker_of(model: &str, endpoints: &str, ttl: &str) -> Program {
+async fn worker_of(model: &str, endpoints: &str, ttl: &str) -> Program {
     let arguments = ["--namespace", "team-a", "--model", model, "--lease-ttl", ttl];
-    Program::worker(endpoints, &arguments, &[])
+    Program::registered(endpoints, &arguments, &[]).await
 }
 
 /// Several who write all the time, and again soon when it fails.
@@ -74,7 +75,7 @@ async fn a_killed_leader_stops_writes_for_3_seconds_at_most() {
     let space = Space::at(&endpoints).await;
     let frontend = space.frontend("team-a").await;
     // Longer than any machine takes to elect a leader.
-    let worker = worker(&endpoints, "60");
+    let worker = worker(&endpoints, "60").await;
     lists(&frontend, &["m"]).await;
     let load = Load::on(&frontend, "m", 2);
     let writer = Writer::start(&endpoints, 1).await;
@@ -132,7 +133,7 @@ async fn a_lease_survives_a_stalled_node_be_it_the_leader() {
         // Both begin with the node that will stall.
         let endpoints = cluster.endpoints_from(stalled);
         // The stall is noticed within 8 s; a slow machine takes its time for what comes then.
-        let worker = worker(&endpoints, "20");
+        let worker = worker(&endpoints, "20").await;
         lists(&frontend, &["m"]).await;
         let watched = space.watch_over(&endpoints, "team-a");
         let watcher = Frontend::start(watched).await.ready().await;
@@ -171,8 +172,8 @@ async fn workers_whose_leases_a_stale_leader_revokes_register_again() {
     let frontend = space.frontend("team-a").await;
     let models: Vec<_> = (0..WORKERS).map(|number| format!("m{number}")).collect();
     let models: Vec<_> = models.iter().map(String::as_str).collect();
-    let workers: Vec<_> =
-        models.iter().map(|model| worker_of(model, &cluster.endpoints_from(0), "5")).collect();
+    let endpoints = cluster.endpoints_from(0);
+    let workers = join_all(models.iter().map(|model| worker_of(model, &endpoints, "5"))).await;
     lists(&frontend, &models).await;
     let lost =
         || workers.iter().map(|worker| worker.logged("the lease is lost").len()).sum::<usize>();
@@ -214,7 +215,7 @@ async fn a_lost_quorum_is_noticed_within_5_seconds_and_stops_no_request() {
     let endpoints = cluster.endpoints_from(0);
     let space = Space::at(&endpoints).await;
     let frontend = space.frontend("team-a").await;
-    let worker = worker(&endpoints, "10");
+    let worker = worker(&endpoints, "10").await;
     lists(&frontend, &["m"]).await;
     let load = Load::on(&frontend, "m", 2);
     connected(&frontend, true).await;

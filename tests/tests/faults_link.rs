@@ -121,7 +121,7 @@ async fn a_worker_whose_renewals_get_no_answer_takes_its_lease_for_lost_and_come
     let frontend = space.frontend("team-a").await;
     let network = Network::to(etcd.endpoint()).await;
     let arguments = ["--namespace", "team-a", "--model", "m", "--lease-ttl", "4"];
-    let worker = Program::worker(network.endpoint(), &arguments, &[]);
+    let worker = Program::registered(network.endpoint(), &arguments, &[]).await;
     lists(&frontend, &["m"]).await;
     let load = Load::on(&frontend, "m", 2);
 

@@ -16,9 +16,9 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn worker(etcd: &Etcd, ttl: &str) -> Program {
+async fn worker(etcd: &Etcd, ttl: &str) -> Program {
     let arguments = ["--namespace", "team-a", "--model", "m", "--lease-ttl", ttl];
-    Program::worker(etcd.endpoint(), &arguments, &[])
+    Program::registered(etcd.endpoint(), &arguments, &[]).await
 }
 
 /// An etcd, a worker of its program, a front door, and requests that flow.
@@ -35,7 +35,7 @@ impl Scene {
         let etcd = Etcd::start().await;
         let space = Space::of(&etcd).await;
         let frontend = space.frontend("team-a").await;
-        let worker = worker(&etcd, ttl);
+        let worker = worker(&etcd, ttl).await;
         lists(&frontend, &["m"]).await;
         connected(&frontend, true).await;
         let load = Load::on(&frontend, "m", 2);
@@ -146,7 +146,7 @@ async fn a_worker_whose_lease_was_ended_by_another_registers_again() {
     let space = Space::of(&etcd).await;
     let frontend = space.frontend("team-a").await;
     let others = etcd.leases().await;
-    let worker = worker(&etcd, "3");
+    let worker = worker(&etcd, "3").await;
     lists(&frontend, &["m"]).await;
     let leases = etcd.leases().await;
     let lease = leases.iter().find(|lease| !others.contains(lease)).unwrap();

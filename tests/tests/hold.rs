@@ -90,8 +90,8 @@ async fn an_etcd_that_stalls_for_longer_than_a_lease_fails_no_request_and_worker
     let etcd = Etcd::start().await;
     let (frontend, client) = Program::frontend(etcd.endpoint(), &HOLDING, &[]).await;
     let arguments = [&NAMESPACE[..], &["--model", "m", "--lease-ttl", "2"]].concat();
-    let workers: Vec<_> =
-        (0..3).map(|_| Program::worker(etcd.endpoint(), &arguments, &[])).collect();
+    let workers =
+        join_all((0..3).map(|_| Program::registered(etcd.endpoint(), &arguments, &[]))).await;
     becomes("all are known", (0, 3), async || shown(&client).await).await;
     let load = Load::on(&client, "m", 4);
     load.flows(50).await;

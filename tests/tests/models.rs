@@ -327,11 +327,10 @@ async fn a_watch_prints_each_change_of_its_scope_until_it_is_stopped() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
-    let neighbour = Program::worker(store.etcd.endpoint(), &["--namespace", "team-b"], &[]);
-    neighbour.says("registered").await;
+    let _neighbour =
+        Program::registered(store.etcd.endpoint(), &["--namespace", "team-b"], &[]).await;
     let arguments = ["--namespace", "team-a", "--model", "m", "--drain-grace", "0"];
-    let mut worker = Program::worker(store.etcd.endpoint(), &arguments, &[]);
-    worker.says("registered").await;
+    let mut worker = Program::registered(store.etcd.endpoint(), &arguments, &[]).await;
     worker.signal(Signal::TERM);
     worker.ended().await;
     for (event, reason) in [("added", Value::Null), ("removed", json!("withdrawn"))] {
@@ -353,8 +352,7 @@ async fn a_watch_prints_each_change_of_its_scope_until_it_is_stopped() {
 async fn the_doctor_finds_what_is_wrong_with_entries_and_servers_and_nothing_where_all_is_well() {
     let mut store = Store::start().await;
     let of = ["--namespace", "team-a", "--model", "m"];
-    let worker = Program::worker(store.etcd.endpoint(), &of, &[]);
-    worker.says("registered").await;
+    let worker = Program::registered(store.etcd.endpoint(), &of, &[]).await;
     let well = store.run(&["doctor"]).await;
     assert_eq!(well.code, Some(0), "{}", well.stdout);
     assert!(

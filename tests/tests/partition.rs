@@ -41,8 +41,7 @@ async fn a_node_with_our_watch_that_is_partitioned_stalled_or_gone_costs_no_leas
         let space = Space::at(&cluster.endpoints_from((node + 1) % 3)).await;
         let endpoints = cluster.endpoints_from(node);
         let arguments = ["--namespace", "team-a", "--model", "m", "--lease-ttl", "10"];
-        let mut worker = Program::worker(&endpoints, &arguments, &[]);
-        worker.says("registered").await;
+        let mut worker = Program::registered(&endpoints, &arguments, &[]).await;
         let watched = space.watch_over(&endpoints, "team-a");
         let frontend = Frontend::start(watched).await.ready().await;
         lists(&frontend, &["m"]).await;

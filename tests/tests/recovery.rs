@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use dynamo_tests::invariants::{assert_serves, assert_within};
+use dynamo_tests::invariants::{assert_serves, assert_within, registered};
 use dynamo_tests::{
     Client, Etcd, Frontend, Load, Network, Program, Space, Worker, connected,
     create_test_model_entry, eventually, lists, native_key,
@@ -69,7 +69,7 @@ async fn no_request_fails_while_etcd_is_killed_and_restarted_and_what_changes_th
     let mut etcd = Etcd::start().await;
     let (frontend, client) = Program::frontend(etcd.endpoint(), &NAMESPACE, &[]).await;
     let arguments = [&NAMESPACE[..], &["--model", "m", "--lease-ttl", "10"]].concat();
-    let worker = Program::worker(etcd.endpoint(), &arguments, &[]);
+    let worker = Program::registered(etcd.endpoint(), &arguments, &[]).await;
     lists(&client, &["m"]).await;
     let load = Load::on(&client, "m", 4);
     load.flows(50).await;
@@ -85,8 +85,7 @@ async fn no_request_fails_while_etcd_is_killed_and_restarted_and_what_changes_th
     let _late = Space::of(&etcd).await.worker("team-a", "late").await;
     lists(&client, &["late", "m"]).await;
     assert_eq!(client.chat("late").await.engine().unwrap(), "late");
-    eventually("the worker is registered again", async || worker.logged("registered").len() == 2)
-        .await;
+    registered(&worker, 2).await;
     load.flows(50).await;
     assert_eq!(load.failures(), []);
     assert_eq!(frontend.logged(STORE_GONE).len(), 1);
@@ -180,7 +179,7 @@ async fn a_wiped_store_that_begins_again_leaves_no_ghost_and_workers_register_ag
     let space = Space::of(&etcd).await;
     let frontend = space.frontend("team-a").await;
     let arguments = [&NAMESPACE[..], &["--model", "m"]].concat();
-    let worker = Program::worker(etcd.endpoint(), &arguments, &[]);
+    let worker = Program::registered(etcd.endpoint(), &arguments, &[]).await;
     // So that the new store stays behind for long.
     for _ in 0..100 {
         put_ghost(&space, "ghost").await;
@@ -192,8 +191,7 @@ async fn a_wiped_store_that_begins_again_leaves_no_ghost_and_workers_register_ag
     let back = Instant::now();
     lists(&frontend, &["m"]).await;
     assert_within("22", "listed again, behind", Duration::from_secs(2), back.elapsed());
-    eventually("the worker is registered again", async || worker.logged("registered").len() == 2)
-        .await;
+    registered(&worker, 2).await;
     let space = Space::of(&etcd).await;
     assert!(space.revision().await.0 < 100);
     let _late = space.worker("team-a", "late").await;

@@ -60,9 +60,7 @@ fn free_port() -> u16 {
 async fn worker(etcd: &str, port: u16) -> Program {
     let (namespace, port) = (unique("resilience"), port.to_string());
     let arguments = ["--namespace", &namespace, "--model", "m", "--echo-port", &port];
-    let worker = Program::worker(etcd, &arguments, &[]);
-    worker.says("registered").await;
-    worker
+    Program::registered(etcd, &arguments, &[]).await
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ async fn a_frontend_that_restarts_while_etcd_is_away_serves_what_it_knew_and_sti
     let metric = "dynamo_frontend_discovery_remembered_instances";
     assert_eq!(client.metric(metric).await, 2.0);
     let message = "the source has not answered yet: what an earlier run knew of it serves";
-    assert_eq!(again.logged(message).len(), 1);
+    again.says_once(message).await;
 
     // A frontend of another scope has no use for this file, and leaves it alone.
     let (foreign, stranger) = frontend(&etcd, "team-b", &file).await;
@@ -99,13 +99,12 @@ async fn a_file_that_is_torn_costs_one_line_and_is_made_good() {
     let (again, client) = frontend(&etcd, "team-a", &file).await;
     lists(&client, &["m"]).await;
     assert_eq!(client.chat("m").await.status, 200);
-    let refused = again.logged("the state file is not used");
-    assert_eq!(refused.len(), 1);
-    assert_eq!(refused[0]["error"], "it is torn: its checksum is missing or wrong");
+    let refused = again.says_once("the state file is not used").await;
+    assert_eq!(refused["error"], "it is torn: its checksum is missing or wrong");
     eventually("the file is whole", async || std::fs::read(&file).unwrap().len() == good.len())
         .await;
     stop(again).await;
     let (third, client) = frontend(&etcd, "team-a", &file).await;
     lists(&client, &["m"]).await;
-    assert_eq!(third.logged("state file read")[0]["instances"], 1);
+    assert_eq!(third.says_once("state file read").await["instances"], 1);
 }

@@ -30,7 +30,7 @@ async fn authentication_is_switched_on_and_off_under_traffic_without_an_outage()
     let (frontend, client) =
         Program::frontend(network.endpoint(), &TEAM_A, &user("frontend-a")).await;
     let arguments = [&TEAM_A[..], &["--model", "m", "--lease-ttl", "3"]].concat();
-    let worker = Program::worker(etcd.endpoint(), &arguments, &user("worker-a"));
+    let worker = Program::registered(etcd.endpoint(), &arguments, &user("worker-a")).await;
     lists(&client, &["m"]).await;
     for program in [&frontend, &worker] {
         assert_eq!(program.says(NO_USERS).await["level"], "WARN");
@@ -78,7 +78,7 @@ async fn a_password_that_changes_in_its_file_is_taken_up_without_a_restart() {
     let arguments = [&TEAM_A[..], &user].concat();
     let (_frontend, client) = Program::frontend(network.endpoint(), &arguments, &[]).await;
     let arguments = [&arguments[..], &["--model", "m", "--lease-ttl", "5"]].concat();
-    let worker = Program::worker(network.endpoint(), &arguments, &[]);
+    let worker = Program::registered(network.endpoint(), &arguments, &[]).await;
     lists(&client, &["m"]).await;
 
     // Its tokens end with the old password, and the file is a little late.

@@ -45,7 +45,7 @@ async fn through_etcds_gateway_a_quiet_watch_and_a_lease_live() {
     let (_gateway, endpoint) = etcd.start_before(&["gateway", "start"]).await;
     let (frontend, client) = Program::frontend(&endpoint, &TEAM_A, &[]).await;
     let arguments = [&TEAM_A[..], &["--model", "m", "--lease-ttl", "3"]].concat();
-    let worker = Program::worker(&endpoint, &arguments, &[]);
+    let worker = Program::registered(&endpoint, &arguments, &[]).await;
     lists(&client, &["m"]).await;
     // Several questions for progress, and several renewals.
     sleep(Duration::from_secs(14)).await;
@@ -83,7 +83,7 @@ async fn a_balancer_that_forgets_idle_connections_costs_no_lease_and_ends_no_wat
     let (frontend, client) = Program::frontend(network.endpoint(), &TEAM_A, &[]).await;
     // Renewed every 6.7 s: each time the connection is forgotten.
     let arguments = [&TEAM_A[..], &["--model", "m", "--lease-ttl", "20"]].concat();
-    let worker = Program::worker(network.endpoint(), &arguments, &[]);
+    let worker = Program::registered(network.endpoint(), &arguments, &[]).await;
     lists(&client, &["m"]).await;
     let before = network.attempts();
     sleep(Duration::from_secs(24)).await;
@@ -105,7 +105,7 @@ async fn a_defragmentation_ends_no_lease_and_no_request() {
     // etcd answers nothing while it defragments. A slow disk takes over 3 s for these 32 MiB, so the
     // lease is the default one.
     let arguments = [&TEAM_A[..], &["--model", "m"]].concat();
-    let worker = Program::worker(etcd.endpoint(), &arguments, &[]);
+    let worker = Program::registered(etcd.endpoint(), &arguments, &[]).await;
     lists(&client, &["m"]).await;
     let load = Load::on(&client, "m", 2);
     etcd.compact().await;
@@ -126,7 +126,8 @@ async fn a_member_that_is_replaced_costs_no_request_and_serves_when_another_one_
     let mut cluster = Cluster::start().await;
     let endpoints = cluster.endpoints_from(0);
     let (frontend, client) = Program::frontend(&endpoints, &TEAM_A, &[]).await;
-    let worker = Program::worker(&endpoints, &[&TEAM_A[..], &["--model", "m"]].concat(), &[]);
+    let arguments = [&TEAM_A[..], &["--model", "m"]].concat();
+    let worker = Program::registered(&endpoints, &arguments, &[]).await;
     lists(&client, &["m"]).await;
     assert_eq!(frontend.says("etcd answers").await["endpoint"], cluster[0].endpoint());
     let load = Load::on(&client, "m", 2);

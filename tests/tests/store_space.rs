@@ -91,6 +91,9 @@ async fn an_etcd_without_space_is_named_once_and_loses_what_is_withdrawn_until_i
     let (frontend, client) = Program::frontend(etcd.endpoint(), &TEAM_A, &[]).await;
     let staying = worker(etcd.endpoint(), "staying", "3");
     let leaving = worker(etcd.endpoint(), "leaving", "60");
+    for worker in [&staying, &leaving] {
+        worker.says("registered").await;
+    }
     lists(&client, &["leaving", "staying"]).await;
     let load = Load::on(&client, "staying", 2);
     let entry = |name| create_test_model_entry(name, "team-b", "backend", "generate", "Chat");
@@ -171,8 +174,7 @@ async fn a_hundred_models_are_withdrawn_at_once_from_a_store_that_is_far_away() 
     let mut arguments = TEAM_A.to_vec();
     arguments.extend(["--lease-ttl", "60"]);
     arguments.extend(names.iter().flat_map(|name| ["--model", name]));
-    let worker = Program::worker(network.endpoint(), &arguments, &[]);
-    worker.says("registered").await;
+    let worker = Program::registered(network.endpoint(), &arguments, &[]).await;
     assert_eq!(space.list().await.entries.len(), 100);
     assert_eq!(stop(worker).await, Some(0));
     assert_eq!(space.list().await.entries.len(), 0);
