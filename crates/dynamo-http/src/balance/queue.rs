@@ -10,7 +10,7 @@ use prometheus::IntGauge;
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::ApiError;
-use crate::fleet::{ConcurrencyLimit, Lasting, Place, Targets, Turn, Upstream};
+use crate::fleet::{ConcurrencyLimit, Lasting, Place, Rank, Targets, Upstream};
 use crate::live::Live;
 use crate::priority::Priority;
 
@@ -27,7 +27,7 @@ pub(crate) struct QueueLimits {
 pub(crate) struct Queued {
     lasting: Arc<Lasting>,
     gauges: Gauges,
-    turn: Turn,
+    rank: Rank,
     until: Instant,
 }
 
@@ -69,7 +69,7 @@ impl Queued {
         Ok(Self {
             lasting: targets.lasting().clone(),
             gauges,
-            turn: Turn { class, since },
+            rank: Rank { class, since },
             until: since + limits.timeout.now(),
         })
     }
@@ -90,7 +90,7 @@ impl Queued {
         if upstreams.is_empty() {
             return Ok(None);
         }
-        let place = |upstream| Box::pin(Place::wait(upstream, limit, self.turn));
+        let place = |upstream| Box::pin(Place::wait(upstream, limit, self.rank));
         let any = select_all(upstreams.into_iter().map(place));
         tokio::select! {
             biased;

@@ -16,7 +16,7 @@ const RISE: Duration = Duration::from_secs(10);
 
 /// What decides when a request's turn comes: its class, and since when it waits.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Turn {
+pub(crate) struct Rank {
     pub(crate) class: Priority,
     pub(crate) since: Instant,
 }
@@ -50,10 +50,10 @@ impl<T> Default for Line<T> {
 }
 
 impl<T> Line<T> {
-    /// Joins the line. One that has waited elsewhere keeps its turn.
-    pub(super) fn join(&mut self, turn: Turn, one: T) -> Ticket {
+    /// Joins the line. One that has waited elsewhere keeps its rank.
+    pub(super) fn join(&mut self, rank: Rank, one: T) -> Ticket {
         self.joined += 1;
-        let ticket = Ticket { class: turn.class, order: (turn.since, self.joined) };
+        let ticket = Ticket { class: rank.class, order: (rank.since, self.joined) };
         self.waiting[ticket.class as usize].insert(ticket.order, one);
         ticket
     }

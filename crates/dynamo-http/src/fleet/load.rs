@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::line::{Line, Ticket, Turn};
+use super::line::{Line, Rank, Ticket};
 use crate::live::Live;
 
 /// What has had no request for so long is not in use, and nobody asks about it.
@@ -101,7 +101,7 @@ impl Load {
     pub(super) fn join(
         &self,
         limit: &Arc<ConcurrencyLimit>,
-        turn: Turn,
+        rank: Rank,
     ) -> (Ticket, oneshot::Receiver<()>) {
         let (sender, told) = oneshot::channel();
         let line = self.line.get_or_init(|| {
@@ -110,7 +110,7 @@ impl Load {
         let ticket = {
             let mut waiting = lock(line);
             self.waiting.fetch_add(1, SeqCst);
-            waiting.line.join(turn, sender)
+            waiting.line.join(rank, sender)
         };
         self.go_on();
         (ticket, told)

@@ -43,7 +43,7 @@ pub(crate) use self::connect::{ConnectError, Connector};
 pub use self::fleet::Fleet;
 pub(crate) use self::fleet::{outage, reasons};
 pub(crate) use self::identity::{Finding, Identity};
-pub(crate) use self::line::Turn;
+pub(crate) use self::line::Rank;
 pub(crate) use self::load::ConcurrencyLimit;
 pub use self::network::{InvalidNetwork, Network, Networks};
 pub(crate) use self::patience::Patience;

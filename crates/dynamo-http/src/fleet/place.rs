@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::line::{Ticket, Turn};
+use super::line::{Rank, Ticket};
 use super::load::ConcurrencyLimit;
 use super::upstream::Upstream;
 use crate::placement::{Choice, Sent};
@@ -28,9 +28,9 @@ impl Place {
     pub(crate) async fn wait(
         upstream: Arc<Upstream>,
         limit: &Arc<ConcurrencyLimit>,
-        turn: Turn,
+        rank: Rank,
     ) -> Self {
-        let (ticket, told) = upstream.load.join(limit, turn);
+        let (ticket, told) = upstream.load.join(limit, rank);
         let mut waiter = Waiter { upstream, ticket, has_begun: false };
         // The line keeps the other end until the turn has come.
         let _ = told.await;
@@ -129,8 +129,8 @@ mod tests {
         class: Priority,
     ) -> impl Future<Output = Place> + use<> {
         let (upstream, limit) = (upstream.clone(), limit.clone());
-        let turn = Turn { class, since: Instant::now() };
-        async move { Place::wait(upstream, &limit, turn).await }
+        let rank = Rank { class, since: Instant::now() };
+        async move { Place::wait(upstream, &limit, rank).await }
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ fn seconds(seconds: u64) -> Duration {
 fn line(joined: &[(Priority, u64)]) -> (Line<usize>, Instant) {
     let (mut line, began) = (Line::default(), Instant::now());
     for (one, (class, after)) in joined.iter().enumerate() {
-        line.join(Turn { class: *class, since: began + seconds(*after) }, one);
+        line.join(Rank { class: *class, since: began + seconds(*after) }, one);
     }
     (line, began)
 }
@@ -57,10 +57,10 @@ fn one_that_waits_rises_by_a_class_every_ten_seconds() {
 fn nobody_starves() {
     // One place becomes free each second, and each second an interactive request comes.
     let (mut line, began) = (Line::default(), Instant::now());
-    line.join(Turn { class: Bulk, since: began }, None);
+    line.join(Rank { class: Bulk, since: began }, None);
     for second in 0.. {
         let now = began + seconds(second);
-        line.join(Turn { class: Interactive, since: now }, Some(second));
+        line.join(Rank { class: Interactive, since: now }, Some(second));
         if line.next(now) == Some(None) {
             assert_eq!(second, 20);
             return;
@@ -69,9 +69,9 @@ fn nobody_starves() {
 }
 
 #[test]
-fn one_that_joins_again_keeps_its_turn() {
+fn one_that_joins_again_keeps_its_rank() {
     let (mut line, began) = line(&[(Usual, 1), (Usual, 2)]);
-    line.join(Turn { class: Usual, since: began }, 2);
+    line.join(Rank { class: Usual, since: began }, 2);
     assert_eq!(all(&mut line, began + seconds(2)), [2, 0, 1]);
 }
 
@@ -79,7 +79,7 @@ fn one_that_joins_again_keeps_its_turn() {
 fn one_that_leaves_is_never_next_and_leaves_once() {
     let mut line = Line::default();
     let (now, class) = (Instant::now(), Bulk);
-    let tickets = ["a", "b", "c"].map(|one| line.join(Turn { class, since: now }, one));
+    let tickets = ["a", "b", "c"].map(|one| line.join(Rank { class, since: now }, one));
     assert_eq!(line.leave(tickets[0]), Some("a"));
     assert_eq!(line.leave(tickets[0]), None);
     assert_eq!(line.next(now), Some("b"));
@@ -111,15 +111,15 @@ proptest! {
     fn nobody_is_lost_and_only_a_higher_class_overtakes(events in proptest::collection::vec(event(), 0..80)) {
         let (mut line, mut now) = (Line::default(), Instant::now());
         // Those that joined, in their order; none for those that do not wait any more.
-        let mut joined: Vec<Option<(Turn, Ticket)>> = Vec::new();
+        let mut joined: Vec<Option<(Rank, Ticket)>> = Vec::new();
         let turns = [Event::Next; 80];
         for event in events.into_iter().chain(turns) {
             match event {
                 Event::Passes(millis) => now += Duration::from_millis(millis),
                 Event::Joins(class) => {
-                    let turn = Turn { class, since: now };
-                    let ticket = line.join(turn, joined.len());
-                    joined.push(Some((turn, ticket)));
+                    let rank = Rank { class, since: now };
+                    let ticket = line.join(rank, joined.len());
+                    joined.push(Some((rank, ticket)));
                 }
                 Event::Leaves(one) => {
                     if let Some((_, ticket)) = joined.get_mut(one).and_then(Option::take) {
@@ -131,17 +131,17 @@ proptest! {
                     let waiting = joined.iter().flatten().count();
                     prop_assert_eq!(next.is_some(), waiting > 0);
                     let Some(one) = next else { continue };
-                    let (turn, _) = joined[one].take().expect("it waited");
+                    let (rank, _) = joined[one].take().expect("it waited");
                     // A class for each whole ten seconds, told in another way than the line does.
-                    let risen = |turn: Turn| {
-                        turn.class as u128 + now.duration_since(turn.since).as_millis() / 10_000
+                    let risen = |rank: Rank| {
+                        rank.class as u128 + now.duration_since(rank.since).as_millis() / 10_000
                     };
-                    let class = |turn: Turn| risen(turn).min(Interactive as u128);
+                    let class = |rank: Rank| risen(rank).min(Interactive as u128);
                     for (other, _) in joined[..one].iter().flatten() {
-                        prop_assert!(class(turn) > class(*other), "{turn:?} overtook {other:?}");
+                        prop_assert!(class(rank) > class(*other), "{rank:?} overtook {other:?}");
                     }
                     for (other, _) in joined[one..].iter().flatten() {
-                        prop_assert!(class(turn) >= class(*other), "{other:?} was held up");
+                        prop_assert!(class(rank) >= class(*other), "{other:?} was held up");
                     }
                 }
             }
