@@ -174,9 +174,10 @@ impl Record {
         if std::mem::replace(&mut self.first_byte, true) {
             return;
         }
-        self.route_meter().first_byte.observe((at - self.began).as_secs_f64());
+        let seconds = (at - self.began).as_secs_f64();
+        self.route_meter().first_byte.observe(seconds);
         if self.answer.as_ref().is_some_and(|answer| answer.form == Form::Plain) {
-            self.first_token(at);
+            self.first_token(at, seconds);
         }
     }
 
@@ -197,7 +198,7 @@ impl Record {
             }
             None => {
                 answer.span = Some((at, at));
-                self.first_token(at);
+                self.first_token(at, (at - self.began).as_secs_f64());
                 true
             }
         }
@@ -246,12 +247,12 @@ impl Record {
         }
     }
 
-    fn first_token(&mut self, at: Instant) {
+    /// Notes the first content, which came so many seconds after the head of the request.
+    fn first_token(&mut self, at: Instant, seconds: f64) {
         self.note(|told| told.first_token(at));
         if self.answer.as_ref().is_none_or(|answer| answer.namespace.is_none()) {
             return;
         }
-        let seconds = (at - self.began).as_secs_f64();
         self.series().tokens(self.route).first_token.observe(seconds);
         if let Some(worker) = &self.worker {
             worker.first_token(seconds);

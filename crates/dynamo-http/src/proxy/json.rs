@@ -238,11 +238,11 @@ pub(super) fn plain(bytes: &[u8]) -> usize {
     while at < SHORT
         && let Some(word) = bytes[at..].first_chunk()
     {
-        let special = special(u64::from_le_bytes(*word));
-        if special != 0 {
-            return at + special.trailing_zeros() as usize / 8;
+        let end = plain_in_word(*word);
+        at += end;
+        if end < word.len() {
+            return at;
         }
-        at += word.len();
     }
     let rest = &bytes[at..];
     let run = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
@@ -250,6 +250,12 @@ pub(super) fn plain(bytes: &[u8]) -> usize {
     let any_control = rest[..run].iter().fold(false, |any, byte| any | (*byte < b' '));
     let control = || rest.iter().position(|byte| *byte < b' ');
     at + any_control.then(control).flatten().unwrap_or(run)
+}
+
+/// The same for a word: 8 where it has no such byte.
+#[inline(always)]
+pub(super) fn plain_in_word(word: [u8; 8]) -> usize {
+    special(u64::from_le_bytes(word)).trailing_zeros() as usize / 8
 }
 
 /// Marks the bytes of a word that end a run by their highest bit. The lowest set bit belongs to the

@@ -5,9 +5,9 @@
 //! the text of their content, and are known by the one before.
 
 use std::borrow::Cow;
-use std::ops::Range;
+use std::sync::LazyLock;
 
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 use memchr::{memchr, memchr2};
 
 use super::outline::USAGE;
@@ -42,11 +42,23 @@ pub(crate) struct Tokens {
 
 /// An event with content. Another event that differs from it in the text of the content only has content
 /// as well, ends where its own text and the rest of this one end, and has no usage.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
-    event: Vec<u8>,
-    /// The place of the text, without its quotes.
-    text: Range<usize>,
+    /// What stands between the texts of two such events in a row: the rest of the one behind its text,
+    /// and the other up to its text. So a run of them takes one comparison for each.
+    between: Vec<u8>,
+    /// Where the second event begins in `between`.
+    begin: usize,
+}
+
+/// Events in a row that are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Run {
+    events: u64,
+    /// The bytes of the events.
+    length: usize,
+    /// The bytes of their texts.
+    text: usize,
 }
 
 impl Known {
@@ -60,27 +72,46 @@ impl Known {
             return;
         }
         let Some(length) = text_length(&event[text..]) else { return };
-        let known = known.get_or_insert_with(|| Self { event: Vec::new(), text: 0..0 });
-        known.event.clear();
-        known.event.extend_from_slice(event);
-        known.text = text..text + length;
+        let known = known.get_or_insert_default();
+        let (before, behind) = (&event[..text], &event[text + length..]);
+        known.between.clear();
+        known.between.extend_from_slice(behind);
+        known.between.extend_from_slice(before);
+        known.begin = behind.len();
     }
 
-    /// The length of the event at the beginning of `data` and that of its text, if the event differs
-    /// from this one in its text only, and its text is not empty.
-    fn lengths_of(&self, data: &[u8]) -> Option<(usize, usize)> {
-        let (before, behind) = (&self.event[..self.text.start], &self.event[self.text.end..]);
-        let rest = data.strip_prefix(before)?;
-        let near = &rest[..rest.len().min(Self::MOST)];
-        let text = text_length(near).filter(|length| *length > 0)?;
-        let length = before.len() + text + behind.len();
-        rest[text..].starts_with(behind).then_some((length, text))
+    /// The events at the beginning of `data` that differ from this one in their texts only, and whose
+    /// texts are not empty.
+    fn run(&self, data: &[u8]) -> Run {
+        let (behind, before) = self.between.split_at(self.begin);
+        let mut run = Run::default();
+        let mut next = data.strip_prefix(before);
+        while let Some(rest) = next {
+            let near = &rest[..rest.len().min(Self::MOST)];
+            let Some(text @ 1..) = text_length(near) else { break };
+            let rest = &rest[text..];
+            next = rest.strip_prefix(&*self.between);
+            if next.is_none() && !rest.starts_with(behind) {
+                break;
+            }
+            run.events += 1;
+            run.text += text;
+            run.length = data.len() - rest.len() + behind.len();
+        }
+        run
     }
 }
 
 /// The length of the text of a JSON string, up to its closing quote. `None` where the quote is missing,
 /// and where a control character stands in the text, which could end a line.
+#[inline(always)]
 fn text_length(text: &[u8]) -> Option<usize> {
+    // Most tokens are shorter than a word.
+    let end = text.first_chunk().map_or(0, |word| json::plain_in_word(*word));
+    if text.get(end) == Some(&b'"') { Some(end) } else { long_text_length(text) }
+}
+
+fn long_text_length(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
         at += json::plain(&text[at..]);
@@ -95,51 +126,53 @@ fn text_length(text: &[u8]) -> Option<usize> {
 /// A part of an event by which its content is known.
 #[derive(Debug)]
 struct Mark {
-    text: &'static [u8],
+    /// Finds the text of the mark.
+    text: Finder<'static>,
     /// Whether a value follows, which must have content itself.
     has_value: bool,
 }
 
 impl Mark {
-    const fn valued(text: &'static [u8]) -> Self {
-        Self { text, has_value: true }
+    fn valued(text: &'static str) -> Self {
+        Self { text: Finder::new(text), has_value: true }
     }
 
-    const fn plain(text: &'static [u8]) -> Self {
-        Self { text, has_value: false }
+    fn plain(text: &'static str) -> Self {
+        Self { text: Finder::new(text), has_value: false }
     }
 
-    /// Whether the mark is at this place of an event, with content.
-    fn is_at(&self, event: &[u8], at: usize) -> bool {
-        let Some(rest) = event.get(at..).and_then(|rest| rest.strip_prefix(self.text)) else {
-            return false;
-        };
-        !self.has_value || has_content(rest)
+    /// Finds the mark in an event, with content. Returns the place behind its text.
+    fn find(&self, event: &[u8]) -> Option<usize> {
+        let ends = self.text.find_iter(event).map(|at| at + self.text.needle().len());
+        ends.into_iter().find(|end| !self.has_value || has_content(&event[*end..]))
     }
 }
 
 /// The marks of content on a route.
 fn marks(route: Route) -> &'static [Mark] {
-    const CHAT: &[Mark] = &[
-        Mark::valued(b"\"content\":"),
-        Mark::valued(b"\"reasoning_content\":"),
-        Mark::valued(b"\"reasoning\":"),
-        Mark::valued(b"\"tool_calls\":"),
-        Mark::valued(b"\"function_call\":"),
-        Mark::valued(b"\"refusal\":"),
-        Mark::valued(b"\"audio\":"),
-    ];
-    const COMPLETIONS: &[Mark] = &[Mark::valued(b"\"text\":")];
-    const MESSAGES: &[Mark] =
-        &[Mark::plain(b"\"content_block_delta\""), Mark::plain(b"\"tool_use\"")];
+    static CHAT: LazyLock<[Mark; 7]> = LazyLock::new(|| {
+        [
+            "\"content\":",
+            "\"reasoning_content\":",
+            "\"reasoning\":",
+            "\"tool_calls\":",
+            "\"function_call\":",
+            "\"refusal\":",
+            "\"audio\":",
+        ]
+        .map(Mark::valued)
+    });
+    static COMPLETIONS: LazyLock<[Mark; 1]> = LazyLock::new(|| [Mark::valued("\"text\":")]);
+    static MESSAGES: LazyLock<[Mark; 2]> =
+        LazyLock::new(|| ["\"content_block_delta\"", "\"tool_use\""].map(Mark::plain));
     // The type of the event, such as `response.output_text.delta`.
-    const OTHER: &[Mark] = &[Mark::plain(b".delta\"")];
+    static OTHER: LazyLock<[Mark; 1]> = LazyLock::new(|| [Mark::plain(".delta\"")]);
 
     match route {
-        Route::ChatCompletions => CHAT,
-        Route::Completions => COMPLETIONS,
-        Route::Messages => MESSAGES,
-        _ => OTHER,
+        Route::ChatCompletions => &*CHAT,
+        Route::Completions => &*COMPLETIONS,
+        Route::Messages => &*MESSAGES,
+        _ => &*OTHER,
     }
 }
 
@@ -201,13 +234,8 @@ impl Tokens {
     fn count(&mut self, event: &[u8]) -> Option<usize> {
         // An event without an object, such as the end marker or a comment, carries no content.
         memchr(b'{', event)?;
-        let (at, mark) = self.marks.iter().find_map(|mark| {
-            memmem::find_iter(event, mark.text)
-                .find(|at| mark.is_at(event, *at))
-                .map(|at| (at, mark))
-        })?;
+        let (value, mark) = self.marks.iter().find_map(|mark| Some((mark.find(event)?, mark)))?;
         self.content += 1;
-        let value = at + mark.text.len();
         let blanks = event[value..].iter().take_while(|byte| **byte == b' ').count();
         let text = value + blanks + "\"".len();
         let text = (mark.has_value && event[text - 1] == b'"').then_some(text);
@@ -224,6 +252,10 @@ impl Tokens {
 impl Tokens {
     /// Reads an event, and decides what of its usage passes.
     fn read(&mut self, event: &[u8]) -> Verdict {
+        // Its beginning came in an earlier piece, or else the stage had glanced at it.
+        if self.glance(event) == event.len() {
+            return Verdict::Pass;
+        }
         let text = self.count(event);
         let Some(at) = USAGE.find(event) else {
             if let Some(text) = text {
@@ -256,13 +288,13 @@ impl Reader for Tokens {
         edited.map_or(verdict, Verdict::Replace)
     }
 
-    fn glance(&mut self, data: &[u8]) -> Option<usize> {
+    fn glance(&mut self, data: &[u8]) -> usize {
         // What a glance sees passes as it is.
-        let known = self.known.as_ref().filter(|_| self.rename.is_none())?;
-        let (length, text) = known.lengths_of(data)?;
-        self.content += 1;
-        self.bytes += text as u64;
-        Some(length)
+        let known = self.known.as_ref().filter(|_| self.rename.is_none());
+        let run = known.map(|known| known.run(data)).unwrap_or_default();
+        self.content += run.events;
+        self.bytes += run.text as u64;
+        run.length
     }
 }
 

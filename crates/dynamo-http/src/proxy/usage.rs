@@ -91,138 +91,180 @@ pub(super) fn read(text: &[u8]) -> Option<(Usage, usize)> {
     let mut usage = Usage::default();
     // Anthropic counts the tokens from the cache and those that went into it apart from the others.
     let (mut read, mut created) = (None, None);
-    let mut cursor = Cursor { rest: text };
-    cursor.object(|name, value| {
-        match name {
-            b"prompt_tokens" | b"input_tokens" => usage.input = value.tokens()?,
-            b"completion_tokens" | b"output_tokens" => usage.output = value.tokens()?,
-            b"prompt_tokens_details" | b"input_tokens_details" => usage.cached = value.cached()?,
-            b"cache_read_input_tokens" => read = value.tokens()?,
-            b"cache_creation_input_tokens" => created = value.tokens()?,
-            // Mostly the sum of the others.
-            _ => drop(value.tokens()?),
-        }
-        Some(())
+    // Mostly the sum of the others.
+    let mut unused = None;
+    let rest = object(text, |member, value| {
+        let place = match member {
+            Member::Details => {
+                let (cached, rest) = cached(value)?;
+                usage.cached = cached;
+                return Some(rest);
+            }
+            Member::Input => &mut usage.input,
+            Member::Output => &mut usage.output,
+            Member::Read => &mut read,
+            Member::Created => &mut created,
+            Member::Cached | Member::Other => &mut unused,
+        };
+        let (tokens, rest) = tokens(value)?;
+        *place = tokens;
+        Some(rest)
     })?;
     let apart = read.unwrap_or(0) + created.unwrap_or(0);
     usage.input = usage.input.map(|input| input + apart);
     usage.cached = usage.cached.or(read);
-    Some((usage, text.len() - cursor.rest.len()))
+    Some((usage, text.len() - rest.len()))
 }
 
-/// Reads the members of a usage. What is no JSON need not be noticed, since the text is only forwarded.
-/// `None` where the text ends too early.
-struct Cursor<'a> {
-    rest: &'a [u8],
+/// What a member of a usage, or of its details, tells.
+#[derive(Clone, Copy)]
+enum Member {
+    Input,
+    Output,
+    /// Of the input, with `Cached` in it.
+    Details,
+    Cached,
+    Read,
+    Created,
+    Other,
 }
 
-impl<'a> Cursor<'a> {
-    fn next(&mut self) -> Option<u8> {
-        let (byte, rest) = self.rest.split_first()?;
-        self.rest = rest;
-        Some(*byte)
+impl Member {
+    /// The member whose name in quotes begins the text, and the length of that name.
+    fn known(text: &[u8]) -> Option<(Self, usize)> {
+        // One `if` for each name: to compare with a constant takes one load or two, and no call.
+        macro_rules! table {
+            ($($name:literal => $member:ident,)*) => {
+                $(if text.starts_with($name) {
+                    return Some((Self::$member, $name.len()));
+                })*
+            };
+        }
+        table! {
+            b"\"prompt_tokens\"" => Input,
+            b"\"completion_tokens\"" => Output,
+            b"\"total_tokens\"" => Other,
+            b"\"input_tokens\"" => Input,
+            b"\"output_tokens\"" => Output,
+            b"\"prompt_tokens_details\"" => Details,
+            b"\"input_tokens_details\"" => Details,
+            b"\"cached_tokens\"" => Cached,
+            b"\"cache_read_input_tokens\"" => Read,
+            b"\"cache_creation_input_tokens\"" => Created,
+        }
+        None
     }
+}
 
-    /// Skips blanks. Returns the byte behind them, which is not skipped.
-    fn peek(&mut self) -> Option<u8> {
-        loop {
-            let (byte, rest) = self.rest.split_first()?;
-            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-                return Some(*byte);
+// These read a part of a usage at the beginning of a text, and return the text behind that part. What is
+// no JSON need not be noticed, since the text is only forwarded. `None` where the text ends too early.
+
+/// Reads an object. `read` gets each member and the text of its value, and returns the text behind it.
+#[inline(always)]
+fn object<'a>(
+    text: &'a [u8],
+    mut read: impl FnMut(Member, &'a [u8]) -> Option<&'a [u8]>,
+) -> Option<&'a [u8]> {
+    let mut rest = expect(b'{', text)?;
+    if let Some(empty) = expect(b'}', rest) {
+        return Some(empty);
+    }
+    loop {
+        let (member, behind) = name(skip_blanks(rest))?;
+        let value = skip_blanks(expect(b':', behind)?);
+        rest = match skip_blanks(read(member, value)?) {
+            [b',', rest @ ..] => rest,
+            [b'}', rest @ ..] => return Some(rest),
+            _ => return None,
+        };
+    }
+}
+
+fn skip_blanks(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    text
+}
+
+/// Skips a byte, and blanks before it.
+fn expect(byte: u8, text: &[u8]) -> Option<&[u8]> {
+    skip_blanks(text).strip_prefix(&[byte])
+}
+
+/// Reads the name of a member.
+#[inline(always)]
+fn name(text: &[u8]) -> Option<(Member, &[u8])> {
+    match Member::known(text) {
+        Some((member, length)) => Some((member, &text[length..])),
+        None => Some((Member::Other, skip_string(text.strip_prefix(b"\"")?)?)),
+    }
+}
+
+/// Skips a string to its end, behind its first quote.
+fn skip_string(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        text = match &text[json::plain(text)..] {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', _, rest @ ..] | [_, rest @ ..] => rest,
+            [] => return None,
+        };
+    }
+}
+
+/// Skips a value that stands in an object.
+fn skip_value(mut text: &[u8]) -> Option<&[u8]> {
+    let mut depth = 0_u32;
+    loop {
+        text = match skip_blanks(text) {
+            [b',' | b'}' | b']', ..] if depth == 0 => return Some(text),
+            [b'"', rest @ ..] => skip_string(rest)?,
+            [byte, rest @ ..] => {
+                match byte {
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => depth -= 1,
+                    _ => {}
+                }
+                rest
             }
-            self.rest = rest;
-        }
+            [] => return None,
+        };
     }
+}
 
-    fn expect(&mut self, byte: u8) -> Option<()> {
-        (self.peek()? == byte).then(|| self.rest = &self.rest[1..])
+/// Reads a value that may be a number of tokens.
+#[inline(always)]
+fn tokens(text: &[u8]) -> Option<(Option<u64>, &[u8])> {
+    /// As many digits as the greatest number has that is believed.
+    const DIGITS: usize = 10;
+    let (mut tokens, mut rest) = (0_u64, text);
+    while let [digit @ b'0'..=b'9', behind @ ..] = rest {
+        tokens = tokens.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+        rest = behind;
     }
+    let digits = text.len() - rest.len();
+    rest = skip_blanks(rest);
+    if digits > 0 && matches!(rest.first()?, b',' | b'}') {
+        return Some((Some(tokens).filter(|tokens| digits <= DIGITS && *tokens <= MOST), rest));
+    }
+    Some((None, skip_value(rest)?))
+}
 
-    /// Reads an object. `member` gets each raw name, and reads or skips the value behind it.
-    fn object(&mut self, mut member: impl FnMut(&'a [u8], &mut Self) -> Option<()>) -> Option<()> {
-        self.expect(b'{')?;
-        if self.peek()? == b'}' {
-            return self.expect(b'}');
-        }
-        loop {
-            self.expect(b'"')?;
-            let name = self.string()?;
-            self.expect(b':')?;
-            self.peek()?;
-            member(name, self)?;
-            self.peek()?;
-            match self.next()? {
-                b',' => {}
-                b'}' => return Some(()),
-                _ => return None,
-            }
-        }
+/// Reads a value that may be an object with `cached_tokens`.
+fn cached(text: &[u8]) -> Option<(Option<u64>, &[u8])> {
+    let mut cached = None;
+    if text.first()? != &b'{' {
+        return Some((cached, skip_value(text)?));
     }
-
-    /// Reads a string to its end, behind its first quote. Returns what is between the quotes.
-    fn string(&mut self) -> Option<&'a [u8]> {
-        let text = self.rest;
-        let mut at = 0;
-        loop {
-            at += json::plain(&text[at..]);
-            match text.get(at)? {
-                b'"' => break,
-                b'\\' => at += 2,
-                _ => at += 1,
-            }
-            text.get(at)?;
+    let rest = object(text, |member, value| {
+        if !matches!(member, Member::Cached) {
+            return skip_value(value);
         }
-        self.rest = &text[at + 1..];
-        Some(&text[..at])
-    }
-
-    /// Skips a value that stands in an object.
-    fn skip(&mut self) -> Option<()> {
-        let mut depth = 0_u32;
-        while depth > 0 || !matches!(self.peek()?, b',' | b'}' | b']') {
-            match self.next()? {
-                b'"' => drop(self.string()?),
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' => depth -= 1,
-                _ => {}
-            }
-        }
-        Some(())
-    }
-
-    /// Reads a value that may be a number of tokens.
-    fn tokens(&mut self) -> Option<Option<u64>> {
-        /// As many digits as the greatest number has that is believed.
-        const DIGITS: usize = 10;
-        let (mut tokens, mut digits) = (0_u64, 0);
-        while let [digit @ b'0'..=b'9', rest @ ..] = self.rest {
-            tokens = tokens.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
-            digits += 1;
-            self.rest = rest;
-        }
-        if digits > 0 && matches!(self.peek()?, b',' | b'}') {
-            return Some(Some(tokens).filter(|tokens| digits <= DIGITS && *tokens <= MOST));
-        }
-        self.skip()?;
-        Some(None)
-    }
-
-    /// Reads a value that may be an object with `cached_tokens`.
-    fn cached(&mut self) -> Option<Option<u64>> {
-        let mut cached = None;
-        if self.peek()? != b'{' {
-            self.skip()?;
-            return Some(cached);
-        }
-        self.object(|name, value| {
-            match name {
-                b"cached_tokens" => cached = value.tokens()?,
-                _ => value.skip()?,
-            }
-            Some(())
-        })?;
-        Some(cached)
-    }
+        let (tokens, rest) = tokens(value)?;
+        cached = tokens;
+        Some(rest)
+    })?;
+    Some((cached, rest))
 }
 
 #[cfg(test)]

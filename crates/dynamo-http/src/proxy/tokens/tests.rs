@@ -208,14 +208,17 @@ fn only_the_event_that_the_client_did_not_ask_for_is_taken_out() {
 fn an_event_is_glanced_over_only_if_nothing_but_the_text_of_its_content_is_new() {
     let content = |text: &str| event(&chunk(&format!(r#"{{"content":"{text}"}}"#), ""));
     let mut tokens = Tokens::new(Route::ChatCompletions, false);
-    assert_eq!(tokens.glance(content("a").as_bytes()), None);
+    assert_eq!(tokens.glance(content("a").as_bytes()), 0);
     tokens.event(content("a").as_bytes());
     for text in ["b", "usage", r#"\"usage\":1"#, r"\n\\", "ü"] {
         let known = content(text);
         let before = tokens.content();
         let both = [&known[..], &content("x")].concat();
-        assert_eq!(tokens.glance(both.as_bytes()), Some(known.len()), "{text}");
-        assert_eq!((tokens.content(), tokens.usage()), (before + 1, Usage::default()));
+        for more in ["", "data", "data: [DONE]\n\n", &content("")] {
+            let data = [&both[..], more].concat();
+            assert_eq!(tokens.glance(data.as_bytes()), both.len(), "{text} {more}");
+        }
+        assert_eq!((tokens.content(), tokens.usage()), (before + 8, Usage::default()));
     }
     let long = "x".repeat(Known::MOST + 1);
     let other = event(&chunk(r#"{"content":"x"}"#, r#","usage":{"prompt_tokens":9}"#));
@@ -230,8 +233,10 @@ fn an_event_is_glanced_over_only_if_nothing_but_the_text_of_its_content_is_new()
         other,
     ] {
         let before = tokens.content();
-        assert_eq!(tokens.glance(unknown.as_bytes()), None, "{unknown}");
+        assert_eq!(tokens.glance(unknown.as_bytes()), 0, "{unknown}");
         assert_eq!(tokens.content(), before);
+        let behind = [&content("a")[..], &unknown].concat();
+        assert_eq!(tokens.glance(behind.as_bytes()), behind.len() - unknown.len(), "{unknown}");
     }
 }
 
