@@ -25,6 +25,11 @@ pub(crate) fn post(url: &str, body: &Value) -> Result<Answer> {
     answer(agent().post(url).send_json(body)?)
 }
 
+pub(crate) fn post_with_key(url: &str, body: &Value, key: &str) -> Result<Answer> {
+    let bearer = format!("Bearer {key}");
+    answer(agent().post(url).header("authorization", bearer).send_json(body)?)
+}
+
 /// The answer's body as it arrives.
 pub(crate) fn stream(
     url: &str,

@@ -47,12 +47,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let release = ["build", "--release", "-p"];
-    let builds: [&[&str]; 2] =
-        [&["dynamo-cli", "--bin", OURS], &["xtask", "--features", "load", "--bin", "load"]];
-    for build in builds {
-        process::run(workspace::cargo(release).args(build))?;
-    }
+    build()?;
     let generator = workspace::target()?.join("release/load");
     let directory = tempfile::tempdir()?;
     let [worker] = http::free_ports()?;
@@ -79,6 +74,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Builds the frontend and the load generator.
+pub(super) fn build() -> Result<()> {
+    let release = ["build", "--release", "-p"];
+    let builds: [&[&str]; 2] =
+        [&["dynamo-cli", "--bin", OURS], &["xtask", "--features", "load", "--bin", "load"]];
+    for build in builds {
+        process::run(workspace::cargo(release).args(build))?;
+    }
+    Ok(())
+}
+
 /// The wanted proxies and our frontend. Envoy comes from pip, which some machines lack.
 fn proxies(args: &Args) -> Vec<Proxy> {
     let mut proxies = Proxy::value_variants().to_vec();
@@ -94,7 +100,7 @@ fn proxies(args: &Args) -> Vec<Proxy> {
     proxies
 }
 
-fn mock_server(generator: &Path, port: u16, log: &Path) -> Result<Service> {
+pub(super) fn mock_server(generator: &Path, port: u16, log: &Path) -> Result<Service> {
     let mut command = Command::new(generator);
     command.args(["serve", &format!("127.0.0.1:{port}")]);
     let mut mock = Service::start("mock server", &mut command, log)?;

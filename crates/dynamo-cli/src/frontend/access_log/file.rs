@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use dynamo_http::AccessRecord;
+use memchr::memchr_iter;
 use tracing::{info, warn};
 
 use super::Shared;
@@ -146,7 +147,7 @@ fn write_lines(
             Ok(0) => return (written, Some(ErrorKind::WriteZero.into())),
             Ok(count) => {
                 let (done, rest) = lines.split_at(count);
-                written += done.iter().filter(|byte| **byte == b'\n').count() as u64;
+                written += memchr_iter(b'\n', done).count() as u64;
                 *is_torn = done.last() != Some(&b'\n');
                 lines = rest;
             }
