@@ -119,7 +119,7 @@ async fn stored(store: &EtcdStore, day: bool) -> u64 {
 #[tokio::test]
 async fn the_sum_never_shrinks_and_has_nothing_twice_whatever_becomes_of_the_frontends() {
     let etcd = Etcd::start().await;
-    let worker =
+    let _worker =
         Program::registered(etcd.endpoint(), &["--namespace", "team-a", "--model", "m"], &[]).await;
     let store = Arc::new(EtcdStore::new(EtcdConfig::new([etcd.endpoint()])).unwrap());
     let keys = Keys::new();
@@ -239,7 +239,7 @@ async fn the_sum_never_shrinks_and_has_nothing_twice_whatever_becomes_of_the_fro
 #[tokio::test]
 async fn no_more_passes_a_limit_than_the_others_had_not_told() {
     let etcd = Etcd::start().await;
-    let worker =
+    let _worker =
         Program::registered(etcd.endpoint(), &["--namespace", "team-a", "--model", "m"], &[]).await;
     let keys = Keys::new();
     let limit = 20 * TOKENS;
@@ -278,7 +278,7 @@ async fn no_more_passes_a_limit_than_the_others_had_not_told() {
 #[tokio::test]
 async fn a_role_for_its_own_group_is_enough_and_without_one_a_frontend_counts_alone() {
     let etcd = Etcd::start().await;
-    let worker =
+    let _worker =
         Program::registered(etcd.endpoint(), &["--namespace", "team-a", "--model", "m"], &[]).await;
     let mut users = Users::prepare(&etcd).await;
     for name in ["frontend", "narrow"] {

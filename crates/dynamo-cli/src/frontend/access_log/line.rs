@@ -90,7 +90,8 @@ fn text(line: &mut Vec<u8>, text: Option<&str>) {
     plain(line, Some(text));
 }
 
-/// A text that is a part of the program, or one that a client chose.
+/// A text that is a part of the program if it is borrowed, else one that a client chose.
+#[expect(clippy::ptr_arg, reason = "whose text it is decides")]
 fn known(line: &mut Vec<u8>, value: &Cow<'static, str>) {
     match value {
         Cow::Borrowed(value) => plain(line, Some(value)),
