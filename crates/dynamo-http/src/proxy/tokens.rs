@@ -111,6 +111,7 @@ fn text_length(text: &[u8]) -> Option<usize> {
     if text.get(end) == Some(&b'"') { Some(end) } else { long_text_length(text) }
 }
 
+/// The same, for a text that no word holds, or that has an escape.
 fn long_text_length(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -143,8 +144,8 @@ impl Mark {
 
     /// Finds the mark in an event, with content. Returns the place behind its text.
     fn find(&self, event: &[u8]) -> Option<usize> {
-        let ends = self.text.find_iter(event).map(|at| at + self.text.needle().len());
-        ends.into_iter().find(|end| !self.has_value || has_content(&event[*end..]))
+        let mut ends = self.text.find_iter(event).map(|at| at + self.text.needle().len());
+        ends.find(|end| !self.has_value || has_content(&event[*end..]))
     }
 }
 
@@ -252,7 +253,7 @@ impl Tokens {
 impl Tokens {
     /// Reads an event, and decides what of its usage passes.
     fn read(&mut self, event: &[u8]) -> Verdict {
-        // Its beginning came in an earlier piece, or else the stage had glanced at it.
+        // The stage glances at no event whose beginning came in an earlier piece.
         if self.glance(event) == event.len() {
             return Verdict::Pass;
         }
