@@ -1,5 +1,6 @@
 //! An etcd of one node that a test may stop, wipe, restore and compact.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -381,13 +382,18 @@ fn copy_tree(from: &Path, to: &Path) {
 }
 
 /// A free port below the ephemeral range: while a server is down, a connection could take an
-/// ephemeral port of that server, and a client that connects there could even reach itself.
+/// ephemeral port of that server, and a client that connects there could even reach itself. No other
+/// call in this process returns the same port.
 ///
 /// # Panics
 ///
 /// When no port is free.
 pub fn free_port() -> u16 {
-    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    static GIVEN: std::sync::Mutex<BTreeSet<u16>> = std::sync::Mutex::new(BTreeSet::new());
+    let free = |port: &u16| {
+        std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()
+            && GIVEN.lock().unwrap().insert(*port)
+    };
     std::iter::repeat_with(|| fastrand::u16(15_000..32_000)).find(free).unwrap()
 }
 

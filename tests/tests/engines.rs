@@ -3,14 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "in a test, whatever goes wrong fails the test")]
 
 use std::fs;
-use std::net::TcpListener as FreePort;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use dynamo_tests::{Client, Program, SharedEtcd, lists, soon, unique};
+use dynamo_tests::{Client, Program, SharedEtcd, free_port, lists, soon, unique};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -98,7 +97,7 @@ async fn an_engine_that_crashes_with_exit_code_0_is_withdrawn_and_its_worker_fai
     let stage = Stage::new().await;
     let directory = tempfile::tempdir().unwrap();
     let crash = directory.path().join("crash");
-    let address = FreePort::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let address = format!("127.0.0.1:{}", free_port());
     let url = format!("http://{address}");
     // vLLM's server, after its core died.
     let script = format!("until [ -e {} ]; do sleep 0.05; done; exit 0", crash.display());
@@ -118,7 +117,7 @@ async fn an_engine_that_crashes_with_exit_code_0_is_withdrawn_and_its_worker_fai
 #[tokio::test]
 async fn a_stream_that_an_engine_does_not_end_after_sigterm_is_cut_when_it_is_killed() {
     let stage = Stage::new().await;
-    let port = FreePort::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port().to_string();
     let url = format!("http://127.0.0.1:{port}");
     // vLLM waits for the client, silently; this one writes a token a minute and waits as well.
     let program = Program::path("dynamo-worker").display().to_string();

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use dynamo_tests::{Client, Load, Program, SharedEtcd, eventually, unique};
+use dynamo_tests::{Client, Load, Program, SharedEtcd, eventually, free_port, unique};
 use rustix::process::Signal;
 
 /// Requests a second.
@@ -51,10 +51,6 @@ impl Pair {
         eventually("who is in rotation", async || self.out().await == reasons).await;
         began.elapsed()
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn worker(etcd: &str, port: u16) -> Program {

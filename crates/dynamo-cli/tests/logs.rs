@@ -5,10 +5,9 @@
 mod process;
 
 use std::io::{Read as _, pipe};
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use process::{FRONTEND, WORKER, finish, until};
+use process::{FRONTEND, WORKER, finish, free_port, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A program that writes its log there; killed when this is dropped.
@@ -42,7 +41,7 @@ impl Drop for Program {
 
 /// A frontend with one worker, which nobody is; and its port.
 fn frontend(stderr: impl Into<Stdio>) -> (Program, String) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port().to_string();
     let listen = ["--http-host", "127.0.0.1", "--http-port", &port, "--drain-grace", "0"];
     let worker = ["--worker-url", "m=http://127.0.0.1:1"];
     let frontend = Program::start(FRONTEND, &[&listen[..], &worker].concat(), stderr);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use process::{FRONTEND, Running, until};
+use process::{FRONTEND, Running, free_port, until};
 use serde_json::{Value, json};
 
 /// An engine that answers each request, at once or when it is let.
@@ -226,8 +226,8 @@ fn workers_come_change_and_go_under_load_without_a_lost_request_and_a_broken_fil
 fn a_worker_that_stays_keeps_its_requests_and_its_standing_and_one_that_goes_ends_what_it_has() {
     let sound = Engine::start();
     // Nobody listens there.
-    let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let gone = |more: &str| format!("m=http://{nowhere};kinds=chat{more}");
+    let nowhere = free_port();
+    let gone = |more: &str| format!("m=http://127.0.0.1:{nowhere};kinds=chat{more}");
     let settings = |workers: &[String]| json!({ "worker_url": workers, "worker_concurrency": 1 });
     let mut front = Front::start(&settings(&[gone(""), worker(&sound, "")]));
     let out = |front: &Front| front.program.logged().matches("a worker is out of rotation").count();

@@ -13,7 +13,7 @@ use std::thread;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
-use process::{FRONTEND, agent, echo_engine, finish, ready_frontend, sample, until};
+use process::{FRONTEND, agent, echo_engine, finish, free_port, ready_frontend, sample, until};
 use prost::Message as _;
 use serde_json::json;
 
@@ -143,8 +143,7 @@ fn a_sampled_request_reaches_the_collector_with_its_attempt() {
 #[test]
 fn a_collector_that_is_away_or_stands_still_costs_nothing_but_the_traces() {
     let (_worker, engine) = echo_engine();
-    let nobody =
-        format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+    let nobody = format!("http://127.0.0.1:{}", free_port());
     // It takes connections, and answers nothing.
     let still = TcpListener::bind("127.0.0.1:0").unwrap();
     let stands_still = format!("http://{}", still.local_addr().unwrap());

@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "it is a test")]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,6 +19,16 @@ pub(crate) const WORKER_CONFIG: &str = env!("CARGO_BIN_EXE_dynamo-worker-config"
 
 /// Nothing here takes long; machines that are busy do.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A free port for a program. It is below the ephemeral range, so that no connection and no listener
+/// takes it before the program does, and no other call in this process returns it.
+pub(crate) fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(15_000..32_000))
+        .find(|port| is_free(port) && GIVEN.lock().unwrap().insert(*port))
+        .unwrap()
+}
 
 /// How a program ended.
 #[derive(Debug)]
