@@ -3,10 +3,11 @@
 use std::{
     io::BufReader,
     net::{Ipv4Addr, TcpListener},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 use ureq::{Agent, Body, http::Response};
 
@@ -55,15 +56,21 @@ fn agent() -> Agent {
         .into()
 }
 
-/// Loopback ports that are free now.
+/// Loopback ports that are free now. They are below the ephemeral range, so that no connection and no
+/// listener takes one before its server does, and no other call in this process returns them.
 pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    // All listeners stay open until all ports are known, so that the ports differ.
-    let mut held = Vec::with_capacity(N);
+    const RANGE: std::ops::Range<u16> = 15_000..32_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(RANGE.end - RANGE.start);
+    // Another process begins elsewhere.
+    let begin = std::process::id().wrapping_mul(61);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
+        *port = (0..count)
+            .map(|_| begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % count)
+            .filter_map(|place| Some(RANGE.start + u16::try_from(place).ok()?))
+            .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+            .context("no port from 15000 to 31999 is free")?;
     }
     Ok(ports)
 }
