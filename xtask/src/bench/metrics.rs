@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::json;
 
 use super::{contender::OURS, proxy};
@@ -98,8 +98,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let chats = || (0..args.rounds).map(chat).collect::<Result<Vec<_>>>();
     print("a chat", chats()?);
     let is_over = AtomicBool::new(false);
-    let beside = thread::scope(|scope| {
-        scope.spawn(|| -> Result<()> {
+    let (beside, scraped) = thread::scope(|scope| {
+        let scraping = scope.spawn(|| -> Result<()> {
             while !is_over.load(Ordering::Relaxed) {
                 scrape(admin)?;
             }
@@ -107,9 +107,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         });
         let beside = chats();
         is_over.store(true, Ordering::Relaxed);
-        beside
+        (beside, scraping.join())
     });
-    print("a chat while others scrape", beside?);
+    // Without the scrapes, the times of the chats would tell nothing.
+    scraped.map_err(|_| anyhow!("the client that scrapes has panicked"))??;
+    print("a chat beside scrapes", beside?);
     service.check()
 }
 
