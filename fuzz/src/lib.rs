@@ -239,6 +239,22 @@ pub fn answer(bytes: &[u8]) {
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&renamed).unwrap(), expected);
 }
 
+/// What a worker sends for an answer: it does not matter where it is cut, the body is no longer than what
+/// was sent, and nothing frames it but what was read.
+pub fn exchange(bytes: &[u8]) {
+    let Some((piece, bytes)) = bytes.split_first() else { return };
+    let answer = fuzzing::exchange(bytes, bytes.len());
+    assert_eq!(fuzzing::exchange(bytes, usize::from(*piece)), answer);
+    let Some(answer) = answer else { return };
+    assert!(answer.body.len() < bytes.len());
+    if let (true, Some(length)) = (answer.is_whole, answer.headers.get("content-length"))
+        && answer.headers.get("transfer-encoding").is_none()
+        && !matches!(answer.status, 100..=199 | 204 | 304)
+    {
+        assert_eq!(length.to_str().unwrap().parse(), Ok(answer.body.len()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -247,7 +263,7 @@ mod tests {
     #[test]
     fn every_seed_holds() {
         type Target = fn(&[u8]);
-        let targets: [(&str, Target); 9] = [
+        let targets: [(&str, Target); 10] = [
             ("entry", super::entry),
             ("key", super::key),
             ("catalog", super::catalog),
@@ -256,6 +272,7 @@ mod tests {
             ("worker_url", super::worker_url),
             ("peek", super::peek),
             ("answer", super::answer),
+            ("exchange", super::exchange),
             ("state_file", super::state_file),
         ];
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");

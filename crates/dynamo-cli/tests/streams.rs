@@ -77,7 +77,7 @@ fn memory(process: u32) -> u64 {
 }
 
 #[test]
-fn an_open_stream_takes_less_than_40_kibibytes() {
+fn an_open_stream_takes_less_than_24_kibibytes() {
     let worker = format!("m=http://{}", quiet_worker());
     let arguments = ["--http-host", "127.0.0.1", "--http-port", "0", "--threads", "1"];
     let arguments = [&arguments[..], &["--worker-url", &worker]].concat();
@@ -92,5 +92,5 @@ fn an_open_stream_takes_less_than_40_kibibytes() {
     let before = memory(frontend.id());
     let streams: Vec<_> = (0..400).map(|_| open(&address)).collect();
     let each = memory(frontend.id()).saturating_sub(before) / streams.len() as u64;
-    assert!((1..40).contains(&each), "{each} KiB");
+    assert!((1..24).contains(&each), "{each} KiB");
 }

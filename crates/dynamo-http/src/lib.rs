@@ -26,6 +26,8 @@ mod config;
 #[cfg(feature = "proxy")]
 mod door;
 mod error;
+#[cfg(feature = "proxy")]
+mod exchange;
 mod feed;
 #[cfg(feature = "proxy")]
 mod fleet;

@@ -84,17 +84,4 @@ impl Relay {
         cx.waker().wake_by_ref();
         Poll::Pending
     }
-
-    /// Polls the parts for what they have now. Only after a `poll` that was ready, and before the
-    /// next: that one wakes the task for what comes later, and this does not.
-    pub(crate) fn poll_now<T>(&self, parts: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        debug_assert_eq!(self.shared.phase.load(Ordering::Relaxed), WOKEN, "nobody polls again");
-        parts(&mut Context::from_waker(Waker::noop()))
-    }
-
-    /// No task is to be woken any more; the next one polls.
-    pub(crate) fn release(&self) {
-        self.shared.task.take();
-        self.shared.phase.store(WOKEN, Ordering::Release);
-    }
 }

@@ -42,6 +42,7 @@ const CRATES: [Crate; 3] = [
             "view",
             "serve",
             "tls",
+            "exchange",
             "config",
             "route",
             "live",

@@ -11,19 +11,17 @@ use tokio::time::timeout;
 
 use super::dial;
 use super::network::Networks;
-use super::read_on::ReadOn;
 use super::resolve::{Resolve, ResolveError};
-use crate::serve::Joined;
 use crate::tcp;
 #[cfg(feature = "tls")]
 use crate::tls::WorkerTls;
 
 /// A connection's bytes.
 #[cfg(not(feature = "tls"))]
-pub(crate) type Transport = Joined<ReadOn<TcpStream>>;
+pub(crate) type Transport = TcpStream;
 /// A connection's bytes, encrypted or not.
 #[cfg(feature = "tls")]
-pub(crate) type Transport = Joined<ReadOn<super::transport::MaybeTls>>;
+pub(crate) type Transport = super::transport::MaybeTls;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -134,13 +132,11 @@ impl Connector {
 
     #[cfg(feature = "tls")]
     async fn secure(&self, stream: TcpStream, url: &WorkerUrl) -> io::Result<Transport> {
-        let stream = if url.is_https() {
-            let stream = self.tls.open(url.host(), stream).await?;
-            super::transport::MaybeTls::Tls(Box::new(stream))
-        } else {
-            super::transport::MaybeTls::Plain(stream)
-        };
-        Ok(Joined::new(ReadOn::new(stream)))
+        if !url.is_https() {
+            return Ok(Transport::Plain(stream));
+        }
+        let stream = self.tls.open(url.host(), stream).await?;
+        Ok(Transport::Tls(Box::new(stream)))
     }
 
     #[cfg(not(feature = "tls"))]
@@ -148,7 +144,7 @@ impl Connector {
         if url.is_https() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "built without TLS"));
         }
-        Ok(Joined::new(ReadOn::new(stream)))
+        Ok(stream)
     }
 }
 
@@ -284,6 +280,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let connected = Connector::default().connect(&url, &Networks::default()).await.unwrap();
-        assert!(connected.transport.inner().inner().nodelay().unwrap());
+        assert!(connected.transport.nodelay().unwrap());
     }
 }

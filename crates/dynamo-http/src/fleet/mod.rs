@@ -22,7 +22,6 @@ mod place;
 mod pool;
 mod probe;
 mod question;
-mod read_on;
 mod resolve;
 mod rotation;
 mod standing;

@@ -5,11 +5,10 @@
 //! together. An idle connection is polled by nobody: whether it still lives shows when it is polled
 //! to send, before anything is sent, and it is swept out when it has been idle for too long.
 
-use std::future::{Future, poll_fn};
-use std::io;
+use std::borrow::Cow;
+use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,21 +17,18 @@ use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use dynamo_discovery::WorkerUrl;
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, Request, Response, Uri};
-use http_body::{Body as _, Frame};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
+use http::{HeaderValue, Response};
 use tracing::info;
 
 use super::connect::{ConnectError, Connected, Connector, Transport};
 use super::patience::{End, Patience};
-use super::read_on::Written;
 use super::terms::Terms;
-use crate::relay::Relay;
+use crate::exchange::{self, Request};
 use crate::route::Route;
 use crate::threads;
 
+/// The longest target of a request, in bytes: what `http::Uri` takes.
+const MAX_TARGET: usize = 65_534;
 /// How many idle connections a worker keeps.
 const MAX_IDLE: usize = 256;
 
@@ -66,34 +62,12 @@ fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
 pub(crate) struct Connection {
     /// Where it leads.
     address: IpAddr,
-    sender: SendRequest<Full<Bytes>>,
-    driver: Driver,
-    relay: Relay,
-    /// Whether its socket took all that was sent.
-    written: Written,
+    http: exchange::Connection<Transport>,
     idle_since: Instant,
     /// Whether it has carried an exchange before.
     reused: bool,
     /// How long the worker may take to begin its answer.
     patience: Patience,
-}
-
-/// The half of a connection that reads and writes; done when the connection is closed.
-struct Driver {
-    connection: Option<http1::Connection<Transport, Full<Bytes>>>,
-}
-
-impl Driver {
-    /// Reads and writes what is possible now. Ready when the connection is closed.
-    ///
-    /// Why it closed does not matter here: whoever waits for an answer is told.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(connection) = &mut self.connection {
-            std::task::ready!(Pin::new(connection).poll(cx)).ok();
-            self.connection = None;
-        }
-        Poll::Ready(())
-    }
 }
 
 /// Why there is no answer.
@@ -103,12 +77,13 @@ pub(crate) enum ExchangeError {
     Connect(ConnectError),
     /// The server is none of the model any more, as its worker says: nothing was sent.
     Gone,
-    /// A new connection ended before a byte of the request was written.
-    Unsent(hyper::Error),
+    /// The connection had ended, or the worker had sent something, before a byte of the request was
+    /// written.
+    Unsent(exchange::Error),
     /// The connection ended before the answer. Bytes of the request may have reached the server.
-    Lost { reused: bool, error: hyper::Error },
+    Lost { reused: bool, error: exchange::Error },
     /// The answer is no HTTP that we take.
-    Invalid(hyper::Error),
+    Invalid(exchange::Error),
     /// The answer did not begin in time.
     Silent,
     /// Nothing came, and there was no use in waiting longer.
@@ -154,24 +129,16 @@ impl Pool {
         &self.host
     }
 
-    /// The target of a request on a route, below the worker's base path. None if it is longer than a
-    /// URI can be, which is 65,534 bytes.
-    pub(crate) fn target(&self, route: Route, query: Option<&str>) -> Option<Uri> {
-        /// Nearly all targets: no base path, no query.
-        static PLAIN: LazyLock<[Uri; Route::ALL.len()]> =
-            LazyLock::new(|| std::array::from_fn(|at| Uri::from_static(Route::ALL[at].path())));
-
+    /// The target of a request on a route, below the worker's base path. None if it is longer than
+    /// most software takes.
+    pub(crate) fn target(&self, route: Route, query: Option<&str>) -> Option<Cow<'static, str>> {
         let base = &*self.base;
-        if base.is_empty() && query.is_none() {
-            return Some(PLAIN[route as usize].clone());
-        }
-        let mut target = format!("{base}{}", route.path());
-        if let Some(query) = query {
-            target.push('?');
-            target.push_str(query);
-        }
-        // The parts are of valid URIs, so nothing but their length can be wrong.
-        target.parse().ok()
+        let target: Cow<'_, _> = match query {
+            None if base.is_empty() => route.path().into(),
+            None => format!("{base}{}", route.path()).into(),
+            Some(query) => format!("{base}{}?{query}", route.path()).into(),
+        };
+        Some(target).filter(|target| target.len() <= MAX_TARGET)
     }
 
     /// Takes the connection that was used last, unless it has been idle for too long.
@@ -236,23 +203,19 @@ impl Pool {
     pub(crate) async fn exchange(
         &self,
         connector: &Connector,
-        mut request: Request<Full<Bytes>>,
+        request: &Request<'_>,
         max_idle: Option<Duration>,
         wait: Wait<'_>,
-    ) -> Result<(Response<Incoming>, Box<Connection>), ExchangeError> {
-        let mut idle = max_idle.and_then(|max_idle| self.take(max_idle));
-        loop {
-            let connection = match idle.take() {
-                Some(connection) => connection,
-                // Boxed, as it is rare: its state is no part of every request's.
-                None => Box::pin(self.open_confirmed(connector, wait)).await?,
-            };
-            let reused = connection.reused;
-            match connection.exchange(request, wait.judge).await {
-                Err(Failure { unsent: Some(unsent), .. }) if reused => request = *unsent,
-                answer => return answer.map_err(|failure| failure.error),
+    ) -> Result<(Response<()>, Box<Connection>), ExchangeError> {
+        if let Some(idle) = max_idle.and_then(|max_idle| self.take(max_idle)) {
+            match idle.exchange(request, wait.judge).await {
+                Err(ExchangeError::Unsent(_)) => {}
+                answer => return answer,
             }
         }
+        // Boxed, as it is rare: its state is no part of every request's.
+        let new = Box::pin(self.open_confirmed(connector, wait)).await?;
+        new.exchange(request, wait.judge).await
     }
 
     /// A new connection to a server that may get the request. The connect and the question whether
@@ -276,16 +239,9 @@ impl Pool {
     ) -> Result<Box<Connection>, ConnectError> {
         let Connected { transport, address } =
             connector.connect(&self.url, &self.terms.networks).await?;
-        let written = transport.inner().written().clone();
-        let (sender, connection) =
-            http1::Builder::new().handshake(transport).await.map_err(io::Error::other)?;
-        let driver = Driver { connection: Some(connection) };
         Ok(Box::new(Connection {
             address,
-            sender,
-            driver,
-            relay: Relay::new(),
-            written,
+            http: exchange::Connection::new(transport),
             idle_since: Instant::now(),
             reused: false,
             patience: Patience::new(first_byte).with_glances(GLANCE),
@@ -293,98 +249,62 @@ impl Pool {
     }
 }
 
-/// Why an exchange over one connection gave no answer.
-struct Failure {
-    error: ExchangeError,
-    /// The request, where no byte of it was written.
-    unsent: Option<Box<Request<Full<Bytes>>>>,
-}
-
-impl From<ExchangeError> for Failure {
-    fn from(error: ExchangeError) -> Self {
-        Self { error, unsent: None }
-    }
-}
-
 impl Connection {
     async fn exchange(
         mut self: Box<Self>,
-        request: Request<Full<Bytes>>,
+        request: &Request<'_>,
         judge: &(dyn Judge + Sync),
-    ) -> Result<(Response<Incoming>, Box<Self>), Failure> {
+    ) -> Result<(Response<()>, Box<Self>), ExchangeError> {
         judge.sends();
-        let answer = {
-            let mut answer = pin!(self.sender.try_send_request(request));
-            let (driver, patience) = (&mut self.driver, &mut self.patience);
-            patience.renew();
-            let mut poll = |cx: &mut Context<'_>| {
-                // First the bytes, then what they mean. Once closed, the answer knows why. This reads
-                // before it writes, so a connection that the worker has closed carries nothing.
-                let _closed = driver.poll(cx);
-                match answer.as_mut().poll(cx) {
-                    Poll::Ready(answer) => Poll::Ready(Ok(answer)),
-                    Poll::Pending => patience.poll_over_or(cx, || judge.gives_up()).map(Err),
-                }
-            };
-            poll_fn(|cx| self.relay.poll(cx, &mut poll)).await
-        };
-        let answer = answer.map_err(|end| match end {
-            End::Late => ExchangeError::Silent,
-            End::GivenUp => ExchangeError::GivenUp,
-        })?;
-        match answer {
-            Ok(response) => Ok((response, self)),
-            Err(mut failure) => {
-                // hyper gives the request back where it has not begun to write it.
-                let unsent = failure.take_message().map(Box::new);
-                let error = failure.into_error();
-                let error = match unsent {
-                    Some(_) => ExchangeError::Unsent(error),
-                    None if error.is_parse() => ExchangeError::Invalid(error),
-                    None => ExchangeError::Lost { reused: self.reused, error },
-                };
-                Err(Failure { error, unsent })
+        self.patience.renew();
+        let mut is_sent = false;
+        let answer = poll_fn(|cx| {
+            if !is_sent {
+                self.http.send(cx, request).map_err(ExchangeError::Unsent)?;
+                is_sent = true;
             }
-        }
+            match self.http.poll_head(cx) {
+                Poll::Ready(Err(error)) if error.is_invalid() => {
+                    Poll::Ready(Err(ExchangeError::Invalid(error)))
+                }
+                Poll::Ready(Err(error)) => {
+                    Poll::Ready(Err(ExchangeError::Lost { reused: self.reused, error }))
+                }
+                Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
+                Poll::Pending => self.patience.poll_over_or(cx, || judge.gives_up()).map(|end| {
+                    Err(match end {
+                        End::Late => ExchangeError::Silent,
+                        End::GivenUp => ExchangeError::GivenUp,
+                    })
+                }),
+            }
+        });
+        let answer = answer.await?;
+        Ok((answer, self))
     }
 
-    /// The next frame of an answer's body: one that was read already, else what can be read now.
-    pub(crate) fn poll_frame(
+    /// The next data of an answer's body: all that can be read now. None at its end.
+    pub(crate) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-        body: &mut Incoming,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.relay.poll(cx, |cx| {
-            let frame = Pin::new(&mut *body).poll_frame(cx);
-            if frame.is_ready() {
-                return frame;
-            }
-            let _closed = self.driver.poll(cx);
-            Pin::new(&mut *body).poll_frame(cx)
-        })
+    ) -> Poll<Option<Result<Bytes, exchange::Error>>> {
+        self.http.poll_data(cx)
     }
 
-    /// The next frame after one of `poll_frame`, if it can be read now. Else nobody is woken for it:
-    /// whoever wants it asks with `poll_frame`.
-    ///
-    /// For the many frames of a burst, where half the work would be wakers.
-    pub(crate) fn next_now(
-        &mut self,
-        body: &mut Incoming,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.relay.poll_now(|cx| {
-            let _closed = self.driver.poll(cx);
-            Pin::new(body).poll_frame(cx)
-        })
+    /// Whether all of an answer's body was read.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.http.is_ended()
+    }
+
+    /// How many bytes of an answer's body are still to come, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.http.left()
     }
 
     /// Gives the connection back after a whole answer, unless it is closed or about to be, or the
-    /// worker has answered without reading all of the request.
-    pub(crate) fn recycle(mut self: Box<Self>, cx: &mut Context<'_>, pool: &Pool) {
-        // Lets the connection see that the answer ended.
-        let closed = self.relay.poll(cx, |cx| self.driver.poll(cx)).is_ready();
-        self.relay.release();
-        if !closed && self.written.is_all() && self.sender.is_ready() {
+    /// worker has answered before all of the request was written.
+    pub(crate) fn recycle(mut self: Box<Self>, pool: &Pool) {
+        if self.http.is_reusable() {
             self.idle_since = Instant::now();
             self.reused = true;
             pool.put(self);

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use dynamo_discovery::WorkerUrl;
-use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tokio::time::timeout;
 
 use super::connect::{ConnectError, Connector};
 use super::network::Networks;
+use crate::exchange::{self, Own, Request};
 
 /// An answer that came in time, with a body that was read up to the limit.
 #[derive(Debug)]
@@ -61,36 +60,32 @@ impl Question<'_> {
                 }
                 ConnectError::Theirs(_) => NoAnswer::Refused,
             })?;
-        let (mut sender, connection) =
-            http1::handshake(transport).await.map_err(|_| NoAnswer::Broken)?;
-        let mut request = Request::new(Empty::<Bytes>::new());
+        let mut connection = exchange::Connection::new(transport);
+        let host = uri.authority().and_then(|host| host.as_str().parse().ok());
         let path = format!("{}{}", uri.path().trim_end_matches('/'), self.path);
-        *request.uri_mut() = path.parse().map_err(|_| NoAnswer::Broken)?;
-        let headers = request.headers_mut();
-        if let Some(host) = uri.authority().and_then(|host| host.as_str().parse().ok()) {
-            headers.insert(header::HOST, host);
-        }
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if let Some(authorization) = self.authorization {
-            headers.insert(header::AUTHORIZATION, authorization);
-        }
-        let limit = self.limit;
-        let answer = async {
-            let answer = sender.send_request(request).await.map_err(|_| NoAnswer::Broken)?;
-            let status = answer.status();
-            let body = match limit {
-                0 => Bytes::new(),
-                _ => {
-                    let body = Limited::new(answer.into_body(), limit).collect().await;
-                    body.map_err(|_| NoAnswer::Broken)?.to_bytes()
-                }
-            };
-            Ok(Answer { status, body })
+        let close = HeaderValue::from_static("close");
+        let own = [
+            (header::HOST, host.as_ref().map_or(Own::Omitted, Own::Is)),
+            (header::CONNECTION, Own::Is(&close)),
+            (header::AUTHORIZATION, self.authorization.as_ref().map_or(Own::Omitted, Own::Is)),
+        ];
+        let request = Request {
+            method: Method::GET,
+            target: &path,
+            headers: &HeaderMap::new(),
+            own: &own,
+            body: None,
         };
-        tokio::pin!(connection, answer);
-        tokio::select! {
-            answer = &mut answer => answer,
-            _ = &mut connection => answer.await,
+        let answer = connection.ask(&request).await.map_err(|_| NoAnswer::Broken)?;
+        let mut body = BytesMut::new();
+        while self.limit > 0
+            && let Some(data) = connection.data().await
+        {
+            body.extend_from_slice(&data.map_err(|_| NoAnswer::Broken)?);
+            if body.len() > self.limit {
+                return Err(NoAnswer::Broken);
+            }
         }
+        Ok(Answer { status: answer.status(), body: body.freeze() })
     }
 }

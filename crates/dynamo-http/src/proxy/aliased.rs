@@ -30,7 +30,6 @@ pub(super) struct Way {
 type Kept = (Box<Refusal>, Arc<ModelSeries>);
 
 /// What an answer means for the next target.
-#[expect(clippy::large_enum_variant, reason = "nearly every answer is final")]
 enum Judged {
     /// The answer goes to the client.
     Final(Answered),

@@ -1,36 +1,20 @@
 //! The body of a worker's answer, read in the task of the client's connection.
 
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::naming::Naming;
+use crate::exchange;
 use crate::fleet::{Connection, Origin, Place};
-
-/// The largest frame into which smaller frames are joined, in bytes.
-const JOINED: usize = 64 * 1024;
-/// The room for frames that are joined, in bytes, before there are more: as much as a burst mostly has,
-/// since a buffer that grows is copied.
-const ROOM: usize = 16 * 1024;
-
-/// The largest frame that is copied out of the connection's buffer, in bytes.
-const COPIED: usize = 1024;
-
-/// A frame in memory of its own, where it is small. It would else keep the buffer that the connection
-/// has read it into, and the connection would make a new one of 8 KiB for each token.
-fn apart(frame: Bytes) -> Bytes {
-    if frame.len() <= COPIED { Bytes::copy_from_slice(&frame) } else { frame }
-}
 
 /// The head of an answer, with the model, the connection and the place of its request. The body is
 /// still to be read from the connection.
 pub(crate) struct Head {
-    pub(crate) response: http::Response<Incoming>,
+    pub(crate) response: http::Response<()>,
     pub(crate) model: Arc<str>,
     pub(crate) connection: Box<Connection>,
     pub(crate) place: Place,
@@ -44,20 +28,20 @@ pub(crate) struct Head {
 
 /// A worker's answer as it arrives.
 ///
-/// Frames that are readable at the same time are joined. A frame never waits for a later one. After
-/// the last frame the connection goes back to its pool. Dropping an unfinished answer closes the
-/// connection, which cancels the request at the worker.
+/// What is readable at the same time comes at once, and never waits for more. With the last data the
+/// connection goes back to its pool. Dropping an unfinished answer closes the connection, which cancels
+/// the request at the worker.
 pub(crate) struct Answer {
-    incoming: Incoming,
+    /// None when all of the answer has come, or it broke.
     connection: Option<Box<Connection>>,
     place: Place,
-    /// A frame that was read but could not be joined: trailers, an error, or the end.
-    unread: Option<Option<Result<Frame<Bytes>, hyper::Error>>>,
 }
 
 impl Answer {
-    pub(crate) fn new(incoming: Incoming, connection: Box<Connection>, place: Place) -> Self {
-        Self { incoming, connection: Some(connection), place, unread: None }
+    pub(crate) fn new(connection: Box<Connection>, place: Place) -> Self {
+        let mut answer = Self { connection: Some(connection), place };
+        answer.recycle_if_ended();
+        answer
     }
 
     /// Notes for the server's rotation that bytes came.
@@ -76,107 +60,46 @@ impl Answer {
         self.place.usage(prompt_tokens, cached_tokens);
     }
 
-    /// The next frame of the body.
-    fn poll_once(
+    fn recycle_if_ended(&mut self) {
+        if let Some(connection) = self.connection.take_if(|connection| connection.is_ended()) {
+            connection.recycle(self.place.upstream().pool());
+        }
+    }
+
+    /// The next data: all that can be read now. None at the end.
+    pub(crate) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.connection {
-            Some(connection) => connection.poll_frame(cx, &mut self.incoming),
-            None => Pin::new(&mut self.incoming).poll_frame(cx),
+    ) -> Poll<Option<Result<Bytes, exchange::Error>>> {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        let data = ready!(connection.poll_data(cx));
+        if matches!(data, Some(Err(_))) {
+            self.connection = None;
         }
+        // Before the last data is passed on: the client may ask again as soon as it has it.
+        self.recycle_if_ended();
+        Poll::Ready(data)
     }
 
-    fn recycle(&mut self, cx: &mut Context<'_>) {
-        if let Some(connection) = self.connection.take() {
-            connection.recycle(cx, self.place.upstream().pool());
-        }
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let first = match this.unread.take() {
-            Some(unread) => unread,
-            None => std::task::ready!(this.poll_once(cx)),
-        };
-        let first = match first.map(|frame| frame.map(Frame::into_data)) {
-            Some(Ok(Ok(data))) => data,
-            Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
-            Some(Err(error)) => {
-                this.connection = None;
-                return Poll::Ready(Some(Err(error)));
-            }
-            None => {
-                this.recycle(cx);
-                return Poll::Ready(None);
-            }
-        };
-        let first = if this.incoming.is_end_stream() { first } else { apart(first) };
-        let mut joined: Option<BytesMut> = None;
-        let so_far = |joined: &Option<BytesMut>| joined.as_ref().map_or(first.len(), BytesMut::len);
-        // hyper's server stops polling when the announced length is reached. So the loop checks for
-        // the end by itself.
-        while !this.incoming.is_end_stream() && so_far(&joined) < JOINED {
-            // Mostly there is no second frame, and this poll registers the task to be woken. In a
-            // burst there are many, and the polls after the first one register nothing.
-            let next = match &mut this.connection {
-                Some(connection) if joined.is_some() => connection.next_now(&mut this.incoming),
-                _ => this.poll_once(cx),
-            };
-            match next {
-                Poll::Pending => break,
-                Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
-                    let more = frame.into_data().unwrap_or_default();
-                    joined
-                        .get_or_insert_with(|| {
-                            let both = first.len() + more.len();
-                            let mut joined = BytesMut::with_capacity(ROOM.max(both * 2));
-                            joined.extend_from_slice(&first);
-                            joined
-                        })
-                        .extend_from_slice(&more);
-                }
-                Poll::Ready(other) => {
-                    this.unread = Some(other);
-                    break;
-                }
+    /// All of the data, if it is no more than `limit` bytes and does not break.
+    pub(crate) async fn whole(mut self, limit: usize) -> Option<Bytes> {
+        let mut whole = BytesMut::new();
+        while let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
+            whole.extend_from_slice(&data.ok()?);
+            if whole.len() > limit {
+                return None;
             }
         }
-        if this.incoming.is_end_stream() && this.unread.is_none() {
-            this.recycle(cx);
-        }
-        let data = joined.map_or(first, BytesMut::freeze);
-        Poll::Ready(Some(Ok(Frame::data(data))))
+        Some(whole.freeze())
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.unread.is_none() && self.incoming.is_end_stream()
+    /// Whether all of the data has come.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.connection.is_none()
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_small_frame_leaves_the_buffer_of_its_connection_and_a_large_one_is_not_copied() {
-        for (length, copied) in [(1, true), (COPIED, true), (COPIED + 1, false)] {
-            let buffer = Bytes::from(vec![7; 8192]);
-            let frame = apart(buffer.slice(..length));
-            assert_eq!(frame, vec![7; length]);
-            assert_eq!(buffer.is_unique(), copied, "{length} bytes");
-        }
+    /// How many bytes are still to come, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.connection.as_ref().map_or(Some(0), |connection| connection.left())
     }
 }

@@ -5,17 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dynamo_discovery::{Kind, RequestField};
+use dynamo_discovery::{ErrorChain, Kind, RequestField};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::answer::Head;
 use super::edit::Edits;
-use super::headers::{self, RequestId, X_REQUEST_ID};
+use super::headers::{RequestId, X_REQUEST_ID};
 use super::isolation::{self, Salt};
 use super::lookup::Lookup;
 use super::priority::Ranked;
@@ -24,6 +22,7 @@ use super::sends::{End, Next, Reason, Resends, Sends};
 use crate::access::Reservation;
 use crate::balance::{Balancer, Gauges, Pick, QueueLimits, Queued, RetryBudget, Wish};
 use crate::error::ApiError;
+use crate::exchange::{Own, Request};
 use crate::fleet::{
     ConnectError, Connection, ExchangeError, Fleet, Judge, MAX_IDLE, Need, Origin, Out, Place,
     Targets, Upstream, Wait,
@@ -132,10 +131,6 @@ struct Marks {
 }
 
 /// How a request was answered.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every answer is a head, and a box would be an allocation for each"
-)]
 pub(crate) enum Answered {
     /// By an answer whose body is to be streamed.
     Head(Head),
@@ -398,31 +393,31 @@ impl Forwarder {
         marks: Marks,
         max_idle: Option<Duration>,
         wait: Wait<'_>,
-    ) -> Result<(http::Response<Incoming>, Box<Connection>), AttemptError> {
+    ) -> Result<(http::Response<()>, Box<Connection>), AttemptError> {
         let origin = targets.origin(upstream);
         let body = ask.body(origin);
-        let mut request = http::Request::new(Full::new(body.clone()));
-        *request.method_mut() = Method::POST;
-        let target = upstream.pool().target(ask.lookup.route, ask.query);
-        *request.uri_mut() = target.ok_or(AttemptError::TargetTooLong)?;
-        *request.headers_mut() = ask.headers.clone();
+        let (pool, key) = (upstream.pool(), upstream.terms.key.header());
+        let target = pool.target(ask.lookup.route, ask.query).ok_or(AttemptError::TargetTooLong)?;
+        // An event is taken out of the answer or edited, or the key's tokens are counted in it.
+        let is_read =
+            ask.asks_usage(origin).is_some() || ask.edits_answer || ask.reservation.is_some();
+        let own = [
+            (header::HOST, Own::Is(pool.host())),
+            (header::AUTHORIZATION, key.as_ref().map_or(Own::Passes, Own::Is)),
+            (X_REQUEST_ID, Own::Is(&marks.id)),
+            (TRACEPARENT, marks.traceparent.as_ref().map_or(Own::Passes, Own::Is)),
+            (header::ACCEPT_ENCODING, if is_read { Own::Omitted } else { Own::Passes }),
+        ];
+        let request = Request {
+            method: Method::POST,
+            target: &target,
+            headers: ask.headers,
+            own: &own,
+            body: Some(&body),
+        };
         debug!(request_id = ?ask.id.value(), upstream_request_id = ?marks.id, url = %upstream.url, "sending");
-        let headers = request.headers_mut();
-        headers::authorize(headers, upstream.terms.key.header());
-        headers.insert(X_REQUEST_ID, marks.id);
-        if let Some(traceparent) = marks.traceparent {
-            headers.insert(TRACEPARENT, traceparent);
-        }
-        headers.insert(header::HOST, upstream.pool().host().clone());
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        if ask.asks_usage(origin).is_some() || ask.edits_answer || ask.reservation.is_some() {
-            // An event is taken out of the answer or edited, or the key's tokens are counted in it, so
-            // the answer must be readable.
-            headers.remove(header::ACCEPT_ENCODING);
-        }
         self.fleet.attention().attend(upstream);
-        let answer =
-            upstream.pool().exchange(self.fleet.connector(), request, max_idle, wait).await;
+        let answer = pool.exchange(self.fleet.connector(), &request, max_idle, wait).await;
         let rotation = &upstream.rotation;
         let stands_out = || targets.stands_out(upstream);
         let (change, outcome) = match answer {
@@ -507,13 +502,13 @@ impl std::fmt::Display for AttemptError {
                 f.write_str("its worker does not offer it any more")
             }
             Self::Exchange(ExchangeError::Unsent(error)) => {
-                write!(f, "the new connection was closed at once: {error}")
+                write!(f, "nothing could be sent: {}", ErrorChain(error))
             }
             Self::Exchange(ExchangeError::Lost { error, .. }) => {
-                write!(f, "the connection was lost: {error}")
+                write!(f, "the connection was lost: {}", ErrorChain(error))
             }
             Self::Exchange(ExchangeError::Invalid(error)) => {
-                write!(f, "the answer is invalid: {error}")
+                write!(f, "the answer is invalid: {}", ErrorChain(error))
             }
             Self::Exchange(ExchangeError::Silent) => f.write_str("no answer in time"),
             Self::Exchange(ExchangeError::GivenUp) => f.write_str("it became unresponsive"),

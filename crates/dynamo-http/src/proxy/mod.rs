@@ -331,7 +331,7 @@ impl Proxy {
         mut permit: Option<Permit>,
         explains: bool,
     ) -> Response {
-        let (mut parts, incoming) = response.into_parts();
+        let (mut parts, ()) = response.into_parts();
         let worker = self.forwarder.fleet.series(place.upstream()).clone();
         record.begun(parts.status, worker);
         record.note(|told| told.served(&model));
@@ -379,11 +379,11 @@ impl Proxy {
             parts.headers.remove(header::CONTENT_LENGTH);
         }
         parts.extensions.insert(Served { model, worker: place.upstream().clone() });
-        if incoming.is_end_stream() && record.ended() {
+        if connection.is_ended() && record.ended() {
             permit.iter_mut().for_each(Permit::succeeded);
         }
         let passage = Passage {
-            answer: Answer::new(incoming, connection, place),
+            answer: Answer::new(connection, place),
             reading,
             events,
             keep_alive: silence.map(|silence| Box::new(KeepAlive::new(silence))),

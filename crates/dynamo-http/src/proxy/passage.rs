@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use dynamo_discovery::ErrorChain;
 use http::{HeaderValue, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
@@ -82,32 +83,27 @@ impl Passage {
         }
     }
 
-    /// Reads a frame. Returns the part of it that goes on to the client.
-    fn read(&mut self, frame: Frame<Bytes>, at: Instant) -> Option<Frame<Bytes>> {
-        if let (Some(data), true) = (frame.data_ref(), self.reservation().is_some()) {
+    /// Reads data. Returns what goes on to the client now, if anything does.
+    fn read(&mut self, data: Bytes, at: Instant) -> Option<Bytes> {
+        if self.reservation().is_some() {
             self.bytes += data.len() as u64;
         }
         if matches!(self.reading, Reading::Nothing) {
-            return Some(frame);
+            return Some(data);
         }
-        match frame.into_data() {
-            Ok(data) => {
-                let mut data = self.reading.pass(data);
-                if self.answer.is_end_stream() {
-                    let held = self.reading.finish();
-                    if !held.is_empty() {
-                        data = [data, held].concat().into();
-                    }
-                }
-                if self.reading.tells_early() {
-                    self.note(at);
-                }
-                // An empty frame is passed on only where it ends the body.
-                let is_needed = !data.is_empty() || self.answer.is_end_stream();
-                is_needed.then(|| Frame::data(data))
+        let mut data = self.reading.pass(data);
+        if self.answer.is_ended() {
+            let held = self.reading.finish();
+            if !held.is_empty() {
+                data = [data, held].concat().into();
             }
-            Err(trailers) => Some(trailers),
         }
+        if self.reading.tells_early() {
+            self.note(at);
+        }
+        // Nothing is passed on only where it ends the body.
+        let is_needed = !data.is_empty() || self.answer.is_ended();
+        is_needed.then_some(data)
     }
 
     /// Notes what was read so far. Returns the usage.
@@ -190,29 +186,27 @@ impl Body for Passage {
             Phase::Cut => return Poll::Ready(Some(Err(Broken))),
         }
         loop {
-            match Pin::new(&mut this.answer).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
+            match this.answer.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => {
                     let at = this.patience.renew();
                     this.record.heard(at.into_std());
                     this.answer.heard(at);
-                    let frame = this.read(frame, at);
+                    let data = this.read(data, at);
                     if this.reading.has_content() {
                         this.answer.content_came(at);
                     }
-                    let Some(frame) = frame else { continue };
-                    if let Some(data) = frame.data_ref() {
-                        this.record.note(|told| told.sent(data.len()));
-                        if let Some(keep_alive) = &mut this.keep_alive {
-                            keep_alive.passed();
-                        }
-                        if let Some(events) = &mut this.events {
-                            events.pass(data);
-                        }
+                    let Some(data) = data else { continue };
+                    this.record.note(|told| told.sent(data.len()));
+                    if let Some(keep_alive) = &mut this.keep_alive {
+                        keep_alive.passed();
                     }
-                    if this.answer.is_end_stream() {
+                    if let Some(events) = &mut this.events {
+                        events.pass(&data);
+                    }
+                    if this.answer.is_ended() {
                         this.ended(at);
                     }
-                    return Poll::Ready(Some(Ok(frame)));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Poll::Ready(None) => {
                     let rest = this.reading.finish();
@@ -231,7 +225,7 @@ impl Body for Passage {
                     this.ended(at);
                     return Poll::Ready(None);
                 }
-                Poll::Ready(Some(Err(error))) => return this.break_off(cx, &error),
+                Poll::Ready(Some(Err(error))) => return this.break_off(cx, &ErrorChain(&error)),
                 Poll::Pending if this.patience.poll_over(cx).is_ready() => {
                     return this.break_off(cx, &"it sent nothing for too long");
                 }
@@ -247,12 +241,13 @@ impl Body for Passage {
     fn is_end_stream(&self) -> bool {
         // A close-delimited stream without its end marker has to be polled once more: it broke.
         matches!(self.phase, Phase::Flowing)
-            && self.answer.is_end_stream()
+            && self.answer.is_ended()
             && self.events.as_ref().is_none_or(EventStream::may_end)
     }
 
     fn size_hint(&self) -> SizeHint {
         // An edited body may get shorter.
-        if self.reading.edits() { SizeHint::default() } else { self.answer.size_hint() }
+        let left = self.answer.left().filter(|_| !self.reading.edits());
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

@@ -8,7 +8,6 @@ use axum::response::Response;
 use bytes::Bytes;
 use dynamo_namespace::Namespace;
 use http::{HeaderMap, StatusCode, header, response};
-use http_body_util::{BodyExt as _, Limited};
 use tokio::time::timeout;
 
 use super::answer::{Answer, Head};
@@ -53,16 +52,15 @@ impl Refusal {
     /// Reads the rest of an answer. None if it breaks, is too large or takes too long.
     pub(crate) async fn read(head: Head) -> Option<Box<Self>> {
         let Head { response, model, connection, place, origin, naming, .. } = head;
-        let (mut parts, incoming) = response.into_parts();
+        let (mut parts, ()) = response.into_parts();
         headers::for_client(&mut parts);
         if let Some(naming) = naming {
             naming.tell(&mut parts.headers);
         }
         let served = Served { model, worker: Arc::clone(place.upstream()) };
         parts.extensions.insert(served.clone());
-        let answer = Answer::new(incoming, connection, place);
-        let whole = timeout(PATIENCE, Limited::new(answer, MOST).collect()).await;
-        let body = whole.ok()?.ok()?.to_bytes();
+        let answer = Answer::new(connection, place);
+        let body = timeout(PATIENCE, answer.whole(MOST)).await.ok()??;
         Some(Box::new(Self {
             served,
             namespace: origin.map(|origin| origin.namespace),

@@ -23,10 +23,6 @@ impl<IO> Joined<IO> {
     pub(crate) fn new(io: IO) -> Self {
         Self(TokioIo::new(io))
     }
-
-    pub(crate) fn inner(&self) -> &IO {
-        self.0.inner()
-    }
 }
 
 impl<IO: AsyncRead + Unpin> Read for Joined<IO> {

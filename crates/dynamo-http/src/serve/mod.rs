@@ -27,7 +27,6 @@ use tracing::info;
 use self::accept::accept;
 pub use self::connections::Connections;
 use self::drain::Drain;
-pub(crate) use self::joined::Joined;
 pub use self::options::ServeOptions;
 
 /// Serves a service over HTTP/1.1 and HTTP/2 until `shutdown`, then drains.

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use futures_util::future::{FutureExt as _, ready};
+use http::{HeaderMap, Method, header};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::exchange::Own;
 
 /// Confirms each server or none, and counts how often it was asked.
 struct Counting {
@@ -52,21 +54,20 @@ async fn server() -> (Pool, Arc<AtomicUsize>) {
 }
 
 async fn send(pool: &Pool, judge: &Counting) -> Result<(), ExchangeError> {
-    let request = Request::post("/v1/chat/completions").header("host", "h");
-    let request = request.body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+    let (headers, body) = (HeaderMap::new(), Bytes::from_static(b"{}"));
+    let request = Request {
+        method: Method::POST,
+        target: "/v1/chat/completions",
+        headers: &headers,
+        own: &[(header::HOST, Own::Is(pool.host()))],
+        body: Some(&body),
+    };
     let wait = Wait { limit: Duration::from_secs(60), judge };
     let max_idle = Some(Duration::from_secs(60));
-    let answer = pool.exchange(&Connector::default(), request, max_idle, wait).await;
-    let (mut response, mut connection) = answer?;
-    while poll_fn(|cx| connection.poll_frame(cx, response.body_mut())).await.is_some() {}
-    let mut connection = Some(connection);
-    poll_fn(|cx| {
-        if let Some(connection) = connection.take() {
-            connection.recycle(cx, pool);
-        }
-        Poll::Ready(())
-    })
-    .await;
+    let answer = pool.exchange(&Connector::default(), &request, max_idle, wait).await;
+    let (_head, mut connection) = answer?;
+    while poll_fn(|cx| connection.poll_data(cx)).await.is_some() {}
+    connection.recycle(pool);
     Ok(())
 }
 

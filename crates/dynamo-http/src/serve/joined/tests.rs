@@ -57,8 +57,8 @@ fn pieces_that_are_small_together_are_written_in_one() {
     assert!(matches!(write(&mut io, &[b"head", b"", b"body"]), Poll::Ready(Ok(8))));
     let (half, rest) = ([b'a'; SMALL / 2], [b'b'; SMALL - SMALL / 2]);
     assert!(matches!(write(&mut io, &[&half, &rest]), Poll::Ready(Ok(SMALL))));
-    assert_eq!(io.inner().pieces, [1, 1]);
-    assert_eq!(io.inner().bytes, [b"headbody".as_slice(), &half, &rest].concat());
+    assert_eq!(io.0.inner().pieces, [1, 1]);
+    assert_eq!(io.0.inner().bytes, [b"headbody".as_slice(), &half, &rest].concat());
 }
 
 #[test]
@@ -67,5 +67,5 @@ fn larger_ones_are_not_copied() {
     let body = [b'x'; 3 * SMALL];
     assert!(matches!(write(&mut io, &[b"head", &body]), Poll::Ready(Ok(8192))));
     assert!(matches!(write(&mut io, &[b"h", &body[..SMALL]]), Poll::Ready(Ok(_))));
-    assert_eq!(io.inner().pieces, [2, 2]);
+    assert_eq!(io.0.inner().pieces, [2, 2]);
 }
