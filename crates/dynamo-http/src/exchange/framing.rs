@@ -4,7 +4,6 @@
 
 use bytes::Bytes;
 use httparse::Status;
-use memchr::memchr_iter;
 
 use super::error::Error;
 
@@ -150,8 +149,9 @@ fn whole_lines<T>(input: &[u8], parsed: Status<(usize, T)>) -> Result<Option<(us
         Status::Complete((used, parsed)) => (used, Some((used, parsed))),
         Status::Partial => (input.len(), None),
     };
-    let mut line_ends = memchr_iter(b'\n', &input[..length]);
-    let ends_well = line_ends.all(|at| input[..at].ends_with(b"\r"));
+    // Lines are short, so a search for LF would cost more than this look at each byte.
+    let mut bytes = input[..length].iter().enumerate();
+    let ends_well = bytes.all(|(at, byte)| *byte != b'\n' || input[..at].ends_with(b"\r"));
     if length <= MAX_LINES && ends_well { Ok(parsed) } else { Err(Error::Chunk) }
 }
 
