@@ -34,14 +34,14 @@ thread_local! {
 /// A connection that carries one exchange at a time.
 ///
 /// An engine may answer before it has read the request, and close: a body that is too large gets 413.
-/// The write fails then, and the answer waits in the socket. So nothing is reported of a failed write
-/// but by the end of the answer.
+/// The write fails then, and the answer waits in the socket. So a failed write is kept, and reported only
+/// where the connection ends before the answer does.
 pub(crate) struct Connection<IO> {
     io: IO,
     /// What was read and not used: the beginning of a head or of framing, or a body that came with its
     /// head.
     unread: BytesMut,
-    /// Whether there may be data or a fault in it before more comes.
+    /// Whether `unread` may hold data, or malformed framing, that was not looked at yet.
     is_fresh: bool,
     /// What is still to be written.
     unwritten: Option<Box<Unwritten>>,
@@ -124,7 +124,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
     }
 
-    /// The head at the end of which these bytes are, if they have its end.
+    /// The head that these bytes complete, if they do.
     fn take_head(&mut self, came: &[u8]) -> Result<Option<Response<()>>, Error> {
         if came.is_empty() {
             return Err(Error::Ended);
@@ -138,7 +138,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
     }
 
-    /// Reads heads up to the first that is no news of an answer to come. Keeps what is behind it.
+    /// Reads heads up to the first that is not informational (RFC 9110 section 15.2). Keeps what is behind
+    /// it.
     fn read_head(&mut self, input: &[u8]) -> Result<Option<Response<()>>, Error> {
         let mut rest = input;
         let answer = loop {
@@ -227,9 +228,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         let (used, data) = self.framing.take(input)?;
         self.unread = BytesMut::from(&input[used..]);
         self.is_fresh = !data.is_empty() && !self.unread.is_empty();
-        if data.is_empty() && !self.is_ended() {
-            self.may_wait_for_more()?;
-        }
         Ok(data)
     }
 
@@ -259,7 +257,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             && self.quiet(&mut Context::from_waker(Waker::noop())).is_ok()
     }
 
-    /// Reads once, and has `take` read what came. At the end of the connection that is nothing.
+    /// Reads once, and gives what came to `take`: no byte where the connection has ended.
     fn poll_read<T>(
         &mut self,
         cx: &mut Context<'_>,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-/// A request. Its length is written by itself, so the headers need not have it.
+/// A request. Its length is that of the body: no header has to say it.
 pub(crate) struct Request<'a> {
     pub(crate) method: Method,
     /// The path and the query.
@@ -11,12 +11,13 @@ pub(crate) struct Request<'a> {
     /// Headers that come from elsewhere. Those that `own` names, and what would frame the body, are left
     /// out.
     pub(crate) headers: &'a HeaderMap,
+    /// Headers that this request decides about.
     pub(crate) own: &'a [(HeaderName, Own<'a>)],
     /// `None` where the method has none: no length is written then.
     pub(crate) body: Option<&'a Bytes>,
 }
 
-/// What a header of a request is.
+/// Which value a header of a request has.
 pub(crate) enum Own<'a> {
     /// This value, whatever the headers from elsewhere say.
     Is(&'a HeaderValue),
@@ -39,8 +40,8 @@ impl Request<'_> {
             }
         }
         if let Some(body) = self.body {
-            let length = itoa::Buffer::new().format(body.len()).to_owned();
-            write_header(out, &header::CONTENT_LENGTH, length.as_bytes());
+            let mut digits = itoa::Buffer::new();
+            write_header(out, &header::CONTENT_LENGTH, digits.format(body.len()).as_bytes());
         }
         for (name, value) in self.headers {
             if self.passes(name) {

@@ -149,7 +149,7 @@ fn what_is_readable_together_comes_together_and_a_connection_that_waits_keeps_no
 }
 
 #[test]
-fn news_of_an_answer_to_come_is_no_answer() {
+fn an_informational_head_is_no_answer_and_a_switch_of_protocols_is_one() {
     let news = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n";
     let mut connection = asked(&[news, b"HTTP/1.1 204 No Content\r\n\r\n"], false);
     assert!(matches!(status(&mut connection), Poll::Ready(Ok(StatusCode::NO_CONTENT))));
