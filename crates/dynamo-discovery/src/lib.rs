@@ -22,6 +22,7 @@ mod kind;
 mod memory;
 mod model_key;
 mod network_prefix;
+mod random;
 mod registration;
 mod saved;
 mod store;

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use dynamo_namespace::{EndpointId, Namespace, NamespaceScope};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::random;
+
 /// All but RFC 3986's unreserved characters.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -30,7 +32,7 @@ pub struct InstanceId(pub u64);
 impl InstanceId {
     /// A new random one.
     pub fn random() -> Self {
-        Self(fastrand::u64(..))
+        Self(random::number())
     }
 }
 
@@ -209,6 +211,15 @@ mod tests {
 
     fn parse(text: &str) -> Result<ModelKey, InvalidKey> {
         text.parse()
+    }
+
+    #[test]
+    fn an_instance_does_not_depend_on_the_seed_of_fastrand_which_is_the_time() {
+        let seeded = || {
+            fastrand::seed(1);
+            InstanceId::random()
+        };
+        assert_ne!(seeded(), seeded());
     }
 
     #[test]

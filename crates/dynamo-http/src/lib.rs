@@ -47,6 +47,8 @@ mod priority;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod quiet;
+#[cfg(feature = "proxy")]
+mod random;
 #[cfg(feature = "serve")]
 mod relay;
 mod route;

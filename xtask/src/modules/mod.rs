@@ -50,6 +50,7 @@ const CRATES: [Crate; 3] = [
             "threads",
             "relay",
             "quiet",
+            "random",
             "tcp",
             "client_name",
             "client_address",

@@ -15,6 +15,7 @@ use super::tally::{Taken, UsageTally};
 use super::writer::Writer;
 use crate::counter_store::CounterStore;
 use crate::error_chain::ErrorChain;
+use crate::random;
 use crate::store::{Change, Entry, Key, StoreError};
 use crate::store_watcher::{Signal, StoreWatcher};
 use crate::timing::Timing;
@@ -83,7 +84,7 @@ impl UsageSharing {
         group: UsageGroup,
         counting: Arc<dyn Counting>,
     ) -> Self {
-        let frontend = format!("{:032x}", fastrand::u128(..));
+        let frontend = format!("{:016x}{:016x}", random::number(), random::number());
         let (interval, status) = (INTERVAL, Arc::default());
         Self { store, group, frontend, counting, interval, status }
     }

@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::random;
+
 /// The header with the trace and the span of the caller.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The header with what vendors add, which means nothing without a valid `traceparent`.
@@ -36,7 +38,7 @@ impl TraceId {
     }
 
     pub(super) fn random() -> Self {
-        let digits = digits(fastrand::u128(1..));
+        let digits = digits(random::id(|ids| ids.u128(1..)));
         Self(digits)
     }
 }
@@ -53,7 +55,7 @@ impl SpanId {
     }
 
     pub(super) fn random() -> Self {
-        Self(digits(fastrand::u64(1..).into()))
+        Self(digits(random::id(|ids| ids.u64(1..)).into()))
     }
 }
 
@@ -118,6 +120,16 @@ mod tests {
 
     const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const SPAN: &str = "00f067aa0ba902b7";
+
+    #[test]
+    fn random_ids_do_not_depend_on_the_seed_of_fastrand_which_is_the_time() {
+        let seeded = || {
+            fastrand::seed(1);
+            (TraceId::random(), SpanId::random())
+        };
+        let (one, other) = (seeded(), seeded());
+        assert!(one.0 != other.0 && one.1 != other.1);
+    }
 
     #[test]
     fn a_trace_is_that_of_a_valid_parent() {

@@ -3,6 +3,8 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Version, response};
 
+use crate::random;
+
 /// The id of a request. The client and the frontend share one for the request; the frontend and a
 /// worker share one for each attempt.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -130,7 +132,7 @@ fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     /// The place of each byte's two digits.
     const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
-    let mut random = fastrand::u128(..).to_be_bytes();
+    let mut random = random::id(|ids| ids.u128(..)).to_be_bytes();
     random[6] = 0x40 | random[6] & 0x0f;
     random[8] = 0x80 | random[8] & 0x3f;
     let mut id = [b'-'; 36];
@@ -280,5 +282,14 @@ mod tests {
         assert_eq!(&id[14..15], "4");
         assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
         assert_ne!(id, new_request_id());
+    }
+
+    #[test]
+    fn an_id_does_not_depend_on_the_seed_of_fastrand_which_is_the_time() {
+        let seeded = || {
+            fastrand::seed(1);
+            new_request_id()
+        };
+        assert_ne!(seeded(), seeded());
     }
 }
