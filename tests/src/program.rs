@@ -13,9 +13,13 @@ use tokio::sync::watch;
 
 use crate::{Client, soon};
 
+/// How many of the last log lines of each program a failed test shows.
+const SHOWN: usize = 200;
+
 /// A running program of ours, whose environment has only the variables of the test. Its drop kills
 /// the program.
 pub struct Program {
+    name: String,
     child: Child,
     stdout: ChildStdout,
     lines: Arc<Mutex<Vec<String>>>,
@@ -47,7 +51,7 @@ impl Program {
         let (growth, grown) = watch::channel(());
         let (reads, reading) = watch::channel(true);
         tokio::spawn(collect(child.stderr.take().unwrap(), lines.clone(), growth, reading));
-        Self { child, stdout, lines, grown, reads }
+        Self { name: name.to_owned(), child, stdout, lines, grown, reads }
     }
 
     /// The path of a binary, for tests that start the program by other means.
@@ -177,6 +181,23 @@ impl Program {
             (code, printed)
         })
         .await
+    }
+}
+
+/// A failed test shows what its programs have logged: a failure that does not come again tells nothing
+/// else.
+impl Drop for Program {
+    #[expect(clippy::print_stdout, reason = "the output of a test that fails")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.log();
+            let left_out = lines.len().saturating_sub(SHOWN);
+            let ended = self.child.try_wait();
+            println!("{} ({ended:?}) has logged, and {left_out} lines before:", self.name);
+            for line in &lines[left_out..] {
+                println!("  {line}");
+            }
+        }
     }
 }
 
