@@ -4,11 +4,10 @@
 //! tells that it computed what it had been sent before. The rest is remembered, so that the part can
 //! grow again.
 
-use std::hash::{BuildHasher as _, RandomState};
-
 use hashbrown::HashTable;
 
 use super::path::Step;
+use crate::random;
 
 /// No place in a list.
 const NONE: u32 = u32::MAX;
@@ -140,7 +139,7 @@ pub(super) struct Known {
 impl Index {
     pub(super) fn new() -> Self {
         Self {
-            key: RandomState::new().hash_one(0),
+            key: random::seed(),
             by_hash: HashTable::new(),
             by_pair: HashTable::new(),
             blocks: Slab::new(),
