@@ -3,6 +3,7 @@
 //! A deadline is for one event, or for a time without progress, and never for a sum of events: how
 //! long many of them take together depends on the machine.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -29,14 +30,20 @@ pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
 ///
 /// # Panics
 ///
-/// After the deadline.
+/// After the deadline. The message tells an answer that never comes from one that never holds.
 pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
-    soon(what, async {
+    let (answers, last) = (Cell::new(0_u64), Cell::new(Instant::now()));
+    let asking = async {
         while !holds().await {
+            answers.set(answers.get() + 1);
+            last.set(Instant::now());
             sleep(TICK).await;
         }
-    })
-    .await;
+    };
+    if timeout(DEADLINE, asking).await.is_err() {
+        let (answers, ago) = (answers.get(), last.get().elapsed());
+        panic!("not within {DEADLINE:?}: {what}: {answers} answers, the last one {ago:?} ago");
+    }
 }
 
 /// Reads again and again until the value is as expected, which may take many events.
