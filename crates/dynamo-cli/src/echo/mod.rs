@@ -80,6 +80,8 @@ impl EchoEngine {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
+        // The standard library has a listener keep 128 connections, and load tests open more at once.
+        rustix::net::listen(&listener, 4096)?;
         let listener = listener.tap_io(|stream| {
             // Without `TCP_NODELAY`, small events would wait for acknowledgements.
             if let Err(error) = stream.set_nodelay(true) {

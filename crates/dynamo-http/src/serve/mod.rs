@@ -22,12 +22,13 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
-use tracing::info;
+use tracing::{debug, info};
 
 use self::accept::accept;
 pub use self::connections::Connections;
 use self::drain::Drain;
 pub use self::options::ServeOptions;
+use crate::tcp;
 
 /// Serves a service over HTTP/1.1 and HTTP/2 until `shutdown`, then drains.
 ///
@@ -72,6 +73,9 @@ where
     #[cfg(feature = "tls")]
     if let Some(tls) = &options.tls {
         tls.reload_on_change();
+    }
+    if let Err(error) = tcp::keep_waiting(&listener) {
+        debug!(%error, "the listener keeps as few connections waiting as before");
     }
     options.connections.note_limit(options.max_connections);
     let drain = Drain::new();

@@ -24,6 +24,8 @@ struct Answers {
 
 pub(crate) async fn serve(address: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind(address).await?;
+    // Else it keeps 128 connections, and a case with more would measure how SYNs are sent again.
+    rustix::net::listen(&listener, 4096)?;
     let answers = Rc::new(Answers {
         chat: json(&Kind::Chat.answer().concat()),
         burst: stream(Kind::Burst).concat(),
