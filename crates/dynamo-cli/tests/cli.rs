@@ -481,8 +481,10 @@ fn a_frontend_goes_on_after_a_hang_up_whether_or_not_it_has_keys() {
 
 #[test]
 fn a_worker_without_a_terminal_goes_on_after_a_hang_up() {
-    let command = [&[WORKER, "--echo", "--drain-grace", "0"][..], &NO_ETCD].concat();
-    let worker = Running::start("setsid", &command, &[]);
+    // A worker that `nohup` has started ignores hang-ups, and these tests may be run by `nohup`.
+    let without = ["--default-signal=HUP", "setsid"];
+    let command = [&without[..], &[WORKER, "--echo", "--drain-grace", "0"], &NO_ETCD].concat();
+    let worker = Running::start("env", &command, &[]);
     worker.wait_for("following the engine");
     worker.signal("HUP");
     worker.wait_for("SIGHUP");
