@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 
-/// A random number, whose seed is the operating system's.
+/// A random number, whose seed comes from the operating system.
 ///
 /// `fastrand` is no source of names: it seeds each thread with the time and the thread's number, so two
 /// processes that start at the same moment may draw the same numbers.
