@@ -1,10 +1,8 @@
 //! Wake-ups between the parts of one task, which need not wake it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-
-use futures_util::task::AtomicWaker;
 
 #[cfg(test)]
 mod tests;
@@ -20,11 +18,14 @@ pub(crate) struct Relay {
     shared: Arc<Shared>,
     /// Made once of `shared`.
     waker: Waker,
+    /// The same as `shared.task`, at hand without a lock.
+    task: Option<Waker>,
 }
 
 struct Shared {
     phase: AtomicU8,
-    task: AtomicWaker,
+    /// What wakes the task. It stays here when it wakes, so that it need not be given for each poll.
+    task: Mutex<Option<Waker>>,
 }
 
 /// Nobody polls, and there is nothing to poll for: a wake-up is for the task.
@@ -44,26 +45,31 @@ impl Wake for Shared {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if self.phase.swap(WOKEN, Ordering::AcqRel) == RESTING {
-            self.task.wake();
+            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            task.inspect(Waker::wake_by_ref);
         }
     }
 }
 
 impl Relay {
     pub(crate) fn new() -> Self {
-        let shared = Arc::new(Shared { phase: AtomicU8::new(WOKEN), task: AtomicWaker::default() });
-        Self { waker: Waker::from(shared.clone()), shared }
+        let shared = Arc::new(Shared { phase: AtomicU8::new(WOKEN), task: Mutex::new(None) });
+        Self { waker: Waker::from(shared.clone()), shared, task: None }
     }
 
     /// Polls the parts, again as long as they wake each other. Not at all where they were pending
     /// and nothing has woken them since.
     pub(crate) fn poll<T>(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
         mut parts: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         let Shared { phase, task } = &*self.shared;
-        task.register(cx.waker());
+        if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            self.task = Some(cx.waker().clone());
+            task.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.task);
+        }
+        // Only now, so that whoever ends the rest from here on wakes this task.
         if phase.load(Ordering::Acquire) == RESTING {
             return Poll::Pending;
         }

@@ -1,9 +1,10 @@
 //! How long to wait for a worker, without a timer for each wait.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A time limit that is renewed often and hardly ever passes.
@@ -15,7 +16,41 @@ pub(crate) struct Patience {
     /// How often it is looked whether to give up earlier.
     glance: Duration,
     since: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
+}
+
+/// A timer that is polled only where that changes something: its memory is mostly cold.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    /// When it fires.
+    at: Instant,
+    /// Whom it will wake.
+    wakes: Option<Waker>,
+}
+
+impl Timer {
+    fn new(at: Instant) -> Self {
+        Self { sleep: Box::pin(sleep_until(at)), at, wakes: None }
+    }
+
+    fn reset(&mut self, at: Instant) {
+        self.sleep.as_mut().reset(at);
+        // It wakes nobody before it is polled again.
+        (self.at, self.wakes) = (at, None);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let will_wake = self.wakes.as_ref().is_some_and(|wakes| wakes.will_wake(cx.waker()));
+        if will_wake && Instant::now() < self.at {
+            return Poll::Pending;
+        }
+        // Unconstrained, since a timer that is pending for a lack of budget will wake nobody.
+        let fired = pin!(unconstrained(self.sleep.as_mut())).poll(cx);
+        if fired.is_pending() && !will_wake {
+            self.wakes = Some(cx.waker().clone());
+        }
+        fired
+    }
 }
 
 impl Patience {
@@ -49,8 +84,8 @@ impl Patience {
         loop {
             let deadline = self.since + self.limit;
             let next = |now: Instant| deadline.min(now + self.glance);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next(self.since))));
-            std::task::ready!(timer.as_mut().poll(cx));
+            let timer = self.timer.get_or_insert_with(|| Timer::new(next(self.since)));
+            ready!(timer.poll(cx));
             let now = Instant::now();
             if now >= deadline {
                 return Poll::Ready(End::Late);
@@ -58,7 +93,7 @@ impl Patience {
             if give_up() {
                 return Poll::Ready(End::GivenUp);
             }
-            timer.as_mut().reset(next(now));
+            timer.reset(next(now));
         }
     }
 }
@@ -103,5 +138,35 @@ mod tests {
         patience.renew();
         assert_eq!(poll_fn(|cx| patience.poll_over_or(cx, || false)).await, End::Late);
         assert_eq!(began.elapsed().as_secs(), 604);
+    }
+
+    /// How long a patience of 10 s lasts in a task of its own, if it was polled by another task before.
+    async fn lasts(mut patience: Patience) -> u64 {
+        let began = Instant::now();
+        let waits = tokio::spawn(async move { poll_fn(|cx| patience.poll_over(cx)).await });
+        // The clock is paused, so it only goes on where nobody is awake.
+        tokio::time::timeout(Duration::from_secs(60), waits).await.expect("it wakes").unwrap();
+        began.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_wakes_the_task_that_polled_it_last() {
+        let mut patience = Patience::new(Duration::from_secs(10));
+        assert!(poll_fn(|cx| Poll::Ready(patience.poll_over(cx))).await.is_pending());
+        assert_eq!(lasts(patience).await, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_wakes_a_task_that_had_no_budget_left() {
+        let mut patience = Patience::new(Duration::from_secs(10));
+        let polled = tokio::spawn(async move {
+            let polled = poll_fn(|cx| {
+                while pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+                Poll::Ready(patience.poll_over(cx))
+            });
+            assert!(polled.await.is_pending());
+            poll_fn(|cx| patience.poll_over(cx)).await;
+        });
+        assert!(tokio::time::timeout(Duration::from_secs(60), polled).await.is_ok());
     }
 }

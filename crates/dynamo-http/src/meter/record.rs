@@ -1,11 +1,12 @@
 //! The metrics of one request.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::StatusCode;
 
 use super::access_log::{AccessEnd, AccessLog, AccessRecord};
+use super::pace::Pace;
 use super::series::{Knowledge, Metrics, ModelSeries, NamespaceSeries, RouteMeter};
 use super::told::{Ended, Told};
 use super::trace::{Trace, Traces};
@@ -22,7 +23,6 @@ pub(crate) struct Record {
     route: Route,
     stream: bool,
     began: Instant,
-    first_byte: bool,
     outcome: Outcome,
     /// The worker that answers.
     worker: Option<Arc<WorkerSeries>>,
@@ -52,12 +52,7 @@ struct Answer {
     namespace: Option<Arc<NamespaceSeries>>,
     form: Form,
     usage: Usage,
-    /// How many events carried content.
-    content: u64,
-    /// When the first content came, and the last.
-    span: Option<(Instant, Instant)>,
-    /// The longest time between two pieces with content.
-    gap: Duration,
+    pace: Pace,
 }
 
 /// How an answer comes.
@@ -87,7 +82,6 @@ impl Record {
             route,
             stream: false,
             began: Instant::now(),
-            first_byte: false,
             outcome: Outcome::Left,
             worker: None,
             answer: None,
@@ -145,14 +139,8 @@ impl Record {
     /// Notes that the answer is read for its tokens, and whose they are. Without a namespace they count
     /// for the key only. Where nobody calls this, no tokens are counted.
     pub(crate) fn reads(&mut self, form: Form, namespace: Option<Arc<NamespaceSeries>>) {
-        self.answer = Some(Answer {
-            namespace,
-            form,
-            usage: Usage::default(),
-            content: 0,
-            span: None,
-            gap: Duration::ZERO,
-        });
+        self.answer =
+            Some(Answer { namespace, form, usage: Usage::default(), pace: Pace::default() });
     }
 
     /// Notes that the answer was sent in full. Returns whether the request was a success.
@@ -169,11 +157,8 @@ impl Record {
         }
     }
 
-    /// Notes that bytes of the body came.
+    /// Notes that the first bytes of the body came.
     pub(crate) fn heard(&mut self, at: Instant) {
-        if std::mem::replace(&mut self.first_byte, true) {
-            return;
-        }
         let seconds = (at - self.began).as_secs_f64();
         self.route_meter().first_byte.observe(seconds);
         if self.answer.as_ref().is_some_and(|answer| answer.form == Form::Plain) {
@@ -181,26 +166,20 @@ impl Record {
         }
     }
 
-    /// Notes what was read of the answer so far: the usage, how many events carried content, and how
-    /// many were too long to be read. Returns whether the first content came now.
-    pub(crate) fn read(&mut self, at: Instant, usage: Usage, content: u64, unread: u64) -> bool {
-        self.unread = unread;
-        let Some(answer) = &mut self.answer else { return false };
-        answer.usage = usage;
-        if content == std::mem::replace(&mut answer.content, content) {
-            return false;
+    /// Notes that the first content of a stream came.
+    pub(crate) fn content_came(&mut self, at: Instant) {
+        if self.answer.is_some() {
+            self.first_token(at, (at - self.began).as_secs_f64());
         }
-        match &mut answer.span {
-            Some((_, last)) => {
-                answer.gap = answer.gap.max(at - *last);
-                *last = at;
-                false
-            }
-            None => {
-                answer.span = Some((at, at));
-                self.first_token(at, (at - self.began).as_secs_f64());
-                true
-            }
+    }
+
+    /// Notes how the answer passed so far, the usage that was read of it, and how many of its events were
+    /// too long to be read. Replaces what was noted before.
+    pub(crate) fn passed(&mut self, pace: Pace, usage: Usage, unread: u64) {
+        self.unread = unread;
+        self.note(|told| told.sent(pace.sent()));
+        if let Some(answer) = &mut self.answer {
+            (answer.pace, answer.usage) = (pace, usage);
         }
     }
 
@@ -232,16 +211,16 @@ impl Record {
     pub(crate) fn tokens(&self) -> Tokens {
         let Some(answer) = &self.answer else { return Tokens::default() };
         let told = Tokens { usage: answer.usage, estimated: false };
-        if !self.is_text() || answer.content == 0 {
+        if !self.is_text() || answer.pace.content() == 0 {
             return told;
         }
         // Some engines begin with a first number of tokens, which an answer that was cut leaves as it
         // was.
         let is_whole = matches!(self.outcome, Outcome::Answered(_));
         match answer.usage.output {
-            Some(output) if is_whole || output >= answer.content => told,
+            Some(output) if is_whole || output >= answer.pace.content() => told,
             _ => {
-                let usage = Usage { output: Some(answer.content), ..answer.usage };
+                let usage = Usage { output: Some(answer.pace.content()), ..answer.usage };
                 Tokens { usage, estimated: true }
             }
         }
@@ -305,10 +284,7 @@ impl Record {
                 counters.estimated.inc_by(output);
             }
         }
-        if let Some((first, last)) = answer.span
-            && answer.content > 1
-        {
-            let mean = (last - first).as_secs_f64() / (answer.content - 1) as f64;
+        if let Some(mean) = answer.pace.mean() {
             meter.between_tokens.observe(mean);
         }
     }
@@ -370,7 +346,7 @@ impl Drop for Record {
                 Outcome::Begun(status) => (Some(status), AccessEnd::ClientGone),
                 Outcome::Left => (None, AccessEnd::ClientGone),
             };
-            let gap = self.answer.as_ref().map(|answer| answer.gap);
+            let gap = self.answer.as_ref().map(|answer| answer.pace.gap());
             let largest_gap = gap.unwrap_or_default();
             told.end(&Ended { status, end, usage, is_estimated, largest_gap, total });
         }
@@ -390,7 +366,7 @@ mod tests {
         record.begun(StatusCode::OK, metrics.worker("http://192.0.2.7"));
         record.reads(Form::Plain, Some(metrics.namespace(&model, "team-a")));
         let usage = Usage { input: Some(7), cached: Some(2), output: Some(3) };
-        record.read(Instant::now(), usage, 0, 0);
+        record.passed(Pace::default(), usage, 0);
         assert!(record.ended());
         drop(record);
         let (worker, totals) = metrics.worker_totals().next().unwrap();

@@ -106,9 +106,9 @@ impl Told {
         self.facts.first_token = Some(at - self.began);
     }
 
-    /// Notes bytes of the answer's body that go to the client.
-    pub(crate) fn sent(&mut self, bytes: usize) {
-        self.facts.bytes_out += bytes as u64;
+    /// Notes how many bytes of the answer's body went to the client.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.facts.bytes_out = bytes;
     }
 
     /// Notes the code of an error of our own.

@@ -49,7 +49,7 @@ impl Answer {
         self.place.upstream().rotation.heard(at);
     }
 
-    /// Notes for placement that the answer has content; calls after the first one change nothing.
+    /// Notes for placement that the first content came.
     pub(crate) fn content_came(&mut self, at: Instant) {
         self.place.content_came(at.into_std());
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::json;
+use smallvec::SmallVec;
 
 use crate::error::ApiError;
 use crate::route::Route;
@@ -16,8 +17,8 @@ mod tests;
 /// looked for.
 pub(crate) struct EventStream {
     dialect: Dialect,
-    /// The last bytes that passed; empty at the start.
-    tail: Vec<u8>,
+    /// The last bytes that passed; empty at the start. In place, since each token of a stream touches them.
+    tail: SmallVec<[u8; TAIL]>,
     /// Whether the route's end marker passed; `None` where the framing tells of the end.
     ended: Option<bool>,
     /// The last `sequence_number` that passed, on routes whose events have one.
@@ -65,7 +66,7 @@ impl EventStream {
     pub(crate) fn new(route: Route, close_delimited: bool) -> Self {
         let dialect = Dialect::of(route);
         let watched = close_delimited && !dialect.end_markers().is_empty();
-        Self { dialect, tail: Vec::new(), ended: watched.then_some(false), sequence: None }
+        Self { dialect, tail: SmallVec::new(), ended: watched.then_some(false), sequence: None }
     }
 
     /// Follows data that passes.

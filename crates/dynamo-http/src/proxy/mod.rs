@@ -75,7 +75,7 @@ use crate::balance::RouterMode;
 use crate::error::ApiError;
 use crate::fleet::Patience;
 use crate::live::Live;
-use crate::meter::{AccessLog, AccessRecord, Record, Traces, UsageMode};
+use crate::meter::{AccessLog, AccessRecord, Pace, Record, Traces, UsageMode};
 use crate::placement::Path;
 use crate::priority::PriorityMode;
 use crate::route::Route;
@@ -390,7 +390,8 @@ impl Proxy {
             shape: route.error_shape(),
             record,
             permit,
-            bytes: 0,
+            reserved: metered.then_some(0),
+            pace: Pace::default(),
             settled: false,
             request_id: id.clone(),
             patience: Patience::new(self.idle_stream.now()),
@@ -402,7 +403,7 @@ impl Proxy {
 
 /// Notes the size of a body that is there.
 fn sent(response: Response, record: &mut Record) -> Response {
-    record.note(|told| told.sent(response.body().size_hint().lower() as usize));
+    record.note(|told| told.sent(response.body().size_hint().lower()));
     response
 }
 

@@ -17,32 +17,37 @@ use super::reading::Reading;
 use crate::access::{Permit, Reservation};
 use crate::error::{ApiError, ErrorShape};
 use crate::fleet::Patience;
-use crate::meter::{Record, Usage};
+use crate::meter::{Pace, Record, Usage};
 
 /// The body of the answer as the client gets it.
 ///
 /// When the worker fails in the middle of the answer, the client gets an error event where the route
 /// has one, and then the connection is cut. Every client takes a clean end for a whole answer.
+///
+/// Its fields stand in memory as they stand here: those that each token of a stream touches together, and
+/// before the others. With a thousand open streams, each line of memory that a token touches is cold.
+#[repr(C)]
 pub(crate) struct Passage {
     pub(crate) answer: Answer,
-    /// The event stream, where an error event can be put into it.
-    pub(crate) events: Option<EventStream>,
     /// Where a silent stream gets comments.
     pub(crate) keep_alive: Option<Box<KeepAlive>>,
-    pub(crate) shape: ErrorShape,
-    pub(crate) record: Record,
-    /// The request's share of its key's limits, where a key is required.
-    pub(crate) permit: Option<Permit>,
     /// The bytes of the body that came, where the request has reserved tokens.
-    pub(crate) bytes: u64,
-    /// Whether the tokens of the request were counted for its key.
-    pub(crate) settled: bool,
+    pub(crate) reserved: Option<u64>,
+    pub(crate) pace: Pace,
     /// Reads the answer, and may take events out of it.
     pub(crate) reading: Reading,
-    pub(crate) request_id: HeaderValue,
     /// The time for which the worker may send nothing.
     pub(crate) patience: Patience,
     pub(crate) phase: Phase,
+    /// The event stream, where an error event can be put into it.
+    pub(crate) events: Option<EventStream>,
+    pub(crate) record: Record,
+    /// The request's share of its key's limits, where a key is required.
+    pub(crate) permit: Option<Permit>,
+    /// Whether the tokens of the request were counted for its key.
+    pub(crate) settled: bool,
+    pub(crate) shape: ErrorShape,
+    pub(crate) request_id: HeaderValue,
 }
 
 pub(crate) enum Phase {
@@ -76,7 +81,7 @@ impl Passage {
         self.phase = Phase::Broke;
         match self.events.as_ref().and_then(|events| events.broken(&error)) {
             Some(event) => {
-                self.record.note(|told| told.sent(event.len()));
+                self.pace.sends(event.len());
                 Poll::Ready(Some(Ok(Frame::data(event))))
             }
             None => self.let_flush(cx),
@@ -85,8 +90,8 @@ impl Passage {
 
     /// Reads data. Returns what goes on to the client now, if anything does.
     fn read(&mut self, data: Bytes, at: Instant) -> Option<Bytes> {
-        if self.reservation().is_some() {
-            self.bytes += data.len() as u64;
+        if let Some(bytes) = &mut self.reserved {
+            *bytes += data.len() as u64;
         }
         if matches!(self.reading, Reading::Nothing) {
             return Some(data);
@@ -98,24 +103,43 @@ impl Passage {
                 data = [data, held].concat().into();
             }
         }
-        if self.reading.tells_early() {
-            self.note(at);
-        }
+        self.note_content(at);
         // Nothing is passed on only where it ends the body.
         let is_needed = !data.is_empty() || self.answer.is_ended();
         is_needed.then_some(data)
     }
 
-    /// Notes what was read so far. Returns the usage.
-    fn note(&mut self, at: Instant) -> Usage {
-        let (usage, content, unread) = self.reading.read();
-        self.record.read(at.into_std(), usage, content, unread);
+    /// Notes that bytes came.
+    fn heard(&mut self, at: Instant) {
+        self.answer.heard(at);
+        if self.pace.heard() {
+            self.record.heard(at.into_std());
+            if self.reading.content().is_none() {
+                self.answer.content_came(at);
+            }
+        }
+    }
+
+    /// Notes the content that was read so far.
+    fn note_content(&mut self, at: Instant) {
+        if let Some(content) = self.reading.content()
+            && self.pace.reads(at.into_std(), content)
+        {
+            self.record.content_came(at.into_std());
+            self.answer.content_came(at);
+        }
+    }
+
+    /// Notes in the record what has passed. Returns the usage.
+    fn note_passed(&mut self) -> Usage {
+        let (usage, unread) = self.reading.read();
+        self.record.passed(self.pace, usage, unread);
         usage
     }
 
     /// Notes that the whole answer has passed.
-    fn ended(&mut self, at: Instant) {
-        let usage = self.note(at);
+    fn ended(&mut self) {
+        let usage = self.note_passed();
         if let Some(input) = usage.input {
             self.answer.usage(input, usage.cached);
         }
@@ -135,7 +159,7 @@ impl Passage {
     /// Counts the tokens of the request for its key, once.
     fn settle(&mut self) {
         let input = self.reservation().map(Reservation::input);
-        let bytes = self.reading.content_bytes().unwrap_or(self.bytes);
+        let bytes = self.reading.content_bytes().or(self.reserved).unwrap_or(0);
         if let Some(permit) = &mut self.permit
             && !std::mem::replace(&mut self.settled, true)
         {
@@ -164,10 +188,8 @@ impl Passage {
 impl Drop for Passage {
     /// A client that leaves early pays for what was made until then.
     fn drop(&mut self) {
-        if self.permit.is_some() && !self.settled {
-            self.note(Instant::now());
-            self.settle();
-        }
+        self.note_passed();
+        self.settle();
     }
 }
 
@@ -189,14 +211,9 @@ impl Body for Passage {
             match this.answer.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
                     let at = this.patience.renew();
-                    this.record.heard(at.into_std());
-                    this.answer.heard(at);
-                    let data = this.read(data, at);
-                    if this.reading.has_content() {
-                        this.answer.content_came(at);
-                    }
-                    let Some(data) = data else { continue };
-                    this.record.note(|told| told.sent(data.len()));
+                    this.heard(at);
+                    let Some(data) = this.read(data, at) else { continue };
+                    this.pace.sends(data.len());
                     if let Some(keep_alive) = &mut this.keep_alive {
                         keep_alive.passed();
                     }
@@ -204,16 +221,15 @@ impl Body for Passage {
                         events.pass(&data);
                     }
                     if this.answer.is_ended() {
-                        this.ended(at);
+                        this.ended();
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Poll::Ready(None) => {
                     let rest = this.reading.finish();
-                    let at = Instant::now();
-                    this.note(at);
+                    this.note_content(Instant::now());
                     if !rest.is_empty() {
-                        this.record.note(|told| told.sent(rest.len()));
+                        this.pace.sends(rest.len());
                         if let Some(events) = &mut this.events {
                             events.pass(&rest);
                         }
@@ -222,7 +238,7 @@ impl Body for Passage {
                     if this.events.as_ref().is_some_and(|events| !events.may_end()) {
                         return this.break_off(cx, &"the stream ended without its end marker");
                     }
-                    this.ended(at);
+                    this.ended();
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => return this.break_off(cx, &ErrorChain(&error)),
@@ -231,7 +247,7 @@ impl Body for Passage {
                 }
                 Poll::Pending => {
                     let comment = std::task::ready!(this.poll_comment(cx));
-                    this.record.note(|told| told.sent(comment.len()));
+                    this.pace.sends(comment.len());
                     return Poll::Ready(Some(Ok(Frame::data(comment))));
                 }
             }

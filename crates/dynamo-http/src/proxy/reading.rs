@@ -100,11 +100,11 @@ impl Reading {
         }
     }
 
-    /// Whether content has come. Where nobody tells content from other bytes, every byte is content.
-    pub(crate) fn has_content(&self) -> bool {
+    /// How many events carried content so far. None where nobody tells content from other bytes.
+    pub(crate) fn content(&self) -> Option<u64> {
         match self {
-            Self::Nothing | Self::Plain(_) | Self::Renamed(_) => true,
-            Self::Events(stage) => stage.reader().content() > 0,
+            Self::Nothing | Self::Plain(_) | Self::Renamed(_) => None,
+            Self::Events(stage) => Some(stage.reader().content()),
         }
     }
 
@@ -116,20 +116,13 @@ impl Reading {
         }
     }
 
-    /// Whether something may have become known before the end of the body.
-    pub(crate) fn tells_early(&self) -> bool {
-        matches!(self, Self::Events(_))
-    }
-
-    /// What was read so far: the usage, how many events carried content, and how many were too long.
-    pub(crate) fn read(&self) -> (Usage, u64, u64) {
+    /// What was read so far: the usage, and how many events were too long.
+    pub(crate) fn read(&self) -> (Usage, u64) {
         match self {
-            Self::Nothing => (Usage::default(), 0, 0),
-            Self::Plain(outline) => (outline.usage(), 0, 0),
-            Self::Renamed(both) => (both.0.usage(), 0, 0),
-            Self::Events(stage) => {
-                (stage.reader().usage(), stage.reader().content(), stage.unread())
-            }
+            Self::Nothing => (Usage::default(), 0),
+            Self::Plain(outline) => (outline.usage(), 0),
+            Self::Renamed(both) => (both.0.usage(), 0),
+            Self::Events(stage) => (stage.reader().usage(), stage.unread()),
         }
     }
 }

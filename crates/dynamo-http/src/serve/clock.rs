@@ -162,17 +162,10 @@ impl Clock {
         }
     }
 
-    /// Bytes went out, or could not.
-    fn wrote<T>(&self, result: &Poll<T>) {
-        let stalled = self.write_deadline.load(Ordering::Relaxed) != NEVER;
-        match result {
-            Poll::Pending if !stalled => {
-                let deadline = self.after(self.options.write_stall_timeout);
-                self.write_deadline.store(deadline, Ordering::Relaxed);
-            }
-            Poll::Ready(_) if stalled => self.write_deadline.store(NEVER, Ordering::Relaxed),
-            _ => {}
-        }
+    /// The client takes no more bytes, or it takes bytes again.
+    fn stalls(&self, stalls: bool) {
+        let deadline = if stalls { self.after(self.options.write_stall_timeout) } else { NEVER };
+        self.write_deadline.store(deadline, Ordering::Relaxed);
     }
 
     /// Until something was waited for in vain, which is looked at so often.
@@ -201,8 +194,25 @@ fn millis(duration: Duration) -> u64 {
 
 /// A connection's bytes, seen by its clock.
 pub(super) struct Timed<IO> {
-    pub(super) io: IO,
-    pub(super) clock: Arc<Clock>,
+    io: IO,
+    clock: Arc<Clock>,
+    /// Whether the client takes no more bytes. It stands here as well, so that a write that succeeds as
+    /// the one before does not touch the clock, whose memory is cold.
+    stalls: bool,
+}
+
+impl<IO> Timed<IO> {
+    pub(super) fn new(io: IO, clock: Arc<Clock>) -> Self {
+        Self { io, clock, stalls: false }
+    }
+
+    /// Bytes went out, or could not.
+    fn wrote<T>(&mut self, result: &Poll<T>) {
+        let stalls = result.is_pending();
+        if std::mem::replace(&mut self.stalls, stalls) != stalls {
+            self.clock.stalls(stalls);
+        }
+    }
 }
 
 impl<IO: Read + Unpin> Read for Timed<IO> {
@@ -226,7 +236,7 @@ impl<IO: Write + Unpin> Write for Timed<IO> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.clock.wrote(&wrote);
+        self.wrote(&wrote);
         wrote
     }
 
@@ -236,7 +246,7 @@ impl<IO: Write + Unpin> Write for Timed<IO> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.clock.wrote(&wrote);
+        self.wrote(&wrote);
         wrote
     }
 

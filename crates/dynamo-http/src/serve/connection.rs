@@ -1,13 +1,13 @@
 //! One connection, from its first byte to its end.
 
-use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
-use futures_util::stream::{Stream as _, once, select};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{Stream, once, select};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -107,8 +107,8 @@ impl<S: Answers> Accepted<S> {
     {
         let Self { service, client: address, options, drain, place, counted } = self;
         let client = Client { name: client, address };
-        let io = Timed { io: Joined::new(io), clock: clock.clone() };
-        let held = Held { clock, options, _place: place, _counted: counted };
+        let io = Timed::new(Joined::new(io), clock.clone());
+        let held = Held { clock, options, drain: None, _place: place, _counted: counted };
         if http2 {
             held.clock.wait_for_next();
             let (streams, max_headers) = (held.clock.clone(), held.options.max_headers);
@@ -116,7 +116,7 @@ impl<S: Answers> Accepted<S> {
                 http2::answer(&service, &streams, max_headers, client.introduce(request))
             });
             let connection = http2::builder(&held.options).serve_connection(io, answer);
-            drive(held, Box::pin(connection), drain).boxed()
+            Box::pin(Driven::new(held, Box::pin(connection), drain))
         } else {
             held.clock.head_comes();
             let (requests, leaving) = (held.clock.clone(), drain.leaving().clone());
@@ -124,17 +124,9 @@ impl<S: Answers> Accepted<S> {
                 http1::answer(&service, &requests, &leaving, client.introduce(request))
             });
             let connection = http1::builder(&held.options).serve_connection(io, answer);
-            drive(held, Box::pin(connection), drain).boxed()
+            Box::pin(Driven::new(held, Box::pin(connection), drain))
         }
     }
-}
-
-/// What a connection has until it is closed.
-struct Held {
-    clock: Arc<Clock>,
-    options: Arc<ServeOptions>,
-    _place: Place,
-    _counted: Open,
 }
 
 /// What is known of the client of a connection.
@@ -156,46 +148,76 @@ impl Client {
     }
 }
 
+/// What a connection has until it is closed.
+struct Held {
+    clock: Arc<Clock>,
+    options: Arc<ServeOptions>,
+    /// Once the server drains.
+    drain: Option<DrainWatch>,
+    _place: Place,
+    _counted: Open,
+}
+
 /// What ends a connection that would go on.
 enum End {
     /// A deadline has passed.
     Late,
-    /// The server drains.
-    Drain,
+    /// The server drains, and waits until this is dropped.
+    Drain(DrainWatch),
 }
 
-/// Polls a connection until it ends by itself or by its clock, and tells it of the drain.
-async fn drive<C>(held: Held, mut connection: Pin<Box<C>>, mut drain: DrainWatch)
-where
-    C: GracefulConnection<Error = hyper::Error>,
-{
-    let Held { clock, options, .. } = &held;
-    let glance = options.header_timeout.max(Duration::from_millis(40)) / 4;
-    let mut ends = pin!(select(
-        once(clock.expires(glance).map(|()| End::Late)),
-        once(drain.begun().map(|()| End::Drain)),
-    ));
-    // They are polled when they are woken, and not each time that the connection is.
-    let relay = Relay::new();
-    loop {
-        tokio::select! {
-            biased;
-            ended = &mut connection => {
+/// A connection that is polled until it ends by itself or by its clock, and told of the drain.
+///
+/// No `async` block: each token of a stream polls this, and the state of a block is one more cold line
+/// of memory.
+struct Driven<C> {
+    connection: Pin<Box<C>>,
+    /// Has `ends` polled when they are woken, and not each time that the connection is.
+    relay: Relay,
+    ends: Pin<Box<dyn Stream<Item = End> + Send>>,
+    held: Held,
+}
+
+impl<C> Driven<C> {
+    fn new(held: Held, connection: Pin<Box<C>>, mut drain: DrainWatch) -> Self {
+        let glance = held.options.header_timeout.max(Duration::from_millis(40)) / 4;
+        let clock = held.clock.clone();
+        let late = async move {
+            clock.expires(glance).await;
+            End::Late
+        };
+        let drain = async move {
+            drain.begun().await;
+            End::Drain(drain)
+        };
+        let ends = Box::pin(select(once(late), once(drain)));
+        Self { connection, relay: Relay::new(), ends, held }
+    }
+}
+
+impl<C: GracefulConnection<Error = hyper::Error>> Future for Driven<C> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { connection, relay, ends, held } = self.get_mut();
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 if let Err(error) = ended {
                     debug!(%error, "connection ended");
                 }
-                return;
+                return Poll::Ready(());
             }
-            Some(end) = poll_fn(|cx| relay.poll(cx, |cx| ends.as_mut().poll_next(cx))) => match end {
-                End::Late => {
-                    debug!("connection timed out");
-                    return;
-                }
-                End::Drain => {
-                    clock.drains();
+            match ready!(relay.poll(cx, |cx| ends.as_mut().poll_next(cx))) {
+                Some(End::Drain(drain)) => {
+                    held.drain = Some(drain);
+                    held.clock.drains();
                     connection.as_mut().graceful_shutdown();
                 }
-            },
+                Some(End::Late) | None => {
+                    debug!("connection timed out");
+                    return Poll::Ready(());
+                }
+            }
         }
     }
 }
@@ -203,6 +225,8 @@ where
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
 
