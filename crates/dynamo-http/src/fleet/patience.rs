@@ -19,7 +19,7 @@ pub(crate) struct Patience {
     timer: Option<Timer>,
 }
 
-/// A timer that is polled only where that changes something: its memory is mostly cold.
+/// A timer that is polled only where that changes something. Each poll would fetch the timer from memory.
 struct Timer {
     sleep: Pin<Box<Sleep>>,
     /// When it fires.

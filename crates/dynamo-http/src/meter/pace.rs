@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 /// What is noted of an answer with each piece of its body.
 ///
-/// It is no part of the record of the request before the answer has ended: each token of a stream touches
-/// it, and of the record nothing else.
+/// The proxy keeps it beside the [`Record`](super::Record), and hands it to the record when the answer
+/// ends. So a token of a stream touches these few bytes, and not the record.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pace {
     /// Whether a piece has come.

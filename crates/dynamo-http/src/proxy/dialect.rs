@@ -17,7 +17,8 @@ mod tests;
 /// looked for.
 pub(crate) struct EventStream {
     dialect: Dialect,
-    /// The last bytes that passed; empty at the start. In place, since each token of a stream touches them.
+    /// The last bytes that passed; empty at the start. They are part of this struct, since each token of a
+    /// stream writes them, and an allocation would be one more cache line to fetch.
     tail: SmallVec<[u8; TAIL]>,
     /// Whether the route's end marker passed; `None` where the framing tells of the end.
     ended: Option<bool>,

@@ -24,8 +24,9 @@ use crate::meter::{Pace, Record, Usage};
 /// When the worker fails in the middle of the answer, the client gets an error event where the route
 /// has one, and then the connection is cut. Every client takes a clean end for a whole answer.
 ///
-/// Its fields stand in memory as they stand here: those that each token of a stream touches together, and
-/// before the others. With a thousand open streams, each line of memory that a token touches is cold.
+/// The fields are in memory in this order. Those that each token of a stream touches are together at the
+/// beginning: where a thousand streams are open, each cache line that a token touches is fetched from
+/// memory.
 #[repr(C)]
 pub(crate) struct Passage {
     pub(crate) answer: Answer,

@@ -196,8 +196,8 @@ fn millis(duration: Duration) -> u64 {
 pub(super) struct Timed<IO> {
     io: IO,
     clock: Arc<Clock>,
-    /// Whether the client takes no more bytes. It stands here as well, so that a write that succeeds as
-    /// the one before does not touch the clock, whose memory is cold.
+    /// Whether the client takes no more bytes. The clock has the deadline of that; a write that goes as the
+    /// one before leaves the clock alone, which would have to be fetched from memory.
     stalls: bool,
 }
 

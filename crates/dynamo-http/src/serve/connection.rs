@@ -162,14 +162,14 @@ struct Held {
 enum End {
     /// A deadline has passed.
     Late,
-    /// The server drains, and waits until this is dropped.
+    /// The server drains, and waits for the connection until this is dropped.
     Drain(DrainWatch),
 }
 
 /// A connection that is polled until it ends by itself or by its clock, and told of the drain.
 ///
-/// No `async` block: each token of a stream polls this, and the state of a block is one more cold line
-/// of memory.
+/// It is no `async` block, since each token of a stream polls it, and the state of a block would be one
+/// more cache line to fetch from memory.
 struct Driven<C> {
     connection: Pin<Box<C>>,
     /// Has `ends` polled when they are woken, and not each time that the connection is.
